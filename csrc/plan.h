@@ -1,0 +1,29 @@
+// The tables of a plan, as every backend reads them. Python builds them once (weightscale_fast/rwc/plan.py)
+// and passes them unchanged at every step.
+//
+// Letters, the same in Python, C++ and CUDA:
+//   C  chunks, L  layers of this group (one device, one dtype), M  layers of the whole model, K  sums per layer.
+#pragma once
+
+#include <cstdint>
+
+namespace weightscale_fast {
+
+// Rows of `chunks` [3, C], int64.
+enum ChunkRow : int64_t {
+  kCurAddress = 0,  // where the chunk's current weights start
+  kPrevOffset = 1,  // bytes from prev.data_ptr() to the chunk's previous weights
+  kLength = 2,      // weights in the chunk, at least one
+  kChunkRows = 3,
+};
+
+// Rows of `partial` [K, C] and of `out` [K, M], float64. K is 3, or 4 where the ratios are asked for.
+enum SumRow : int64_t {
+  kDeltaL1 = 0,   // sum |w - prev|          numerator of Eq. 1 (WeightScale; arXiv 2011.06735)
+  kPrevL1 = 1,    // sum |prev|              denominator of Eq. 1
+  kMoved = 2,     // count w != prev
+  kRatioSum = 3,  // sum |w - prev| / |prev|
+  kMaxSums = 4,
+};
+
+}  // namespace weightscale_fast

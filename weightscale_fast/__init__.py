@@ -1,0 +1,10 @@
+"""See every layer of a network learn, at every optimizer step, for about the price of copying the weights."""
+
+from .errors import WeightScaleError as WeightScaleError
+from .history import RWCHistory as RWCHistory
+from .monitor import RWCMonitor as RWCMonitor
+from .snapshot import Snapshot as Snapshot
+from .snapshot import snapshot as snapshot
+from .sums import LayerSums as LayerSums
+from .sums import fast_rwc as fast_rwc
+from .sums import layer_sums as layer_sums

@@ -1,0 +1,99 @@
+"""The op's schema, the choice of backend, and the run of a plan.
+
+Letters: C chunks, L layers of a group, M layers of the model, K sums per layer (3, or 4 with the ratios).
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Sequence
+from typing import Protocol, cast
+
+import torch
+from torch import Tensor
+
+from ..errors import WeightScaleError
+from . import reference
+from .plan import Group, Plan
+
+# The contract of the compiled pass; csrc implements it per device. The current weights come as addresses in `chunks`.
+_library = torch.library.Library("weightscale_fast", "FRAGMENT")  # type: ignore[no-untyped-call]
+_library.define(  # type: ignore[no-untyped-call]
+    "layer_sums(Tensor chunks, Tensor layer_start, Tensor layer_row, Tensor(a!) prev, Tensor(b!) partial, "
+    "Tensor(c!) out, bool update) -> ()"
+)
+
+
+@torch.library.register_fake("weightscale_fast::layer_sums", lib=_library)  # type: ignore[untyped-decorator]
+def _layer_sums_fake(
+    chunks: Tensor,  # [3, C]
+    layer_start: Tensor,  # [L + 1]
+    layer_row: Tensor,  # [L]
+    prev: Tensor,  # any shape
+    partial: Tensor,  # [>= K, C]
+    out: Tensor,  # [K, M]
+    update: bool,
+) -> None:
+    torch._check(chunks.size(0) == 3 and chunks.size(1) == partial.size(1), lambda: "chunks must be [3, C]")
+    torch._check(layer_start.size(0) == layer_row.size(0) + 1, lambda: "layer_start must be [L + 1]")
+    torch._check(out.size(0) in (3, 4) and partial.size(0) >= out.size(0), lambda: "out must be [K, M], K 3 or 4")
+
+
+class Backend(Protocol):
+    """What a backend's module offers."""
+
+    def refusal(self, device: torch.device) -> str | None: ...
+
+    def run(self, plan: Plan, group: Group, cur: Sequence[Tensor], out: Tensor, update: bool) -> None: ...
+
+
+BACKENDS = {"cpu": "native", "torch": "reference"}  # name -> module, in the order in which they are tried
+ENVIRONMENT = "WEIGHTSCALE_FAST_BACKEND"
+
+
+def load_backend(name: str) -> Backend:
+    """The backend's module.
+
+    Raises:
+        ValueError: there is none of that name.
+    """
+    if name not in BACKENDS:
+        raise ValueError(f"backend must be one of {', '.join(map(repr, BACKENDS))}, got {name!r}")
+    return cast(Backend, importlib.import_module(f".{BACKENDS[name]}", __package__))
+
+
+def choose_backend(device: torch.device, name: str | None = None) -> Backend:
+    """The backend asked for, else the one `WEIGHTSCALE_FAST_BACKEND` names, else the first that can serve the device.
+
+    Raises:
+        ValueError: no backend has that name.
+        WeightScaleError: the named one cannot serve the device; the message says why.
+    """
+    name = name or os.environ.get(ENVIRONMENT)
+    if name:
+        backend = load_backend(name)
+        reason = backend.refusal(device)
+        if reason is not None:
+            raise WeightScaleError(
+                f"backend {name!r} cannot serve {device}: {reason}; leave backend= out to choose one"
+            )
+        return backend
+    return next(backend for backend in map(load_backend, BACKENDS) if backend.refusal(device) is None)
+
+
+def run_plan(plan: Plan, cur: Sequence[Tensor], out: Tensor, update: bool, backend: str | None = None) -> None:
+    """Fill out [K, M] with the sums of every layer; with `update`, prev <- cur.
+
+    Nothing here waits for a device, and no autograd graph is made.
+    """
+    for group in plan.groups:
+        chosen = choose_backend(group.device, backend)
+        if group.device == out.device:
+            chosen.run(plan, group, cur, out, update)
+        else:  # a model on several devices: its sums meet on that of the first layer
+            local = torch.zeros_like(out, device=group.device)
+            chosen.run(plan, group, cur, local, update)
+            out[:, group.layers] = local[:, group.layers].to(out.device)
+    if plan.strided:
+        reference.run_layers(plan.strided, cur, plan.prev, out, update)
