@@ -1,0 +1,97 @@
+"""RWCHistory: derived values, selection, files."""
+
+import csv
+
+import numpy as np
+import pytest
+
+import weightscale_fast as wsf
+
+
+def history(**changes):
+    values = {
+        "names": ("conv", "fc", "head"),
+        "numel": np.array([9, 4, 0]),
+        "kinds": ("conv", "linear", "linear"),
+        "steps": np.array([1, 2]),
+        "delta_l1": np.array([[1.0, 0.0, 0.0], [2.0, 1.0, 0.0]]),
+        "prev_l1": np.array([[4.0, 0.0, 0.0], [4.0, 0.0, 0.0]]),
+        "moved": np.array([[9, 0, 0], [3, 4, 0]]),
+        "settings": {"lr": 0.1},
+    }
+    return wsf.RWCHistory(**(values | changes))
+
+
+def test_rwc_is_eq_1():
+    assert history().rwc.tolist() == [[0.25, 0, 0], [0.5, np.inf, 0]]
+
+
+def test_rwc_by_mean_ratio():
+    ratio_sum = np.array([[4.5, 1.0, 0.0], [np.inf, np.nan, 0.0]])
+    rwc = history(definition="mean_ratio", ratio_sum=ratio_sum).rwc
+    np.testing.assert_array_equal(rwc, [[0.5, 0.25, 0], [np.inf, np.nan, 0]])
+
+
+def test_moved_fraction():
+    np.testing.assert_allclose(history().moved_fraction, [[1, 0, 0], [1 / 3, 1, 0]])
+
+
+def test_select():
+    part = history().select(layers="^fc|head", steps=slice(-1, None))
+    assert part.names == ("fc", "head")
+    assert part.kinds == ("linear", "linear")
+    assert part.steps.tolist() == [2]
+    assert part.moved.tolist() == [[4, 0]]
+    assert history().select(layers=lambda name: name == "conv").numel.tolist() == [9]
+    with pytest.raises(ValueError, match="no layer matches layers='x'; the record has conv, fc, head"):
+        history().select(layers="x")
+
+
+@pytest.mark.parametrize("definition", ["norm_ratio", "mean_ratio"])
+def test_save_and_load(tmp_path, definition):
+    ratio_sum = np.ones((2, 3)) if definition == "mean_ratio" else None
+    saved = history(definition=definition, ratio_sum=ratio_sum, every=5)
+    saved.save(tmp_path / "run")
+    loaded = wsf.RWCHistory.load(tmp_path / "run")
+    for name in ("names", "kinds", "definition", "every", "settings"):
+        assert getattr(loaded, name) == getattr(saved, name)
+    for name in ("numel", "steps", "delta_l1", "prev_l1", "moved", "rwc"):
+        np.testing.assert_array_equal(getattr(loaded, name), getattr(saved, name))
+    with pytest.raises(wsf.WeightScaleError, match="exists"):
+        saved.save(tmp_path / "run")
+
+
+def test_an_empty_history_saves_and_loads(tmp_path):
+    nothing = history().select(steps=slice(0, 0))
+    nothing.save(tmp_path / "run")
+    assert wsf.RWCHistory.load(tmp_path / "run").rwc.shape == (0, 3)
+
+
+def test_npz(tmp_path):
+    history().to_npz(tmp_path / "history.npz")
+    with np.load(tmp_path / "history.npz") as arrays:
+        assert arrays["names"].tolist() == ["conv", "fc", "head"]
+        np.testing.assert_array_equal(arrays["rwc"], history().rwc)
+        assert {"numel", "kinds", "steps", "delta_l1", "prev_l1", "moved"} < set(arrays.files)
+
+
+def test_csv(tmp_path):
+    history().to_csv(tmp_path / "rwc.csv")
+    with open(tmp_path / "rwc.csv", newline="") as file:
+        rows = list(csv.reader(file))
+    assert rows[0] == ["step", "conv", "fc", "head"]
+    np.testing.assert_array_equal(np.array(rows[1:], dtype=float)[:, 1:], history().rwc)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"moved": np.zeros((2, 2))}, r"moved must be \[steps, layers\] = \[2, 3\], got \[2, 2\]"),
+        ({"numel": np.array([1])}, "names, numel and kinds must be as long as each other, got 3, 1, 3"),
+        ({"definition": "l2"}, "definition must be one of"),
+        ({"definition": "mean_ratio"}, 'definition="mean_ratio" needs ratio_sum'),
+    ],
+)
+def test_parts_that_do_not_fit(changes, message):
+    with pytest.raises(ValueError, match=message):
+        history(**changes)

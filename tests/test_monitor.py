@@ -1,0 +1,226 @@
+"""RWCMonitor in training loops: what it records, when, and how it resumes."""
+
+import gc
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import weightscale_fast as wsf
+from weightscale_fast.recorder import RING_ROWS
+
+
+def training(seed=0, **optimizer_arguments):
+    """A small network, its optimizer, and one step of training."""
+    torch.manual_seed(seed)
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2, **optimizer_arguments)
+    data = torch.randn(64, 4)
+
+    def step():
+        optimizer.zero_grad()
+        model(data).square().mean().backward()
+        optimizer.step()
+
+    return model, optimizer, step
+
+
+def test_records_after_each_step_of_the_optimizer():
+    model, optimizer, step = training()
+    prev = wsf.snapshot(model)
+    monitor = wsf.RWCMonitor(model, optimizer)
+    expected = []
+    for _ in range(5):
+        step()
+        expected.append(torch.stack(wsf.layer_sums(model, prev)[:3]))
+    history = monitor.history()
+    assert history.steps.tolist() == [1, 2, 3, 4, 5]
+    assert history.names == ("0.weight", "2.weight")
+    assert history.kinds == ("linear", "linear")
+    recorded = np.stack([history.delta_l1, history.prev_l1, history.moved], axis=1)
+    assert np.array_equal(recorded, torch.stack(expected).numpy())
+    assert history.moved_fraction.max() == 1
+
+
+def test_record_by_hand_equals_the_hook():
+    histories = []
+    for by_hand in (False, True):
+        model, optimizer, step = training()
+        monitor = wsf.RWCMonitor(model, None if by_hand else optimizer)
+        for _ in range(3):
+            step()
+            if by_hand:
+                monitor.record()
+        histories.append(monitor.history())
+    assert np.array_equal(histories[0].rwc, histories[1].rwc)
+
+
+def test_gradient_accumulation_is_one_row():
+    model, optimizer, _ = training()
+    monitor = wsf.RWCMonitor(model, optimizer)
+    for micro_batch in range(6):
+        model(torch.randn(8, 4)).square().mean().backward()
+        if micro_batch % 3 == 2:
+            optimizer.step()
+            optimizer.zero_grad()
+    assert monitor.history().steps.tolist() == [1, 2]
+
+
+def test_every_is_the_horizon():
+    model, optimizer, step = training()
+    horizon = wsf.snapshot(model)
+    monitor = wsf.RWCMonitor(model, optimizer, every=4)
+    for _ in range(4):
+        step()
+    expected = wsf.fast_rwc(model, horizon)
+    for _ in range(3):
+        step()
+    history = monitor.history()
+    assert history.steps.tolist() == [4]
+    np.testing.assert_allclose(history.rwc[0], expected, rtol=1e-6)
+
+
+def test_mean_ratio_records_its_sum():
+    model, optimizer, step = training()
+    prev = wsf.snapshot(model)
+    monitor = wsf.RWCMonitor(model, optimizer, definition="mean_ratio")
+    step()
+    np.testing.assert_allclose(monitor.history().rwc[0], wsf.fast_rwc(model, prev, definition="mean_ratio"), rtol=1e-6)
+
+
+def test_full_rings_go_on_seamlessly(tmp_path):
+    """More rows than the ring has, in memory and in a folder: the same history."""
+    model, optimizer, step = training()
+    in_memory = wsf.RWCMonitor(model, optimizer)
+    in_folder = wsf.RWCMonitor(model, optimizer, run_dir=tmp_path / "run")
+    for _ in range(2 * RING_ROWS + 10):
+        step()
+    in_folder.close()
+    loaded = wsf.RWCHistory.load(tmp_path / "run")
+    assert loaded.steps.tolist() == list(range(1, 2 * RING_ROWS + 11))
+    assert np.array_equal(loaded.rwc, in_memory.history().rwc)
+    assert len(list((tmp_path / "run" / "rwc").iterdir())) == 3
+
+
+def test_close_stops_recording_and_keeps_the_history():
+    model, optimizer, step = training()
+    with wsf.RWCMonitor(model, optimizer) as monitor:
+        step()
+    step()
+    monitor.close()
+    assert monitor.history().steps.tolist() == [1]
+    by_hand = wsf.RWCMonitor(model)
+    by_hand.close()
+    with pytest.raises(wsf.WeightScaleError, match="monitor is closed"):
+        by_hand.record()
+
+
+def test_rows_reach_the_folder_without_close(tmp_path):
+    model, _, step = training()
+    monitor = wsf.RWCMonitor(model, run_dir=tmp_path / "run")
+    step()
+    monitor.record()
+    del monitor
+    gc.collect()
+    assert len(wsf.RWCHistory.load(tmp_path / "run")) == 1
+
+
+def test_settings_stay_with_the_record(tmp_path):
+    model, _, _ = training()
+    wsf.RWCMonitor(model, run_dir=tmp_path / "run", settings={"lr": 0.1}).close()
+    assert wsf.RWCHistory.load(tmp_path / "run").settings == {"lr": 0.1}
+
+
+@pytest.mark.parametrize("to_folder", [False, True], ids=["memory", "folder"])
+def test_resume_equals_the_unbroken_run(tmp_path, to_folder):
+    """Checkpoint at step 300, go on to 320, die; resume from the checkpoint: no hole, no double row, no false value."""
+
+    def run_dir(name):
+        return tmp_path / name if to_folder else None
+
+    model, optimizer, step = training()
+    unbroken = wsf.RWCMonitor(model, optimizer, run_dir=run_dir("unbroken"))
+    for _ in range(330):
+        step()
+
+    model, optimizer, step = training()
+    monitor = wsf.RWCMonitor(model, optimizer, run_dir=run_dir("broken"))
+    for _ in range(300):
+        step()
+    torch.save([model.state_dict(), optimizer.state_dict(), monitor.state_dict()], tmp_path / "checkpoint")
+    for _ in range(20):
+        step()
+    monitor.flush()
+    monitor._hook.remove()
+
+    model, optimizer, step = training(seed=1)
+    torch.manual_seed(0)
+    model_state, optimizer_state, monitor_state = torch.load(tmp_path / "checkpoint")
+    _, _, _ = training()  # the data of seed 0
+    monitor = wsf.RWCMonitor(model, optimizer, run_dir=run_dir("broken"), resume=to_folder)
+    model.load_state_dict(model_state)
+    optimizer.load_state_dict(optimizer_state)
+    monitor.load_state_dict(monitor_state)
+    torch.manual_seed(0)
+    nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    data = torch.randn(64, 4)
+    for _ in range(30):
+        optimizer.zero_grad()
+        model(data).square().mean().backward()
+        optimizer.step()
+    resumed, expected = monitor.history(), unbroken.history()
+    assert resumed.steps.tolist() == expected.steps.tolist()
+    assert np.array_equal(resumed.rwc, expected.rwc)
+
+
+def test_resume_without_a_checkpoint_goes_on_after_the_last_row(tmp_path):
+    model, _, step = training()
+    monitor = wsf.RWCMonitor(model, run_dir=tmp_path / "run")
+    step()
+    monitor.record()
+    monitor.close()
+    monitor = wsf.RWCMonitor(model, run_dir=tmp_path / "run", resume=True)
+    step()
+    monitor.record()
+    assert monitor.history().steps.tolist() == [1, 2]
+
+
+class TestWrongArguments:
+    @pytest.mark.parametrize("every", [0, -1, 1.5, "2"])
+    def test_every(self, every):
+        with pytest.raises(ValueError, match="every must be a whole number of steps, 1 or more"):
+            wsf.RWCMonitor(training()[0], every=every)
+
+    def test_optimizer(self):
+        with pytest.raises(TypeError, match=r"optimizer must be a torch.optim.Optimizer or None, got Sequential"):
+            wsf.RWCMonitor(training()[0], training()[0])
+
+    def test_definition(self):
+        with pytest.raises(ValueError, match="definition must be one of"):
+            wsf.RWCMonitor(training()[0], definition="l2")
+
+    def test_record_beside_the_optimizer(self):
+        model, optimizer, _ = training()
+        with pytest.raises(wsf.WeightScaleError, match="drop the call, or the optimizer argument"):
+            wsf.RWCMonitor(model, optimizer).record()
+
+    def test_resume_needs_a_folder(self):
+        with pytest.raises(ValueError, match="resume=True needs run_dir"):
+            wsf.RWCMonitor(training()[0], resume=True)
+
+    def test_run_folder_exists(self, tmp_path):
+        model = training()[0]
+        wsf.RWCMonitor(model, run_dir=tmp_path / "run").close()
+        with pytest.raises(wsf.WeightScaleError, match=r"run folder .*run exists: choose another name"):
+            wsf.RWCMonitor(model, run_dir=tmp_path / "run")
+
+    def test_run_folder_of_another_run(self, tmp_path):
+        wsf.RWCMonitor(training()[0], run_dir=tmp_path / "run").close()
+        with pytest.raises(wsf.WeightScaleError, match="its names differ"):
+            wsf.RWCMonitor(nn.Linear(2, 2), run_dir=tmp_path / "run", resume=True)
+
+    def test_state_of_another_model(self):
+        state = wsf.RWCMonitor(nn.Linear(2, 2)).state_dict()
+        with pytest.raises(ValueError, match="the state has other layers"):
+            wsf.RWCMonitor(training()[0]).load_state_dict(state)

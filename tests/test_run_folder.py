@@ -1,0 +1,211 @@
+"""The record on disk: what survives kills, full disks and strangers' files."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import safetensors.numpy
+import torch
+from torch import nn
+
+import weightscale_fast as wsf
+from weightscale_fast.recorder import RING_ROWS
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A folder with two shards of a run, 300 steps of one layer."""
+    model = nn.Linear(3, 2)
+    with wsf.RWCMonitor(model, run_dir=tmp_path / "run") as monitor:
+        for _ in range(300):
+            with torch.no_grad():
+                model.weight.add_(0.01)
+            monitor.record()
+    return tmp_path / "run"
+
+
+def shards(run):
+    return sorted((run / "rwc").iterdir())
+
+
+def test_files(run):
+    assert [shard.name for shard in shards(run)] == [
+        "part-000000001-000000256.safetensors",
+        "part-000000257-000000300.safetensors",
+    ]
+    arrays = safetensors.numpy.load_file(shards(run)[1])
+    assert {name: array.shape for name, array in arrays.items()} == {
+        "step": (44,),
+        "delta_l1": (44, 1),
+        "prev_l1": (44, 1),
+        "moved": (44, 1),
+    }
+    meta = json.loads((run / "meta.json").read_text())
+    assert meta["names"] == ["weight"]
+    assert {"numel", "kinds", "definition", "every", "settings", "versions"} <= meta.keys()
+
+
+class TestWhatCannotBeRead:
+    def test_no_run(self, tmp_path):
+        for path in (tmp_path, tmp_path / "nothing"):
+            with pytest.raises(wsf.WeightScaleError, match="is not a run folder: it has no meta.json"):
+                wsf.RWCHistory.load(path)
+
+    @pytest.mark.parametrize("text", ['{"format": "other"}', "[]", "{"])
+    def test_a_strangers_meta(self, tmp_path, text):
+        (tmp_path / "meta.json").write_text(text)
+        with pytest.raises(wsf.WeightScaleError, match="not a run folder|cannot be read"):
+            wsf.RWCHistory.load(tmp_path)
+
+    def test_a_torn_shard(self, run):
+        shard = shards(run)[1]
+        shard.write_bytes(shard.read_bytes()[:-100])
+        with pytest.raises(wsf.WeightScaleError, match=r"part-000000257-000000300.safetensors is torn.*move it away"):
+            wsf.RWCHistory.load(run)
+        shard.rename(run / "torn")
+        assert len(wsf.RWCHistory.load(run)) == 256
+
+    def test_a_shard_of_another_run(self, run):
+        shard = shards(run)[1]
+        arrays = safetensors.numpy.load_file(shard)
+        arrays["moved"] = np.zeros((44, 2), dtype=np.int64)
+        shard.write_bytes(safetensors.numpy.save(arrays))
+        with pytest.raises(wsf.WeightScaleError, match=r"part-000000257.* is not of this run: expected .*for 1 layers"):
+            wsf.RWCHistory.load(run)
+
+    def test_a_shard_under_another_name(self, run):
+        shards(run)[1].rename(run / "rwc" / "part-000000301-000000344.safetensors")
+        with pytest.raises(wsf.WeightScaleError, match="is not of this run"):
+            wsf.RWCHistory.load(run)
+
+
+class TestWhatCannotBeWritten:
+    def test_a_file_is_in_the_way(self, tmp_path):
+        (tmp_path / "run").write_text("")
+        with pytest.raises(wsf.WeightScaleError, match="exists"):
+            wsf.RWCMonitor(nn.Linear(2, 2), run_dir=tmp_path / "run")
+
+    def test_no_permission(self):
+        with pytest.raises(wsf.WeightScaleError, match=r"run folder /proc/run cannot be written"):
+            wsf.RWCMonitor(nn.Linear(2, 2), run_dir="/proc/run")
+
+    def test_settings_that_json_cannot_hold(self, tmp_path):
+        with pytest.raises(TypeError, match="JSON"):
+            wsf.RWCMonitor(nn.Linear(2, 2), run_dir=tmp_path / "run", settings={"x": object()})
+        assert not list(tmp_path.iterdir())
+
+    def test_an_empty_folder_is_taken(self, tmp_path):
+        wsf.RWCMonitor(nn.Linear(2, 2), run_dir=tmp_path).close()
+        assert len(wsf.RWCHistory.load(tmp_path)) == 0
+
+
+def test_a_full_disk_stops_neither_the_training_nor_loses_a_row(tmp_path):
+    """The process may write files of 8 KB at most (a real limit of the system), until it is lifted."""
+    script = f"""
+import resource, sys, warnings, torch, weightscale_fast as wsf
+from torch import nn
+model = nn.Linear(3, 2)
+monitor = wsf.RWCMonitor(model, run_dir={str(tmp_path / "run")!r})
+def steps(n):
+    for _ in range(n):
+        with torch.no_grad():
+            model.weight.add_(0.01)
+        monitor.record()
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    steps({RING_ROWS})
+    assert not caught
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8_000, hard))
+    steps(3 * {RING_ROWS})
+    assert len(caught) == 1, caught
+    assert "stay in memory" in str(caught[0].message), caught[0].message
+    assert len(wsf.RWCHistory.load({str(tmp_path / "run")!r})) == {RING_ROWS}
+    assert len(monitor.history()) == 4 * {RING_ROWS}
+    if sys.argv[1] == "lifted":
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    monitor.close()
+    assert len(caught) == (1 if sys.argv[1] == "lifted" else 2), [str(w.message) for w in caught]
+"""
+    for end, rows in (("lifted", 4 * RING_ROWS), ("full", RING_ROWS)):
+        done = subprocess.run([sys.executable, "-c", script, end], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        history = wsf.RWCHistory.load(tmp_path / "run")
+        assert history.steps.tolist() == list(range(1, rows + 1))
+        (tmp_path / "run").rename(tmp_path / end)
+
+
+def test_kill_9_at_random_moments(tmp_path):
+    """50 processes killed while they record as fast as they can: what was closed loads, and is right."""
+    script = f"""
+import os, random, signal, sys, time, torch, weightscale_fast as wsf
+from torch import nn
+torch.set_num_threads(1)
+random.seed(0)
+for i in range(50):
+    run = os.path.join({str(tmp_path)!r}, str(i))
+    child = os.fork()
+    if child == 0:
+        model = nn.Linear(100, 1, bias=False)
+        nn.init.ones_(model.weight)
+        monitor = wsf.RWCMonitor(model, run_dir=run)
+        while True:
+            with torch.no_grad():
+                model.weight.add_(1)
+            monitor.record()
+    while not os.path.exists(run):
+        time.sleep(0.0005)
+    time.sleep(random.uniform(0, 0.1) if i else 0)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+"""
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=300)
+    lengths = []
+    for i in range(50):
+        history = wsf.RWCHistory.load(tmp_path / str(i))
+        lengths.append(len(history))
+        assert history.steps.tolist() == list(range(1, len(history) + 1))
+        np.testing.assert_array_equal(history.delta_l1, np.full((len(history), 1), 100.0))
+        np.testing.assert_array_equal(history.prev_l1[:, 0], 100.0 * history.steps)
+    assert min(lengths) == 0  # killed before its first shard
+    assert max(lengths) > RING_ROWS  # and after several
+
+
+def test_a_resume_killed_between_its_two_steps_has_no_double_row(run):
+    """`drop_after` writes the shortened shard before it deletes the long one."""
+    long = shards(run)[0]
+    copy = long.read_bytes()
+    folder = wsf.run_folder.RunFolder.open(run)
+    folder.drop_after(100)
+    assert wsf.RWCHistory.load(run).steps.tolist() == list(range(1, 101))
+    long.write_bytes(copy)
+    assert wsf.RWCHistory.load(run).steps.tolist() == list(range(1, 257))
+
+
+def test_a_hundred_thousand_steps_take_no_more_memory_than_ten(tmp_path):
+    """Resident memory stays flat, and the files are as large as computed."""
+    script = f"""
+import torch, weightscale_fast as wsf
+from torch import nn
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * 4096
+model = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 2))
+monitor = wsf.RWCMonitor(model, run_dir={str(tmp_path / "run")!r})
+for step in range(100_000):
+    monitor.record()
+    if step == 10_000:
+        before = resident()
+monitor.close()
+print(resident() - before)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 2_000_000  # 100,000 rows of two layers are 4.8 MB
+    sizes = [os.path.getsize(shard) for shard in shards(tmp_path / "run")]
+    header = 400  # bytes of JSON a shard, at the most
+    rows = 100_000 * (8 + 2 * 3 * 8)
+    assert len(sizes) == -(-100_000 // RING_ROWS)
+    assert rows < sum(sizes) < rows + len(sizes) * header
+    assert len(wsf.RWCHistory.load(tmp_path / "run")) == 100_000
