@@ -1,0 +1,113 @@
+"""From what people have at hand, an array or a history, to one checked matrix of curves with a name for every row.
+
+Letters: S recorded steps, L layers, T columns (steps or epochs).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+
+SHOWN = 3  # how many offending names or columns an error lists
+
+
+class CurveRecord(Protocol):
+    """What `RWCHistory` offers and the analysis needs."""
+
+    @property
+    def names(self) -> tuple[str, ...]: ...
+
+    @property
+    def rwc(self) -> NDArray[Any]: ...
+
+
+def named_curves(curves: ArrayLike | CurveRecord) -> tuple[tuple[str, ...], NDArray[Any]]:
+    """The names [L] and the matrix [L, T] of `curves`, checked to be real, finite and large enough to cluster.
+
+    Args:
+        curves: an array-like [L, T], whose rows are then called "layer 0", "layer 1", ..., or a history: an object with
+            `names` [L] and `rwc` [S, L], of which the transpose is taken.
+
+    The matrix keeps its dtype and is not copied where numpy need not.
+
+    Raises:
+        ValueError: not a two-dimensional matrix of real numbers, fewer than two layers or columns, a value that is not
+            finite, a number of names other than L, or a name that comes twice.
+
+    Example:
+        >>> named_curves([[0.1, 0.2], [0.3, 0.4]])[0]
+        ('layer 0', 'layer 1')
+    """
+    if hasattr(curves, "rwc") and hasattr(curves, "names"):
+        names = tuple(curves.names)
+        matrix = _as_matrix(curves.rwc).T
+        _check_names(names, len(matrix))
+    else:
+        matrix = _as_matrix(curves)
+        names = tuple(f"layer {i}" for i in range(len(matrix)))
+    _check_size(*matrix.shape)
+    _check_finite(names, matrix)
+    return names, matrix
+
+
+def _as_matrix(values: Any) -> NDArray[Any]:
+    try:
+        matrix = np.asarray(values)
+    except ValueError as error:
+        raise ValueError(f"curves must be a matrix [layers, columns] with rows of one length: {error}") from error
+    if matrix.dtype.kind not in "fiu":
+        raise ValueError(
+            f"curves must hold real numbers, got dtype {matrix.dtype} from a {type(values).__name__}; "
+            "pass an array [layers, columns] or a history with names and rwc"
+        )
+    if matrix.ndim != 2:
+        raise ValueError(
+            f"curves must have two dimensions [layers, columns], got shape {list(matrix.shape)}; "
+            "give one row a layer and one column a step"
+        )
+    return matrix
+
+
+def _check_names(names: tuple[str, ...], n_layers: int) -> None:
+    if len(names) != n_layers:
+        raise ValueError(
+            f"names must be one a column of rwc [steps, layers], got {len(names)} names for {n_layers} columns"
+        )
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise ValueError(f"names must differ, but {_some(twice)} come more than once; rename those layers")
+
+
+def _check_size(n_layers: int, n_columns: int) -> None:
+    if n_layers < 2:
+        raise ValueError(
+            f"curves must have at least 2 layers, got {n_layers}: one layer cannot be clustered; "
+            "record more layers (layers=), or plot the curve itself"
+        )
+    if n_columns < 2:
+        raise ValueError(
+            f"curves must have at least 2 columns, got {n_columns}: one step cannot be clustered; record more steps"
+        )
+
+
+def _check_finite(names: tuple[str, ...], matrix: NDArray[Any]) -> None:
+    finite = np.isfinite(matrix)
+    if finite.all():
+        return
+    bad_layers = [names[i] for i in np.flatnonzero(~finite.all(axis=1))]
+    bad_columns = [str(j) for j in np.flatnonzero(~finite.all(axis=0))]
+    raise ValueError(
+        f"curves must be finite, but {finite.size - np.count_nonzero(finite)} values are NaN or infinite: "
+        f"in {len(bad_layers)} layers ({_some(bad_layers)}) and {len(bad_columns)} columns ({_some(bad_columns)}); "
+        "drop those layers or those columns (steps) first"
+    )
+
+
+def _some(words: list[str]) -> str:
+    return ", ".join(words[:SHOWN]) + (", ..." if len(words) > SHOWN else "")
