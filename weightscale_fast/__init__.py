@@ -1,8 +1,12 @@
 """See every layer of a network learn, at every optimizer step, for about the price of copying the weights."""
 
+from . import figures as figures
+from .analysis import LayerClusters as LayerClusters
+from .analysis import cluster_layers as cluster_layers
 from .errors import WeightScaleError as WeightScaleError
 from .history import RWCHistory as RWCHistory
 from .monitor import RWCMonitor as RWCMonitor
+from .report import write_report as write_report
 from .snapshot import Snapshot as Snapshot
 from .snapshot import snapshot as snapshot
 from .sums import LayerSums as LayerSums

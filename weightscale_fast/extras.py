@@ -19,6 +19,4 @@ def import_extra(module: str, extra: str) -> Any:
     except ModuleNotFoundError as error:
         if error.name != module.partition(".")[0]:
             raise
-        raise WeightScaleError(
-            f"{error.name} is not installed: run pip install 'weightscale_fast[{extra}]'"
-        ) from error
+        raise WeightScaleError(f"{error.name} is not installed: run pip install 'weightscale_fast[{extra}]'") from error

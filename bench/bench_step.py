@@ -1,0 +1,33 @@
+"""What recording every step adds to a real training step: ResNet-18, batch 128, Adam."""
+
+import pytest
+import timm
+import torch
+from torch import nn
+
+import weightscale_fast as wsf
+
+BATCH = 128
+
+
+@pytest.mark.parametrize("pixels", [32, 224])
+@pytest.mark.parametrize("part", ["training step", "record"])
+def bench_step(benchmark, part, pixels):
+    """The two parts by themselves: what lies between two steps is nothing but the record."""
+    torch.manual_seed(0)
+    model = timm.create_model("resnet18", num_classes=10)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)
+    images, labels = torch.randn(BATCH, 3, pixels, pixels), torch.randint(0, 10, (BATCH,))
+    monitor = wsf.RWCMonitor(model)
+
+    def step():
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(images), labels).backward()
+        optimizer.step()
+
+    step()
+    monitor.record()
+    assert (monitor.history().rwc > 0).all()
+    benchmark.group = f"ResNet-18, batch {BATCH}, {pixels} x {pixels}"
+    benchmark.extra_info.update(case=benchmark.group, rival=part)
+    benchmark.pedantic(monitor.record if part == "record" else step, rounds=5 if pixels < 224 else 3, warmup_rounds=1)

@@ -1,0 +1,123 @@
+"""Draws README's table and figure of speeds from a result file: python bench/draw.py bench/results/NAME.json."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+BEGIN, END = "<!-- speeds: written by bench/draw.py -->", "<!-- end of speeds -->"
+RIVALS = ("copy", "torch.compile", "foreach", "naive")
+COLOURS = {
+    "fast_rwc": "#0072B2",
+    "copy": "#999999",
+    "torch.compile": "#E69F00",
+    "foreach": "#009E73",
+    "naive": "#CC79A7",
+}
+
+
+def by_case(benchmarks: list[dict[str, Any]]) -> dict[str, dict[str, dict[str, Any]]]:
+    """case -> rival -> its extra_info with the median in seconds."""
+    cases: dict[str, dict[str, dict[str, Any]]] = {}
+    for benchmark in benchmarks:
+        info = benchmark["extra_info"]
+        cases.setdefault(info["case"], {})[info["rival"]] = {**info, "seconds": benchmark["stats"]["median"]}
+    return cases
+
+
+def print_tables(benchmarks: list[dict[str, Any]], write: Callable[[str], None]) -> None:
+    """Every rival of every case: time, bandwidth, ratios, error."""
+    for case, rivals in by_case(benchmarks).items():
+        write(f"{case}")
+        if "training step" in rivals:
+            write(f"  {rivals['record']['seconds'] / rivals['training step']['seconds']:.2%} of a training step of "
+                  f"{rivals['training step']['seconds']:.3f} s is recording")  # fmt: skip
+            continue
+        for name, row in rivals.items():
+            line = f"  {name:<14}{row['seconds'] * 1e3:9.2f} ms {row['bytes'] / row['seconds'] / 1e9:7.1f} GB/s"
+            if "copy" in rivals:
+                line += f" {row['seconds'] / rivals['copy']['seconds']:7.2f} x copy"
+            if "fast_rwc" in rivals:
+                line += f" {row['seconds'] / rivals['fast_rwc']['seconds']:7.2f} x fast_rwc"
+            write(line + ("" if math.isnan(row["error"]) else f"   error {row['error']:.0e}"))
+
+
+def markdown(result: dict[str, Any]) -> str:
+    """README's table."""
+    machine = result["machine_info"]
+    cases = by_case(result["benchmarks"])
+    lines = [
+        "| weights | layers | `fast_rwc` | GB/s | time of a copy | torch.compile | foreach | naive |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    for case, rivals in cases.items():
+        if "fast_rwc" not in rivals:
+            continue
+        ours = rivals["fast_rwc"]
+        cells = [f"{rivals[r]['seconds'] / ours['seconds']:.1f}x" if r in rivals else "-" for r in RIVALS[1:]]
+        lines.append(
+            f"| {case}, {ours['weights'] / 1e6:.1f} M | {ours['layers']:,} | {ours['seconds'] * 1e3:.2f} ms "
+            f"| {ours['bytes'] / ours['seconds'] / 1e9:.1f} "
+            f"| {ours['seconds'] / rivals['copy']['seconds']:.2f}x | {' | '.join(cells)} |"
+        )
+    shares = [
+        f"{r['record']['seconds'] / r['training step']['seconds']:.2%} of a training step of {case}"
+        for case, r in cases.items()
+        if "record" in r
+    ]
+    cpu = machine["cpu"].get("brand_raw", machine["processor"])
+    where = f"{cpu}, {machine['threads']} threads, torch {machine['torch']}, float32; medians of one run."
+    return "\n".join([*lines, "", f"{where} Recording every step takes {' and '.join(shares)}."])
+
+
+def draw(result: dict[str, Any], path: Path) -> None:
+    """README's figure: how many times the copy's time each way takes."""
+    from matplotlib.figure import Figure
+
+    cases = {case: rivals for case, rivals in by_case(result["benchmarks"]).items() if "fast_rwc" in rivals}
+    names = ("fast_rwc", *RIVALS[1:])
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    axes = figure.add_subplot()
+    for i, name in enumerate(names):
+        positions, heights = [], []
+        for j, rivals in enumerate(cases.values()):
+            if name in rivals:
+                positions.append(j + (i - (len(names) - 1) / 2) * 0.2)
+                heights.append(rivals[name]["seconds"] / rivals["copy"]["seconds"])
+        bars = axes.bar(positions, heights, 0.19, color=COLOURS[name], label=name)
+        axes.bar_label(bars, fmt="%.1f", fontsize=8, padding=1)
+    axes.axhline(1, color=COLOURS["copy"], linewidth=1.2, linestyle="--", zorder=0)
+    axes.text(-0.55, 1.08, "prev.copy_(w)", color="#666666", fontsize=8, va="bottom")
+    axes.set_yscale("log")
+    axes.set_xlim(-0.6, len(cases) - 0.4)
+    axes.set_xticks(range(len(cases)), cases)
+    axes.set_ylabel("time, in copies of the weights")
+    axes.set_title(
+        "RWC of every layer at every step: time relative to copying the weights (lower is better)", fontsize=10
+    )
+    axes.legend(ncols=4, frameon=False, loc="upper left", fontsize=9)
+    axes.set_ylim(
+        0.7, 3 * max(r["seconds"] / rivals["copy"]["seconds"] for rivals in cases.values() for r in rivals.values())
+    )
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, metadata={"Date": None})
+
+
+def main() -> None:
+    """Print the tables; write the figure, and the table between README's marks."""
+    result = json.loads(Path(sys.argv[1]).read_text())
+    print_tables(result["benchmarks"], print)
+    draw(result, ROOT / "docs" / "speeds.svg")
+    readme = ROOT / "README.md"
+    before, _, rest = readme.read_text().partition(BEGIN)
+    _, _, after = rest.partition(END)
+    readme.write_text(f"{before}{BEGIN}\n{markdown(result)}\n{END}{after}")
+
+
+if __name__ == "__main__":
+    main()

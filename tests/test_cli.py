@@ -1,0 +1,140 @@
+"""The command line as a person uses and misuses it."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+import weightscale_fast as wsf
+from weightscale_fast.cli import main
+
+TRAIN = ["--model", "resnet10t", "--data", "digits", "--batch-size", "256", "--image-size", "32"]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    path = tmp_path_factory.mktemp("runs") / "run"
+    assert main(["train", str(path), *TRAIN, "--epochs", "2"]) == 0
+    return path
+
+
+def test_train_says_what_comes_next(tmp_path, capsys):
+    assert main(["train", str(tmp_path / "run"), *TRAIN, "--epochs", "1", "--every", "2"]) == 0
+    assert f"weightscale analyze {tmp_path / 'run'}" in capsys.readouterr().out
+    history = wsf.RWCHistory.load(tmp_path / "run")
+    assert history.steps.tolist() == [2, 4, 6]
+    assert history.settings["lr"] == 1e-3
+
+
+def test_analyze(run, capsys):
+    assert main(["analyze", str(run)]) == 0
+    out = capsys.readouterr().out
+    assert f"report: {run / 'analysis' / 'report.html'}" in out
+    assert (run / "analysis" / "report.html").exists()
+    assert (run / "analysis" / "labels.csv").exists()
+    assert (run / "analysis" / "pca_map.png").exists()
+
+
+def test_analyze_flags(run):
+    arguments = [
+        "--k",
+        "2",
+        "--outliers",
+        "log",
+        "--space",
+        "pca",
+        "--layers",
+        "layer",
+        "--steps",
+        "3:10",
+        "--seed",
+        "1",
+    ]
+    assert main(["analyze", str(run), *arguments]) == 0
+    labels = (run / "analysis" / "labels.csv").read_text().splitlines()
+    assert len(labels) - 1 == sum("layer" in name for name in wsf.RWCHistory.load(run).names)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--k", "many"], "--k must be a number or auto, got 'many'"),
+        (["--k", "500"], "k must be at most"),
+        (["--outliers", "some"], "outliers must be one of"),
+        (["--space", "3d"], "space must be one of"),
+        (["--layers", "nothing"], "no layer matches"),
+        (["--steps", "5"], "--steps must be FIRST:LAST"),
+        (["--steps", "a:b"], "--steps must be FIRST:LAST"),
+        (["--steps", "4:4"], "one step cannot be clustered"),
+    ],
+)
+def test_analyze_misused(run, arguments, message, capsys):
+    assert main(["analyze", str(run), *arguments]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_analyze_of_a_diverged_run_names_the_layer(tmp_path, capsys):
+    rwc = np.ones((6, 3))
+    rwc[4:, 1] = np.nan
+    ones = np.ones((6, 3))
+    wsf.RWCHistory(
+        names=("a", "b", "c"),
+        numel=np.array([4, 4, 4]),
+        kinds=("linear",) * 3,
+        steps=np.arange(1, 7),
+        delta_l1=rwc,
+        prev_l1=ones,
+        moved=ones.astype(int),
+    ).save(tmp_path / "run")
+    assert main(["analyze", str(tmp_path / "run")]) == 2
+    error = capsys.readouterr().err
+    assert "(b)" in error
+    assert main(["analyze", str(tmp_path / "run"), "--steps", ":4", "--k", "1"]) == 0
+
+
+def test_no_run(tmp_path, capsys):
+    assert main(["analyze", str(tmp_path)]) == 2
+    assert "is not a run folder" in capsys.readouterr().err
+
+
+def test_train_into_a_run_that_exists(run, capsys):
+    assert main(["train", str(run), *TRAIN]) == 2
+    assert "exists: choose another name" in capsys.readouterr().err
+
+
+def test_info_says_which_backends_work_and_why(capsys):
+    assert main(["info"]) == 0
+    out = capsys.readouterr().out
+    assert "cpu           works, chosen" in out
+    assert "torch         works" in out
+
+
+def test_ctrl_c_keeps_what_was_recorded(tmp_path):
+    run = tmp_path / "run"
+    command = [sys.executable, "-m", "weightscale_fast", "train", str(run), *TRAIN, "--epochs", "1000"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    while not (run / "metrics.jsonl").exists() or not (run / "metrics.jsonl").read_text():
+        assert process.poll() is None
+        time.sleep(0.1)
+    os.kill(process.pid, signal.SIGINT)
+    error = process.communicate(timeout=60)[1]
+    assert process.returncode == 130
+    assert "what was recorded is kept" in error
+    assert len(wsf.RWCHistory.load(run)) >= 6
+
+
+def test_a_missing_package_is_named_with_its_install_line(tmp_path):
+    script = """
+import sys
+sys.modules["timm"] = None
+from weightscale_fast.cli import main
+sys.exit(main(["train", sys.argv[1], "--data", "digits"]))
+"""
+    command = [sys.executable, "-c", script, str(tmp_path / "run")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "timm is not installed: run pip install 'weightscale_fast[train]'" in done.stderr

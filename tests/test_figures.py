@@ -1,0 +1,341 @@
+"""The figures: what they hold, drawn for real with the Agg backend."""
+
+import io
+import subprocess
+import sys
+from dataclasses import replace
+from itertools import pairwise
+
+import matplotlib
+import numpy as np
+import pytest
+from matplotlib.colors import to_hex, to_rgb
+from matplotlib.figure import Figure
+
+from weightscale_fast import figures
+from weightscale_fast.analysis import cluster_layers
+from weightscale_fast.figures.sampling import MOST_POINTS, finite_median, thin, trend, trend_window
+from weightscale_fast.figures.style import cluster_look, short_name
+from weightscale_fast.history import RWCHistory
+
+
+def make_history(rwc, names=None, **fields):
+    """A history with this RWC [S, L]."""
+    rwc = np.asarray(rwc, dtype=np.float64)
+    S, L = rwc.shape
+    names = names or [f"blocks.{i // 5}.{i % 5}.se.conv_reduce.weight" for i in range(L)]
+    given = {
+        "names": tuple(names),
+        "numel": np.full(L, 100),
+        "kinds": ("conv", "linear") * (L // 2) + ("conv",) * (L % 2),
+        "steps": np.arange(1, S + 1),
+        "delta_l1": rwc,
+        "prev_l1": np.ones((S, L)),
+        "moved": np.where(rwc > 0, 75, 0),
+    }
+    return RWCHistory(**{**given, **fields})
+
+
+def noisy(S, L, seed=0):
+    """Layers at three levels, falling with the steps."""
+    rng = np.random.default_rng(seed)
+    level = np.array([1e-3, 3e-3, 5e-3])[np.arange(L) % 3]
+    return level * np.exp(rng.normal(0, 0.1, (S, L)) - np.arange(S)[:, None] / S)
+
+
+@pytest.fixture(scope="module")
+def history():
+    return make_history(noisy(100, 12))
+
+
+@pytest.fixture(scope="module")
+def clusters(history):
+    return cluster_layers(history, k=3, n_init=2)
+
+
+def draw(name, history, clusters, ax=None):
+    data = {"clustered_curves": (history, clusters), "pca_map": (clusters,), "scree": (clusters,)}
+    return getattr(figures, name)(*data.get(name, (history,)), ax=ax)
+
+
+def saved(ax, kind="png"):
+    file = io.BytesIO()
+    ax.figure.savefig(file, format=kind, dpi=None if kind == "svg" else 50)
+    return file.getvalue()
+
+
+def legend_texts(ax):
+    return [text.get_text() for text in ax.get_legend().get_texts()]
+
+
+# Every figure
+
+
+@pytest.mark.parametrize("name", figures.__all__)
+def test_figure_has_a_title_and_named_axes_and_leaves_matplotlib_as_it_was(name, history, clusters):
+    before = dict(matplotlib.rcParams)
+    ax = draw(name, history, clusters)
+    assert ax.get_title(loc="left")
+    assert ax.get_xlabel()
+    assert ax.get_ylabel() or ax.figure.axes[1].get_ylabel()  # a heat map has its unit on the colour bar
+    assert saved(ax)[:4] == b"\x89PNG"
+    assert dict(matplotlib.rcParams) == before
+    assert ax.figure.get_facecolor() == (1, 1, 1, 1)
+
+
+@pytest.mark.parametrize("name", figures.__all__)
+def test_figure_draws_on_the_axes_it_is_given(name, history, clusters):
+    ax = Figure(layout="constrained").add_subplot()
+    assert draw(name, history, clusters, ax) is ax
+
+
+def test_importing_needs_no_matplotlib_and_drawing_no_pyplot():
+    code = """
+import sys, numpy as np
+from weightscale_fast import figures, history, report
+print("matplotlib" in sys.modules)
+one = np.ones((2, 2))
+figures.heat_map(history.RWCHistory(("a", "b"), one[0], ("conv",) * 2, np.arange(2), one, one, one))
+print("matplotlib.pyplot" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "False"]
+
+
+EDGES = {
+    "one_step": make_history([[0.1, 0.2, 0.3]]),
+    "one_layer": make_history(noisy(50, 1)),
+    "one_value": make_history([[0.1]]),
+    "all_zero": make_history(np.zeros((20, 4))),
+    "all_alike": make_history(np.full((20, 4), 0.1)),
+    "not_finite": make_history(np.where(np.arange(4) < 2, [np.inf, np.nan, 1, 0], noisy(400, 4))),
+    "names": make_history(noisy(5, 3), names=["a" * 90 + ".weight", r"$\nosuchcommand$", "<b>&amp;_^"]),
+    "uneven_steps": make_history(noisy(4, 2), steps=np.array([1, 5, 100, 2000])),
+}
+
+
+@pytest.mark.parametrize("name", ["rwc_curves", "heat_map", "moved_fraction"])
+@pytest.mark.parametrize("history", EDGES.values(), ids=EDGES)
+def test_figure_of_an_odd_history_is_drawn(name, history):
+    saved(getattr(figures, name)(history))
+
+
+@pytest.mark.parametrize("rwc", [[[0.1, 0.2], [0.3, 0.1]], np.zeros((3, 4))], ids=["two_by_two", "zeros"])
+@pytest.mark.parametrize("name", ["clustered_curves", "pca_map", "scree"])
+def test_figure_of_few_or_equal_layers_is_drawn(name, rwc):
+    saved(draw(name, make_history(rwc), cluster_layers(make_history(rwc), n_init=1)))
+
+
+@pytest.mark.parametrize("name", ["rwc_curves", "heat_map", "moved_fraction"])
+def test_empty_history_is_refused(name):
+    with pytest.raises(ValueError, match="at least one step of one layer, got 0 steps of 3 layers"):
+        getattr(figures, name)(make_history(np.empty((0, 3))))
+
+
+def test_many_layers_and_steps_stay_small():
+    history = make_history(noisy(10_000, 161))
+    svg = {name: len(saved(getattr(figures, name)(history), "svg")) for name in ("rwc_curves", "heat_map")}
+    assert max(svg.values()) < 1_000_000
+
+
+# Curves
+
+
+def test_rwc_curves_has_a_line_a_layer_coloured_by_depth(history):
+    ax = figures.rwc_curves(history)
+    assert len(ax.lines) == 12
+    assert ax.get_yscale() == "log"
+    assert "per step" in ax.get_ylabel()
+    assert len({to_hex(line.get_color()) for line in ax.lines}) == 12
+    labels = [text.get_text() for text in ax.figure.axes[1].get_yticklabels()]
+    assert labels[0] == "1  blocks.0.0.se.conv_reduce"
+    assert labels[-1] == "12  blocks.2.1.se.conv_reduce"
+
+
+def test_rwc_curves_says_what_a_record_spans(history):
+    mean_ratio = replace(history, every=390, definition="mean_ratio", ratio_sum=history.delta_l1)
+    assert figures.rwc_curves(mean_ratio).get_ylabel() == "RWC, mean of |Δw| / |w| over 390 steps"
+
+
+def test_rwc_curves_of_many_steps_adds_running_medians_and_keeps_spikes():
+    rwc = noisy(10_000, 2)
+    rwc[5_003, 1] = 50.0
+    ax = figures.rwc_curves(make_history(rwc))
+    assert len(ax.lines) == 4
+    assert max(len(line.get_xdata()) for line in ax.lines) <= MOST_POINTS
+    assert ax.lines[1].get_ydata().max() == 50.0
+    assert ax.get_ylim()[1] > 50.0
+    assert ax.lines[3].get_ydata().max() < 0.01
+
+
+def test_rwc_curves_counts_what_it_cannot_draw():
+    ax = figures.rwc_curves(make_history([[0.1, 0.0], [np.inf, 0.2]]))
+    assert any("not drawn: 2 values that are zero or not finite" in text.get_text() for text in ax.texts)
+
+
+def test_clustered_curves_has_a_line_a_layer_and_a_thick_one_a_cluster(history, clusters):
+    ax = figures.clustered_curves(history, clusters)
+    thin_lines, thick = ax.lines[:12], ax.lines[12:]
+    assert [line.get_label() for line in thick] == legend_texts(ax) == [f"cluster {i}: 4 layers" for i in range(3)]
+    assert {to_hex(line.get_color()) for line in thick} == {cluster_look(i).colour.lower() for i in range(3)}
+    colours = {(label, to_hex(line.get_color())) for label, line in zip(clusters.labels, thin_lines, strict=True)}
+    assert len(colours) == 3
+    lowest = np.median(history.rwc[:, clusters.labels == 0], axis=1)
+    np.testing.assert_allclose(thick[0].get_ydata(), lowest)
+
+
+@pytest.mark.parametrize("name", ["clustered_curves", "pca_map"])
+def test_legend_covers_no_data(name, history, clusters):
+    ax = draw(name, history, clusters)
+    saved(ax)
+    assert ax.get_legend().get_window_extent().y1 < ax.get_window_extent().y0
+
+
+def test_clusters_of_other_layers_are_refused(history, clusters):
+    with pytest.raises(ValueError, match="clusters must be of this history's layers: row 0 was"):
+        figures.clustered_curves(history.select("blocks.[12]"), clusters)
+    with pytest.raises(ValueError, match="the history has 'only 5 layers' there"):
+        figures.clustered_curves(history.select("blocks.0"), clusters)
+
+
+# Heat maps
+
+
+def test_heat_map_has_a_row_a_layer_the_first_on_top(history):
+    ax = figures.heat_map(history)
+    assert ax.get_ylim() == (12.5, 0.5)
+    np.testing.assert_array_equal(ax.collections[0].get_array(), history.rwc.T)
+    assert ax.get_yticklabels()[0].get_text() == "blocks.0.0.se.conv_reduce"
+    assert ax.get_legend() is None
+
+
+def test_heat_map_marks_zeros_and_what_is_not_finite():
+    ax = figures.heat_map(make_history([[0.1, 0.0, np.inf], [0.2, 0.3, np.nan]]))
+    zero, not_finite = (mesh.get_array() for mesh in ax.collections[1:])
+    assert (~np.ma.getmaskarray(zero)).tolist() == [[False, False], [True, False], [False, False]]
+    assert (~np.ma.getmaskarray(not_finite)).tolist() == [[False, False], [False, False], [True, True]]
+    assert legend_texts(ax) == ["0: no weight moved", "not finite"]
+
+
+def test_heat_map_of_many_steps_keeps_the_largest_of_a_column():
+    rwc = noisy(10_000, 3)
+    rwc[4_321, 1] = 7.0
+    drawn = figures.heat_map(make_history(rwc)).collections[0].get_array()
+    assert drawn.shape == (3, 1_000)
+    assert np.argmax(drawn[1]) == 432
+    assert drawn[1].max() == 7.0
+
+
+@pytest.mark.parametrize("layers", [54, 161])
+def test_heat_map_labels_do_not_touch(layers):
+    ax = figures.heat_map(make_history(noisy(3, layers)))
+    saved(ax)
+    boxes = sorted((label.get_window_extent() for label in ax.get_yticklabels()), key=lambda box: box.y0)
+    assert all(lower.y1 <= upper.y0 for lower, upper in pairwise(boxes))
+    assert len(boxes) > 50
+    assert min(box.x0 for box in boxes) >= 0
+
+
+def test_moved_fraction_spans_zero_to_one(history):
+    mesh = figures.moved_fraction(history).collections[0]
+    assert mesh.get_clim() == (0, 1)
+    assert np.all(mesh.get_array() == 0.75)
+
+
+# The plane and the scree plot
+
+
+def test_pca_map_paints_each_centre_in_the_colour_of_its_cluster(clusters):
+    ax = figures.pca_map(clusters)
+    image = ax.images[0]
+    left, right, bottom, top = image.get_extent()
+    pixels = image.get_array()
+    assert len(np.unique(pixels.reshape(-1, 3), axis=0)) == 3
+    for label, (x, y) in enumerate(clusters.center_coordinates):
+        row = int((y - bottom) / (top - bottom) * (len(pixels) - 1))
+        column = int((x - left) / (right - left) * (len(pixels) - 1))
+        pale, full = 1 - pixels[row, column], 1 - np.array(to_rgb(cluster_look(label).colour))
+        np.testing.assert_allclose(pale / pale.max(), full / full.max())
+
+
+def test_pca_map_regions_take_the_offsets_of_the_centres(clusters):
+    far = replace(clusters, center_offsets=np.array([0.0, 1e9, 1e9]))
+    assert len(np.unique(figures.pca_map(far).images[0].get_array().reshape(-1, 3), axis=0)) == 1
+
+
+def test_pca_map_has_a_mark_a_layer_and_says_what_the_axes_explain(clusters):
+    ax = figures.pca_map(clusters)
+    *members, centres = ax.collections
+    assert [len(marks.get_offsets()) for marks in members] == [4, 4, 4]
+    np.testing.assert_array_equal(centres.get_offsets(), clusters.center_coordinates)
+    assert ax.get_xlabel() == f"principal component 1 ({clusters.explained_variance_ratio[0]:.1%} of the variance)"
+    assert legend_texts(ax) == [*(f"cluster {i}: 4 layers" for i in range(3)), "centre"]
+
+
+def test_pca_map_names_outlying_layers_where_nothing_is_in_the_way(clusters):
+    centres = np.array([[0.0, 0.0], [1.0, 0.0], [0.5, 1.0]])
+    coordinates = centres[clusters.labels] + 0.01 * np.arange(12)[:, None]
+    coordinates[4], coordinates[5] = (0.4, 3.0), (0.4, 2.97)
+    ax = figures.pca_map(replace(clusters, coordinates=coordinates, center_coordinates=centres))
+    saved(ax)
+    names = [text for text in ax.texts if "conv_reduce" in text.get_text()]
+    assert {text.get_text() for text in names} == {short_name(clusters.names[4]), short_name(clusters.names[5])}
+    boxes = [text.get_window_extent() for text in names]
+    assert not any(one.overlaps(other) for i, one in enumerate(boxes) for other in boxes[:i])
+    frame = ax.get_window_extent()
+    assert all(frame.x0 <= box.x0 and box.x1 <= frame.x1 for box in boxes)
+
+
+def test_scree_shows_both_curves_the_chord_and_the_chosen_k(clusters):
+    ax = figures.scree(clusters)
+    raw, scores, chord, line, chosen = ax.lines
+    np.testing.assert_allclose(scores.get_ydata(), 100 * clusters.sse / clusters.sse[0])
+    np.testing.assert_allclose(raw.get_ydata(), 100 * clusters.sse_raw / clusters.sse_raw[0])
+    np.testing.assert_allclose(chord.get_ydata(), scores.get_ydata()[[0, -1]])
+    assert list(line.get_xdata()) == [3, 3]
+    assert (chosen.get_xdata()[0], chosen.get_ydata()[0]) == (3, scores.get_ydata()[2])
+    assert legend_texts(ax)[3].startswith("chosen: k = 3")
+
+
+def test_seventeen_clusters_look_different():
+    looks = [cluster_look(label) for label in range(17)]
+    assert len({(look.colour, look.line) for look in looks}) == 17
+    assert len({(look.colour, look.marker) for look in looks}) == 17
+
+
+# Fewer points
+
+
+def test_finite_median_is_that_of_the_finite_values():
+    values = np.random.default_rng(0).normal(size=(50, 7))
+    np.testing.assert_array_equal(finite_median(values, axis=0), np.median(values, axis=0))
+    values[3, :4], values[7, 2], values[:, 6] = np.nan, np.inf, np.nan
+    expected = np.nanmedian(np.where(np.isfinite(values), values, np.nan)[:, :6], axis=0)
+    np.testing.assert_array_equal(finite_median(values, axis=0), [*expected, np.nan])
+
+
+@pytest.mark.parametrize("S", [1, 999, 1_000, 1_001, 1_501, 9_999, 10_000])
+def test_thin_keeps_extremes_order_and_gaps(S):
+    rng = np.random.default_rng(S)
+    steps, values = np.arange(S) * 3, rng.normal(size=(S, 4))
+    values[: S // 2, 3] = np.nan
+    x, y = thin(steps, values)
+    assert x.shape == y.shape
+    assert len(x) <= MOST_POINTS
+    np.testing.assert_array_equal(y[:, :3].max(axis=0), values[:, :3].max(axis=0))
+    np.testing.assert_array_equal(y[:, :3].min(axis=0), values[:, :3].min(axis=0))
+    assert np.all(np.diff(x, axis=0) >= 0)
+    np.testing.assert_array_equal(y, np.take_along_axis(values, x // 3, axis=0))
+    assert np.isnan(y[0, 3]) or S == 1
+
+
+def test_trend_is_the_running_median():
+    curve = np.random.default_rng(0).normal(size=2_000)
+    steps, median = trend(np.arange(2_000), curve)
+    half = trend_window(2_000) // 2
+    assert half == 25
+    assert (steps[0], steps[-1]) == (0, 1_999)
+    middle = len(steps) // 2
+    assert median[middle] == np.median(curve[steps[middle] - half : steps[middle] + half + 1])
+    assert median[0] == np.median(curve[: half + 1])
+    np.testing.assert_array_equal(trend(np.arange(300), curve[:300])[1], curve[:300])

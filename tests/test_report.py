@@ -1,0 +1,190 @@
+"""write_report: the page needs nothing else, holds everything, and escapes what it was told."""
+
+import csv
+import re
+from dataclasses import replace
+from html import escape
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from weightscale_fast.analysis import cluster_layers
+from weightscale_fast.report import write_report
+
+from .test_figures import make_history, noisy
+
+NASTY = '</td><script>alert("1 & 2")</script>.weight'
+FIGURES = ["clustered_curves", "pca_map", "scree", "rwc_curves", "heat_map", "moved_fraction"]
+
+
+class Page(HTMLParser):
+    """What a browser would make of a page: its tags, and the texts of the cells and captions."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.rows, self.captions, self._into = [], [], [], None
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag == "tr":
+            self.rows.append([])
+        elif tag in ("td", "th", "figcaption"):
+            self._into = self.captions if tag == "figcaption" else self.rows[-1]
+            self._into.append("")
+
+    def handle_endtag(self, tag):
+        if tag in ("td", "th", "figcaption"):
+            self._into = None
+
+    def handle_data(self, data):
+        if self._into is not None:
+            self._into[-1] += data
+
+
+@pytest.fixture(scope="module")
+def history():
+    names = ["conv1.weight", NASTY, *(f"layer{i}.weight" for i in range(4, 0, -1))]
+    settings = {"model": "resnet<50>", "data": "CIFAR-10", "optimizer": {"lr": 0.1}, "note": "http & co"}
+    return make_history(noisy(40, 6), names=names, settings=settings)
+
+
+@pytest.fixture(scope="module")
+def clusters(history):
+    return cluster_layers(history, k=3, n_init=2)
+
+
+@pytest.fixture(scope="module")
+def folder(history, clusters, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run") / "deep" / "analysis"
+    epochs = replace(history.select(steps=slice(9, None, 10)), steps=np.arange(1, 5))
+    assert write_report(history, clusters, folder, per_epoch=epochs) == folder / "report.html"
+    return folder
+
+
+@pytest.fixture(scope="module")
+def text(folder):
+    return (folder / "report.html").read_text("utf-8")
+
+
+@pytest.fixture(scope="module")
+def page(text):
+    return Page(text)
+
+
+def test_folder_holds_every_figure_twice_and_the_tables(folder):
+    figures = [f"{name}.{kind}" for name in [*FIGURES, "per_epoch_curves"] for kind in ("png", "svg")]
+    assert {path.name for path in folder.iterdir()} == {*figures, "labels.csv", "scree.csv", "report.html"}
+
+
+def test_page_embeds_every_figure_and_needs_nothing_else(text, page):
+    images = [attrs for tag, attrs in page.tags if tag == "img"]
+    assert len(images) == 7
+    assert all(image["src"].startswith("data:image/svg+xml;base64,") and image["alt"] for image in images)
+    outside = re.sub(r'src="data:[^"]*"', "", text)
+    assert "http" not in outside.replace("http &amp; co", "")
+    assert not re.search(r"\b(src|href|import|url)\b\s*[=(]", outside)
+    assert {tag for tag, _ in page.tags}.isdisjoint({"link", "iframe", "object"})
+
+
+def test_page_says_how_to_read_each_figure_in_two_sentences(page):
+    assert len(page.captions) == 7
+    assert all(len(re.findall(r"[.](?= [A-Z]|$)", caption)) == 2 for caption in page.captions)
+    assert any("not the sum of the epoch's per-step values" in caption for caption in page.captions)
+
+
+def test_page_has_a_row_for_each_layer(page, history, clusters):
+    rows = [row for row in page.rows if len(row) == 7 and row[0].isdigit()]
+    assert [row[1] for row in rows] == list(history.names)
+    assert [row[2] for row in rows] == list(history.kinds)
+    assert [int(row[4]) for row in rows] == clusters.labels.tolist()
+    np.testing.assert_allclose([float(row[5]) for row in rows], np.median(history.rwc, axis=0), rtol=1e-2)
+    assert {row[6] for row in rows} == {"0.75"}
+
+
+def test_page_sums_up_each_cluster(page, history, clusters):
+    rows = [row for row in page.rows if len(row) == 6 and row[0].isdigit()]
+    assert [row[:2] for row in rows] == [["0", "2"], ["1", "2"], ["2", "2"]]
+    assert rows[0][3:5] == ["1 conv, 1 linear", "conv1 and layer3"]
+    lowest = np.median(history.rwc[:, clusters.labels == 0])
+    assert float(rows[0][5]) == pytest.approx(lowest, rel=1e-2)
+
+
+def test_page_escapes_names_and_settings(text, page):
+    assert "alert" not in text.replace(escape(NASTY), "").replace(escape(NASTY.removesuffix(".weight")), "")
+    assert [tag for tag, _ in page.tags].count("script") == 1
+    assert "How the layers of resnet&lt;50&gt; learned" in text
+    settings = {row[0]: row[1] for row in page.rows if len(row) == 2}
+    assert settings["optimizer"] == '{"lr": 0.1}'
+    assert settings["note"] == "http & co"
+
+
+def test_page_says_how_the_analysis_was_made(page, clusters):
+    method = {row[0]: row[1] for row in page.rows if len(row) == 2}
+    assert method["Number of clusters"] == "k = 3: asked for"
+    assert method["Outliers"] == f"two_sigma: {clusters.outliers_replaced} values of 240 replaced"
+    assert method["Clustering"] == "k-means on the whole curves, best of 2 starts, seed 0"
+    assert method["Stability"].startswith(f"{clusters.stability:.3f}")
+    assert method["Silhouette"].startswith(f"{clusters.silhouette:.3f}")
+    assert method["Backend"] == f"{clusters.backend}: {clusters.backend_reason}"
+
+
+def test_headers_can_be_sorted_with_the_keyboard(page):
+    assert [tag for tag, _ in page.tags].count("button") == 7
+    values = [attrs["data-value"] for tag, attrs in page.tags if tag == "td" and "data-value" in attrs]
+    assert len(values) == 5 * 6
+    assert all(float(value) >= 0 for value in values)
+
+
+def test_labels_csv(folder, history, clusters):
+    with open(folder / "labels.csv", newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["name"] for row in rows] == list(history.names)
+    assert [int(row["cluster"]) for row in rows] == clusters.labels.tolist()
+    assert [int(row["weights"]) for row in rows] == history.numel.tolist()
+    assert [float(row["median_rwc"]) for row in rows] == np.median(history.rwc, axis=0).tolist()
+    assert {row["median_moved_fraction"] for row in rows} == {"0.75"}
+
+
+def test_scree_csv(folder, clusters):
+    rows = np.genfromtxt(folder / "scree.csv", delimiter=",", names=True)
+    assert rows["k"].tolist() == [1, 2, 3, 4, 5, 6]
+    np.testing.assert_array_equal(rows["sse"], clusters.sse)
+    np.testing.assert_array_equal(rows["sse_raw"], clusters.sse_raw)
+
+
+def test_same_data_give_the_same_page(folder, text, history, clusters, tmp_path):
+    epochs = replace(history.select(steps=slice(9, None, 10)), steps=np.arange(10, 41, 10), every=10)
+    assert write_report(history, clusters, tmp_path, per_epoch=epochs).read_text("utf-8") == text
+
+
+def test_refusal_leaves_the_page_that_was_there(history, clusters, tmp_path):
+    (tmp_path / "report.html").write_text("before")
+    with pytest.raises(ValueError, match="clusters must be of this history's layers"):
+        write_report(history.select("layer"), clusters, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
+    assert (tmp_path / "report.html").read_text() == "before"
+
+
+def test_two_layers_and_two_steps_are_enough(tmp_path):
+    history = make_history([[0.1, 0.2], [0.3, 0.1]])
+    nothing = history.select(steps=slice(0, 0))
+    page = Page(
+        write_report(history, cluster_layers(history, n_init=1), tmp_path, per_epoch=nothing).read_text("utf-8")
+    )
+    assert len(page.captions) == 6
+    assert ["Silhouette", "not defined for this k"] in page.rows
+
+
+def test_layers_that_were_not_clustered_are_listed_too(tmp_path):
+    rwc = noisy(10, 4)
+    rwc[:, 1] = np.inf
+    history = make_history(rwc)
+    part = history.select(lambda name: name != history.names[1])
+    clusters = replace(cluster_layers(part, k=2, n_init=1), rows=np.array([0, 2, 3]))
+    page = Page(write_report(history, clusters, tmp_path).read_text("utf-8"))
+    left_out = next(row for row in page.rows if row[0] == "2" and len(row) == 7)
+    assert left_out[4:6] == ["not clustered", "none finite"]
+    with open(tmp_path / "labels.csv", newline="") as file:
+        assert [row["cluster"] == "" for row in csv.DictReader(file)] == [False, True, False, False]

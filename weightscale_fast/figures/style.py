@@ -1,0 +1,179 @@
+"""One look for all figures: colours, marks, titles and legends."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple, ParamSpec, TypeVar
+
+from ..extras import import_extra
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from ..history import RWCHistory
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+INK = "#222222"
+MUTED = "#5f6368"
+GRID_COLOUR = "#e8eaed"
+ZERO_COLOUR = "#d9d9d9"
+NOT_FINITE_COLOUR = "#D55E00"
+
+# Okabe and Ito's colour-blind safe palette; yellow is left out, it cannot be seen on white.
+CLUSTER_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000")
+CLUSTER_LINES = ("-", "--", ":")
+CLUSTER_MARKERS = ("o", "s", "^", "D", "v", "<")
+
+STYLE = {
+    "font.size": 9,
+    "text.color": INK,
+    "figure.facecolor": "white",
+    "axes.facecolor": "white",
+    "axes.edgecolor": "#9aa0a6",
+    "axes.labelcolor": INK,
+    "axes.labelsize": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "legend.frameon": False,
+    "legend.fontsize": 8.5,
+    "svg.fonttype": "path",
+}
+
+
+class ClusterLook(NamedTuple):
+    """How a cluster is drawn; colour and line, or colour and marker, together are its own for the first 21 clusters."""
+
+    colour: str
+    line: str
+    marker: str
+
+
+def cluster_look(label: int) -> ClusterLook:
+    """The look of cluster `label`.
+
+    Example:
+        >>> cluster_look(0)
+        ClusterLook(colour='#0072B2', line='-', marker='o')
+        >>> cluster_look(7).line
+        '--'
+    """
+    colours = len(CLUSTER_COLOURS)
+    return ClusterLook(
+        CLUSTER_COLOURS[label % colours],
+        CLUSTER_LINES[label // colours % len(CLUSTER_LINES)],
+        CLUSTER_MARKERS[label % len(CLUSTER_MARKERS)],
+    )
+
+
+def tint(colour: str, strength: float) -> tuple[float, float, float]:
+    """The colour mixed into white: 1 is the colour, 0 white."""
+    from matplotlib.colors import to_rgb
+
+    red, green, blue = (1 - strength * (1 - part) for part in to_rgb(colour))
+    return red, green, blue
+
+
+def styled(figure: Callable[P, R]) -> Callable[P, R]:
+    """Draw with the settings of `STYLE`, and leave matplotlib's own as they were."""
+
+    @functools.wraps(figure)
+    def draw(*args: P.args, **kwargs: P.kwargs) -> R:
+        with import_extra("matplotlib", "plots").rc_context(STYLE):
+            return figure(*args, **kwargs)
+
+    return draw
+
+
+def axes_for(ax: Axes | None, title: str, subtitle: str, size: tuple[float, float]) -> Axes:
+    """The caller's axes, or those of a new figure of `size` inches, with the title and a quiet line under it."""
+    from matplotlib.figure import Figure
+
+    if ax is None:
+        ax = Figure(figsize=size, layout="constrained").add_subplot()
+    set_title(ax, title)
+    quiet = ax.annotate(
+        subtitle, (0, 1), (0, 6), xycoords="axes fraction", textcoords="offset points", color=MUTED, fontsize=8
+    )
+    quiet.set_in_layout(False)  # as titles are: a long line must not squeeze the axes
+    ax.tick_params(colors=MUTED, labelcolor=INK, labelsize=8)
+    return ax
+
+
+def set_title(ax: Axes, title: str) -> None:
+    """A bold title, left, with room for the quiet line under it."""
+    ax.set_title(title, loc="left", pad=20, fontsize=11, fontweight="bold", color=INK)
+
+
+def legend_below(ax: Axes) -> None:
+    """A legend below the axes and their label, where it covers no data."""
+    from matplotlib.transforms import ScaledTranslation
+
+    below_label = ax.transAxes + ScaledTranslation(0, -0.45, ax.figure.dpi_scale_trans)
+    ax.legend(
+        loc="upper left",
+        bbox_to_anchor=(0, 0),
+        bbox_transform=below_label,
+        ncols=max(1, int(ax.bbox.width / ax.figure.dpi / 1.4)),
+        borderaxespad=0,
+        borderpad=0,
+    )
+
+
+def step_axis(ax: Axes, first: float, last: float) -> None:
+    """Whole optimizer steps from `first` to `last` along x."""
+    from matplotlib.ticker import MaxNLocator, StrMethodFormatter
+
+    ax.set_xlabel("optimizer step")
+    ax.set_xlim(first, last)
+    ax.xaxis.set_major_locator(MaxNLocator(nbins=10, steps=[1, 2, 5, 10], integer=True, min_n_ticks=1))
+    ax.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+
+
+def short_name(name: str, most: int = 30) -> str:
+    """A layer's name for a label: without `.weight`, cut in the middle where it is long.
+
+    Example:
+        >>> short_name("blocks.5.7.se.conv_reduce.weight")
+        'blocks.5.7.se.conv_reduce'
+    """
+    name = name.removesuffix(".weight")
+    if len(name) <= most:
+        return name
+    return f"{name[: most // 2 - 1].rstrip('.')}…{name[-(most // 2) :].lstrip('.')}"
+
+
+def name_label(name: str) -> str:
+    """The short name as text for a figure, where a dollar sign would begin a formula."""
+    return short_name(name).replace("$", r"\$")
+
+
+def label_cluster(label: int, size: int) -> str:
+    """`"cluster 0: 23 layers"`."""
+    return f"cluster {label}: {count(size, 'layer')}"
+
+
+def count(number: int, noun: str) -> str:
+    """`"1 layer"`, `"1,204 layers"`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def rwc_unit(history: RWCHistory) -> str:
+    """What the RWC of this history is, for an axis: the formula and the steps it spans."""
+    return f"{rwc_formula(history)} {'per step' if history.every == 1 else f'over {history.every:,} steps'}"
+
+
+def rwc_formula(history: RWCHistory) -> str:
+    """The definition of the history's RWC as a short formula."""
+    return "RWC, " + {"norm_ratio": "Σ|Δw| / Σ|w|", "mean_ratio": "mean of |Δw| / |w|"}[history.definition]
+
+
+def check_not_empty(history: RWCHistory) -> None:
+    """Raise `ValueError` where there is nothing to draw."""
+    if not len(history.steps) or not history.names:
+        raise ValueError(
+            f"history must hold at least one step of one layer, got {len(history.steps)} steps of "
+            f"{len(history.names)} layers: record a step before drawing"
+        )
