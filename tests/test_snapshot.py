@@ -86,6 +86,7 @@ def test_next_to_compiled_models():
 
 
 def test_inside_a_compiled_step():
+    """The graph ends before the pass: it must see the weights that the graph has moved."""
     model = network()
     prev = wsf.snapshot(model)
 

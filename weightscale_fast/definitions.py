@@ -23,7 +23,7 @@ def norm_ratio(delta_l1: Tensor, prev_l1: Tensor) -> Tensor:
         >>> norm_ratio(torch.tensor([1.0, 0.0, 2.0]), torch.tensor([4.0, 0.0, 0.0]))
         tensor([0.2500, 0.0000,    inf])
     """
-    return (delta_l1 / prev_l1).masked_fill(delta_l1 == 0, 0.0)
+    return (delta_l1 / prev_l1).masked_fill_(delta_l1 == 0, 0.0)
 
 
 def mean_ratio(ratio_sum: Tensor, numel: Tensor) -> Tensor:

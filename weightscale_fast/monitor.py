@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from .definitions import check_definition
+from .eager import always_eager
 from .errors import WeightScaleError
 from .history import RWCHistory
 from .layers import LayerSelector, layer_kind
@@ -124,6 +125,7 @@ class RWCMonitor:
             raise WeightScaleError("the monitor is closed: make a new one to record on")
         self._after_step()
 
+    @always_eager
     def _after_step(self) -> None:
         self.step += 1
         if self.step % self._meta["every"] == 0:

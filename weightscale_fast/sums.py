@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from .definitions import check_definition, mean_ratio, norm_ratio
+from .eager import always_eager
 from .layers import select_layers, unwrap
 from .rwc.op import run_plan
 from .rwc.plan import Plan, build_plan, sum_dtype
@@ -29,6 +30,7 @@ class LayerSums(NamedTuple):
     ratio_sum: Tensor | None  # sum |w - prev| / |prev|, where asked for
 
 
+@always_eager
 def fast_rwc(
     model: nn.Module,
     prev: Previous,
@@ -73,6 +75,7 @@ def fast_rwc(
     return (mean_ratio(out[3], plan.numel) if with_ratio else norm_ratio(out[0], out[1])).float()
 
 
+@always_eager
 def layer_sums(
     model: nn.Module,
     prev: Previous,

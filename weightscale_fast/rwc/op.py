@@ -5,6 +5,7 @@ Letters: C chunks, L layers of a group, M layers of the model, K sums per layer 
 
 from __future__ import annotations
 
+import functools
 import importlib
 import os
 from collections.abc import Sequence
@@ -70,7 +71,11 @@ def choose_backend(device: torch.device, name: str | None = None) -> Backend:
         ValueError: no backend has that name.
         WeightScaleError: the named one cannot serve the device; the message says why.
     """
-    name = name or os.environ.get(ENVIRONMENT)
+    return _choose(device, name or os.environ.get(ENVIRONMENT))
+
+
+@functools.cache  # what a machine can do stays as it is, and this is asked at every step
+def _choose(device: torch.device, name: str | None) -> Backend:
     if name:
         backend = load_backend(name)
         reason = backend.refusal(device)
