@@ -23,8 +23,8 @@ lint: $(INSTALLED)  ## style, types, and the order of imports
 	$(BIN)/mypy
 
 bench: $(INSTALLED)  ## the pass against its rivals; then the README's table and figure
-	$(BIN)/python -m pytest bench --benchmark-only --benchmark-json=bench/results/cpu.local.json
-	$(BIN)/python bench/draw.py bench/results/cpu.local.json
+	$(BIN)/python -m pytest bench --benchmark-only --benchmark-json=bench/results/cpu.json
+	$(BIN)/python bench/draw.py bench/results/cpu.json
 
 clean:  ## forget the environment and the built extension
 	rm -rf $(VENV) build *.egg-info weightscale_fast/_C*

@@ -2,38 +2,89 @@
 
 WEIGHTSCALE_FAST_NO_EXT=1 leaves the extension out. Without a C++ compiler it is left out too, and the package works
 with its `torch` backend (`weightscale info` says so); a compiler that is there and fails is an error.
+
+The CUDA pass is built in where nvcc and a torch with CUDA are. WEIGHTSCALE_FAST_CUDA=0 leaves it out, =1 demands it.
+TORCH_CUDA_ARCH_LIST chooses the architectures.
 """
 
 import os
+import re
 import shutil
+import subprocess
 import sys
 
 from setuptools import setup
 
+ARCHITECTURES = "8.0;9.0;10.0;12.0+PTX"
+
 
 def native_extension() -> dict:
     """The setup() arguments that build weightscale_fast/_C, or none."""
-    if os.environ.get("WEIGHTSCALE_FAST_NO_EXT") == "1":
-        return {}
+    demanded = os.environ.get("WEIGHTSCALE_FAST_CUDA")
+    if demanded not in (None, "0", "1"):
+        sys.exit(f"WEIGHTSCALE_FAST_CUDA must be 0 or 1, got {demanded!r}")
     compiler = os.environ.get("CXX", "c++").split()[0]
-    if sys.platform == "win32" or not shutil.which(compiler):
+    missing = None
+    if os.environ.get("WEIGHTSCALE_FAST_NO_EXT") == "1":
+        missing = "WEIGHTSCALE_FAST_NO_EXT=1 leaves the extension out"
+    elif sys.platform == "win32" or not shutil.which(compiler):
+        missing = f"there is no C++ compiler {compiler!r} that the extension can be built with"
+    if missing:
+        if demanded == "1":
+            sys.exit(f"WEIGHTSCALE_FAST_CUDA=1 demands the CUDA pass, but {missing}")
         return {}
-    from torch.utils.cpp_extension import BuildExtension, CppExtension
 
-    extension = CppExtension(
-        "weightscale_fast._C",
-        ["csrc/cpu/rwc.cpp"],
-        depends=["csrc/plan.h", "csrc/cpu/chunk.h"],
+    toolkit, reason = (None, "") if demanded == "0" else find_cuda()
+    if demanded == "1" and toolkit is None:
+        sys.exit(f"WEIGHTSCALE_FAST_CUDA=1 demands the CUDA pass, but {reason}")
+    if toolkit is not None:
+        os.environ["CUDA_HOME"] = toolkit
+        os.environ.setdefault("TORCH_CUDA_ARCH_LIST", ARCHITECTURES)  # torch cannot guess it where no GPU is
+    from torch.utils.cpp_extension import BuildExtension, CppExtension, CUDAExtension
+
+    sources = ["csrc/cpu/rwc.cpp"]
+    flags = ["-O3", "-fvisibility=hidden"]
+    arguments = {
+        "depends": ["csrc/plan.h", "csrc/cpu/chunk.h"],
         # The stable ABI of torch 2.10: the binary serves 2.10 and every later version.
-        define_macros=[("TORCH_TARGET_VERSION", "0x020a000000000000"), ("TORCH_STABLE_ONLY", None)],
-        extra_compile_args=["-O3", "-fvisibility=hidden"],
-        py_limited_api=True,
-    )
+        "define_macros": [("TORCH_TARGET_VERSION", "0x020a000000000000"), ("TORCH_STABLE_ONLY", None)],
+        "py_limited_api": True,
+    }
+    if toolkit is None:
+        extension = CppExtension("weightscale_fast._C", sources, extra_compile_args=flags, **arguments)
+    else:
+        extension = CUDAExtension(
+            "weightscale_fast._C",
+            [*sources, "csrc/cuda/rwc.cu"],
+            extra_compile_args={"cxx": flags, "nvcc": ["-O3", "-Xcompiler", "-fvisibility=hidden"]},
+            **arguments,
+        )
+        # The runtime goes in statically, and nothing else of CUDA is needed: the file loads on a torch without CUDA.
+        extension.libraries = ["c10", "torch", "torch_cpu", "cudart_static", "rt", "dl"]
     return {
         "ext_modules": [extension],
         "cmdclass": {"build_ext": BuildExtension.with_options(use_ninja=False)},
         "options": {"bdist_wheel": {"py_limited_api": "cp310"}},
     }
+
+
+def find_cuda() -> tuple[str | None, str]:
+    """The CUDA toolkit's folder, or None and why the CUDA pass cannot be built."""
+    nvcc = shutil.which("nvcc", path=os.path.join(os.environ.get("CUDA_HOME", ""), "bin")) or shutil.which("nvcc")
+    if nvcc is None:
+        return None, "nvcc is not on the PATH, and CUDA_HOME does not hold it"
+    import torch
+
+    if torch.version.cuda is None:
+        return None, f"torch {torch.__version__} is built without CUDA"
+    if os.environ.get("CUDA_HOME"):
+        return os.environ["CUDA_HOME"], ""
+    # nvcc may be a wrapper or a link, so its path says nothing; what it would do says where it is at home.
+    dry_run = subprocess.run([nvcc, "--dryrun", "x.cu"], capture_output=True, text=True)
+    top = re.search(r"TOP=(.*)", dry_run.stderr)
+    if top is None:
+        return None, f"{nvcc} --dryrun does not say where its toolkit is: {dry_run.stderr[:200]}"
+    return os.path.realpath(top[1].strip()), ""
 
 
 setup(**native_extension())

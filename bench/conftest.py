@@ -12,6 +12,11 @@ def pytest_benchmark_update_machine_info(config, machine_info):
     machine_info["processor"] = platform.processor() or platform.machine()
 
 
+def pytest_benchmark_update_json(config, benchmarks, output_json):
+    for benchmark in output_json["benchmarks"]:
+        benchmark["stats"].pop("data", None)  # every single time: the statistics are enough to keep
+
+
 def pytest_terminal_summary(terminalreporter):
     from draw import print_tables
 

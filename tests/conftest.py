@@ -1,9 +1,14 @@
 """Fixtures shared by all tests."""
 
+import os
+
 import pytest
 import torch
 
-BACKENDS = ("cpu", "torch")
+if not torch.cuda.is_available():  # before anything imports triton: its kernels then run, interpreted, on the CPU
+    os.environ["TRITON_INTERPRET"] = "1"
+
+BACKENDS = ("cpu", "torch", "triton")
 
 
 @pytest.fixture(params=BACKENDS)

@@ -1,6 +1,6 @@
-"""The op's schema, the choice of backend, and the run of a plan.
+"""The choice of backend, and the run of a plan on it.
 
-Letters: C chunks, L layers of a group, M layers of the model, K sums per layer (3, or 4 with the ratios).
+Letters: M layers of the model, K sums per layer (3, or 4 with the ratios).
 """
 
 from __future__ import annotations
@@ -18,28 +18,6 @@ from ..errors import WeightScaleError
 from . import reference
 from .plan import Group, Plan
 
-# The contract of the compiled pass; csrc implements it per device. The current weights come as addresses in `chunks`.
-_library = torch.library.Library("weightscale_fast", "FRAGMENT")  # type: ignore[no-untyped-call]
-_library.define(  # type: ignore[no-untyped-call]
-    "layer_sums(Tensor chunks, Tensor layer_start, Tensor layer_row, Tensor(a!) prev, Tensor(b!) partial, "
-    "Tensor(c!) out, bool update) -> ()"
-)
-
-
-@torch.library.register_fake("weightscale_fast::layer_sums", lib=_library)  # type: ignore[untyped-decorator]
-def _layer_sums_fake(
-    chunks: Tensor,  # [3, C]
-    layer_start: Tensor,  # [L + 1]
-    layer_row: Tensor,  # [L]
-    prev: Tensor,  # any shape
-    partial: Tensor,  # [>= K, C]
-    out: Tensor,  # [K, M]
-    update: bool,
-) -> None:
-    torch._check(chunks.size(0) == 3 and chunks.size(1) == partial.size(1), lambda: "chunks must be [3, C]")
-    torch._check(layer_start.size(0) == layer_row.size(0) + 1, lambda: "layer_start must be [L + 1]")
-    torch._check(out.size(0) in (3, 4) and partial.size(0) >= out.size(0), lambda: "out must be [K, M], K 3 or 4")
-
 
 class Backend(Protocol):
     """What a backend's module offers."""
@@ -49,7 +27,7 @@ class Backend(Protocol):
     def run(self, plan: Plan, group: Group, cur: Sequence[Tensor], out: Tensor, update: bool) -> None: ...
 
 
-BACKENDS = {"cpu": "native", "torch": "reference"}  # name -> module, in the order in which they are tried
+BACKENDS = {"cpu": "cpu", "triton": "triton", "cuda": "cuda", "torch": "reference"}  # name -> module
 ENVIRONMENT = "WEIGHTSCALE_FAST_BACKEND"
 
 
@@ -84,7 +62,8 @@ def _choose(device: torch.device, name: str | None) -> Backend:
                 f"backend {name!r} cannot serve {device}: {reason}; leave backend= out to choose one"
             )
         return backend
-    return next(backend for backend in map(load_backend, BACKENDS) if backend.refusal(device) is None)
+    order = ("cpu", "torch") if device.type == "cpu" else ("triton", "cuda", "torch")
+    return next(backend for backend in map(load_backend, order) if backend.refusal(device) is None)
 
 
 def run_plan(plan: Plan, cur: Sequence[Tensor], out: Tensor, update: bool, backend: str | None = None) -> None:

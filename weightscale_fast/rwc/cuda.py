@@ -1,0 +1,34 @@
+"""The `cuda` backend: the compiled pass of csrc/cuda, for NVIDIA GPUs where Triton is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .extension import load_error
+from .plan import Group, Plan
+
+
+def refusal(device: torch.device) -> str | None:
+    """Why this backend cannot serve the device, or None if it can."""
+    if device.type != "cuda" or torch.version.hip:
+        return f"it reads weights on an NVIDIA GPU, these are on {'an AMD GPU' if torch.version.hip else device}"
+    error = load_error()
+    if error is None and not built():
+        return "the extension was built without CUDA (no nvcc at install time, or WEIGHTSCALE_FAST_CUDA=0)"
+    return error
+
+
+def built() -> bool:
+    """Whether the loaded extension holds the CUDA pass; that needs no GPU."""
+    return torch._C._dispatch_has_kernel_for_dispatch_key("weightscale_fast::layer_sums_cuda", "CUDA")
+
+
+def run(plan: Plan, group: Group, cur: Sequence[Tensor], out: Tensor, update: bool) -> None:
+    """Fill the group's columns of out [K, M]; with `update`, prev <- cur in the same read."""
+    stream = torch.cuda.current_stream(group.device).cuda_stream
+    torch.ops.weightscale_fast.layer_sums_cuda.default(
+        group.chunks, group.layer_start, group.layer_row, group.prev, group.partial, out, update, stream
+    )

@@ -1,0 +1,38 @@
+"""The contract of the compiled passes: their schemas and what they say of shapes. csrc and triton.py implement them.
+
+Letters: C chunks, L layers of a group, M layers of the model, K sums per layer (3, or 4 with the ratios).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+# The current weights come as addresses in `chunks`; prev, partial and out are written.
+_TABLES = "Tensor chunks, Tensor layer_start, Tensor layer_row"
+_ARGUMENTS = f"{_TABLES}, Tensor(a!) prev, Tensor(b!) partial, Tensor(c!) out, bool update"
+library = torch.library.Library("weightscale_fast", "FRAGMENT")  # type: ignore[no-untyped-call]
+library.define(f"layer_sums({_ARGUMENTS}) -> ()")  # type: ignore[no-untyped-call]
+library.define(f"layer_sums_triton({_ARGUMENTS}) -> ()")  # type: ignore[no-untyped-call]
+library.define(f"layer_sums_cuda({_ARGUMENTS}, int stream) -> ()")  # type: ignore[no-untyped-call]
+
+
+def _layer_sums_fake(
+    chunks: Tensor,  # [3, C]
+    layer_start: Tensor,  # [L + 1]
+    layer_row: Tensor,  # [L]
+    prev: Tensor,  # any shape
+    partial: Tensor,  # [>= K, C]
+    out: Tensor,  # [K, M]
+    update: bool,
+    stream: Any = None,
+) -> None:
+    torch._check(chunks.size(0) == 3 and chunks.size(1) == partial.size(1), lambda: "chunks must be [3, C]")
+    torch._check(layer_start.size(0) == layer_row.size(0) + 1, lambda: "layer_start must be [L + 1]")
+    torch._check(out.size(0) in (3, 4) and partial.size(0) >= out.size(0), lambda: "out must be [K, M], K 3 or 4")
+
+
+for _name in ("layer_sums", "layer_sums_triton", "layer_sums_cuda"):
+    torch.library.register_fake(f"weightscale_fast::{_name}", _layer_sums_fake, lib=library)

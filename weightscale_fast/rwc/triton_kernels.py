@@ -1,0 +1,143 @@
+"""The Triton kernels of the pass. Stage 1: a chunk a program. Stage 2: a layer a program.
+
+Letters: C chunks, L layers of a group, M layers of the model, K sums per layer (3, or 4 with the ratios).
+
+Sums: lanes of float32 (float64 for float64 weights) that add one value for every BLOCK of the chunk, then a tree over
+the lanes, then float64. The order is fixed by the plan, there are no atomics: the same weights give the same bits.
+Bytes for n weights of s bytes each: reads 2 n s, writes n s.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def _pair_sums(stored, before, keep, WITH_RATIO: tl.constexpr):
+    """What one weight each adds to the sums, in float32 or float64; 0 where `keep` is false."""
+    if stored.dtype == tl.float64:
+        w, p = stored, before
+    else:
+        w, p = stored.to(tl.float32), before.to(tl.float32)
+    delta = tl.abs(w - p)
+    prev = tl.abs(p)
+    moved = (w != p).to(tl.int32)
+    ratio = delta
+    if WITH_RATIO:
+        ratio = tl.where(keep, delta / prev, 0.0)
+    return delta, prev, moved, ratio
+
+
+@triton.jit
+def _span_sums(cur, prev, begin, end, WIDTH: tl.constexpr, UPDATE: tl.constexpr, WITH_RATIO: tl.constexpr):
+    """The sums over the at most WIDTH weights from `begin` to `end`, as scalars; prev <- cur."""
+    offset = begin + tl.arange(0, WIDTH)
+    keep = offset < end
+    stored = tl.load(cur + offset, mask=keep, other=0.0)
+    before = tl.load(prev + offset, mask=keep, other=0.0)
+    if UPDATE:
+        tl.store(prev + offset, stored, mask=keep)
+    delta, prev_abs, moved, ratio = _pair_sums(stored, before, keep, WITH_RATIO)
+    return tl.sum(delta), tl.sum(prev_abs), tl.sum(moved), tl.sum(ratio)
+
+
+@triton.jit(do_not_specialize=["C"])
+def chunk_sums_kernel(
+    chunks_ptr,  # [3, C] int64: address of the current weights, bytes from prev_ptr to the previous ones, length
+    prev_ptr,  # of the weights' dtype
+    partial_ptr,  # [>= K, C] float64
+    C,
+    SIZE: tl.constexpr,  # bytes of a weight
+    BLOCK: tl.constexpr,
+    UPDATE: tl.constexpr,
+    WITH_RATIO: tl.constexpr,
+):
+    c = tl.program_id(0).to(tl.int64)
+    cur_address = tl.load(chunks_ptr + c)
+    prev_address = prev_ptr.to(tl.int64) + tl.load(chunks_ptr + C + c)
+    n = tl.load(chunks_ptr + 2 * C.to(tl.int64) + c).to(tl.int32)
+    element = tl.pointer_type(prev_ptr.dtype.element_ty)
+    sum_dtype = tl.float64 if SIZE == 8 else tl.float32
+    VECTOR: tl.constexpr = 16 // SIZE  # weights in a 16-byte load
+
+    # The head goes apart, so that both streams are 16-byte aligned behind it; where they cannot be, everything is read
+    # weight by weight.
+    in_phase = (cur_address - prev_address) % 16 == 0
+    head = tl.minimum(((16 - cur_address % 16) % 16 // SIZE).to(tl.int32), n)
+    cur = cur_address.to(element)
+    prev = prev_address.to(element)
+    delta_l1, prev_l1, moved, ratio_sum = _span_sums(cur, prev, 0, head, VECTOR, UPDATE, WITH_RATIO)
+
+    delta_lanes = tl.zeros([BLOCK], sum_dtype)
+    prev_lanes = tl.zeros([BLOCK], sum_dtype)
+    moved_lanes = tl.zeros([BLOCK], tl.int32)
+    ratio_lanes = tl.zeros([BLOCK], sum_dtype)
+    body = n - head
+    if in_phase:
+        cur_body = tl.multiple_of((cur_address + head * SIZE).to(element), 16)
+        prev_body = tl.multiple_of((prev_address + head * SIZE).to(element), 16)
+        vectors = tl.multiple_of(body // VECTOR * VECTOR, VECTOR)
+        for start in range(0, vectors, BLOCK):
+            offset = tl.multiple_of(start, BLOCK) + tl.arange(0, BLOCK)
+            keep = offset < vectors
+            stored = tl.load(cur_body + offset, mask=keep, other=0.0)
+            before = tl.load(prev_body + offset, mask=keep, other=0.0, eviction_policy="evict_first")
+            if UPDATE:
+                tl.store(prev_body + offset, stored, mask=keep)
+            delta, prev_abs, changed, ratio = _pair_sums(stored, before, keep, WITH_RATIO)
+            delta_lanes += delta
+            prev_lanes += prev_abs
+            moved_lanes += changed
+            if WITH_RATIO:
+                ratio_lanes += ratio
+        tail = _span_sums(cur_body, prev_body, vectors, body, VECTOR, UPDATE, WITH_RATIO)
+        delta_l1 += tail[0]
+        prev_l1 += tail[1]
+        moved += tail[2]
+        ratio_sum += tail[3]
+    else:
+        for start in range(head, n, BLOCK):
+            offset = start + tl.arange(0, BLOCK)
+            keep = offset < n
+            stored = tl.load(cur + offset, mask=keep, other=0.0)
+            before = tl.load(prev + offset, mask=keep, other=0.0)
+            if UPDATE:
+                tl.store(prev + offset, stored, mask=keep)
+            delta, prev_abs, changed, ratio = _pair_sums(stored, before, keep, WITH_RATIO)
+            delta_lanes += delta
+            prev_lanes += prev_abs
+            moved_lanes += changed
+            if WITH_RATIO:
+                ratio_lanes += ratio
+
+    partial = partial_ptr + c
+    stride = C.to(tl.int64)
+    tl.store(partial, tl.sum(delta_lanes).to(tl.float64) + delta_l1.to(tl.float64))
+    tl.store(partial + stride, tl.sum(prev_lanes).to(tl.float64) + prev_l1.to(tl.float64))
+    tl.store(partial + 2 * stride, (tl.sum(moved_lanes) + moved).to(tl.float64))
+    if WITH_RATIO:
+        tl.store(partial + 3 * stride, tl.sum(ratio_lanes).to(tl.float64) + ratio_sum.to(tl.float64))
+
+
+@triton.jit(do_not_specialize=["C", "M"])
+def layer_sums_kernel(
+    partial_ptr,  # [>= K, C] float64
+    layer_start_ptr,  # [L + 1] int64
+    layer_row_ptr,  # [L] int64
+    out_ptr,  # [K, M] float64
+    C,
+    M,
+    K: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    layer = tl.program_id(0)
+    begin = tl.load(layer_start_ptr + layer)
+    end = tl.load(layer_start_ptr + layer + 1)
+    row = tl.load(layer_row_ptr + layer)
+    for k in tl.static_range(K):
+        lanes = tl.zeros([BLOCK], tl.float64)
+        for start in range(begin, end, BLOCK):
+            chunk = start + tl.arange(0, BLOCK)
+            lanes += tl.load(partial_ptr + k * C.to(tl.int64) + chunk, mask=chunk < end, other=0.0)
+        tl.store(out_ptr + k * M.to(tl.int64) + row, tl.sum(lanes))
