@@ -2,7 +2,8 @@
 // and passes them unchanged at every step.
 //
 // Letters, the same in Python, C++ and CUDA:
-//   C  chunks, L  layers of this group (one device, one dtype), M  layers of the whole model, K  sums per layer.
+//   C  chunks, L  layers of this group (one device, one dtype), M  layers of the whole model, K  sums per layer,
+//   R  rows of `out`.
 #pragma once
 
 #include <cstdint>
@@ -17,7 +18,7 @@ enum ChunkRow : int64_t {
   kChunkRows = 3,
 };
 
-// Rows of `partial` [K, C] and of `out` [K, M], float64. K is 3, or 4 where the ratios are asked for.
+// Rows of `partial` [K, C] and of each row of `out` [R, K, M], float64. K is 3, or 4 where the ratios are asked for.
 enum SumRow : int64_t {
   kDeltaL1 = 0,   // sum |w - prev|          numerator of Eq. 1 (WeightScale; arXiv 2011.06735)
   kPrevL1 = 1,    // sum |prev|              denominator of Eq. 1

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import weightscale_fast as wsf
-from weightscale_fast.recorder import RING_ROWS
+from weightscale_fast.ring import SHARD_ROWS
 
 
 def training(seed=0, **optimizer_arguments):
@@ -94,11 +94,11 @@ def test_full_rings_go_on_seamlessly(tmp_path):
     model, optimizer, step = training()
     in_memory = wsf.RWCMonitor(model, optimizer)
     in_folder = wsf.RWCMonitor(model, optimizer, run_dir=tmp_path / "run")
-    for _ in range(2 * RING_ROWS + 10):
+    for _ in range(2 * SHARD_ROWS + 10):
         step()
     in_folder.close()
     loaded = wsf.RWCHistory.load(tmp_path / "run")
-    assert loaded.steps.tolist() == list(range(1, 2 * RING_ROWS + 11))
+    assert loaded.steps.tolist() == list(range(1, 2 * SHARD_ROWS + 11))
     assert np.array_equal(loaded.rwc, in_memory.history().rwc)
     assert len(list((tmp_path / "run" / "rwc").iterdir())) == 3
 

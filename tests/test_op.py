@@ -28,8 +28,9 @@ def test_opcheck(name, dtype, sums, update):
     prev = wsf.snapshot(model)
     nudge(model, 0.1)
     group = prev.plan_for(model)[0].groups[0]
-    out = torch.zeros(sums, 3, dtype=torch.float64)
-    arguments = (group.chunks, group.layer_start, group.layer_row, group.prev, group.partial, out, update)
+    out = torch.zeros(5, sums, 3, dtype=torch.float64)
+    cursor = torch.tensor([7])
+    arguments = (group.chunks, group.layer_start, group.layer_row, group.prev, group.partial, out, cursor, update)
     torch.library.opcheck(getattr(torch.ops.weightscale_fast, name).default, arguments)
 
 
@@ -43,14 +44,15 @@ def test_fake_kernels_check_the_tables(name):
 
     ints = {"dtype": torch.int64, "device": "meta"}
     chunks, starts, rows = torch.empty(3, 5, **ints), torch.empty(3, **ints), torch.empty(2, **ints)
-    prev, partial, out = (torch.empty(shape, device="meta") for shape in ((9,), (4, 5), (3, 2)))
-    assert op(chunks, starts, rows, prev, partial, out, True) is None
+    prev, partial, out = (torch.empty(shape, device="meta") for shape in ((9,), (4, 5), (1, 3, 2)))
+    cursor = torch.zeros(1, **ints)
+    assert op(chunks, starts, rows, prev, partial, out, cursor, True) is None
     with pytest.raises(RuntimeError, match="chunks must be"):
-        op(chunks[:2], starts, rows, prev, partial, out, True)
+        op(chunks[:2], starts, rows, prev, partial, out, cursor, True)
     with pytest.raises(RuntimeError, match="layer_start must be"):
-        op(chunks, starts[:2], rows, prev, partial, out, True)
+        op(chunks, starts[:2], rows, prev, partial, out, cursor, True)
     with pytest.raises(RuntimeError, match="out must be"):
-        op(chunks, starts, rows, prev, partial, out[:2], True)
+        op(chunks, starts, rows, prev, partial, out[:, :2], cursor, True)
 
 
 def test_kernel_refuses_tables_that_do_not_fit():
@@ -63,7 +65,8 @@ def test_kernel_refuses_tables_that_do_not_fit():
             group.layer_row,
             group.prev,
             group.partial,
-            torch.zeros(3, 1).double(),
+            torch.zeros(1, 3, 1).double(),
+            torch.zeros(1).long(),
             True,
         )
 

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 import weightscale_fast as wsf
-from weightscale_fast.recorder import RING_ROWS
+from weightscale_fast.ring import SHARD_ROWS
 
 
 @pytest.fixture
@@ -116,21 +116,21 @@ def steps(n):
         monitor.record()
 with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
-    steps({RING_ROWS})
+    steps({SHARD_ROWS})
     assert not caught
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (8_000, hard))
-    steps(3 * {RING_ROWS})
+    steps(3 * {SHARD_ROWS})
     assert len(caught) == 1, caught
     assert "stay in memory" in str(caught[0].message), caught[0].message
-    assert len(wsf.RWCHistory.load({str(tmp_path / "run")!r})) == {RING_ROWS}
-    assert len(monitor.history()) == 4 * {RING_ROWS}
+    assert len(wsf.RWCHistory.load({str(tmp_path / "run")!r})) == {SHARD_ROWS}
+    assert len(monitor.history()) == 4 * {SHARD_ROWS}
     if sys.argv[1] == "lifted":
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     monitor.close()
     assert len(caught) == (1 if sys.argv[1] == "lifted" else 2), [str(w.message) for w in caught]
 """
-    for end, rows in (("lifted", 4 * RING_ROWS), ("full", RING_ROWS)):
+    for end, rows in (("lifted", 4 * SHARD_ROWS), ("full", SHARD_ROWS)):
         done = subprocess.run([sys.executable, "-c", script, end], capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         history = wsf.RWCHistory.load(tmp_path / "run")
@@ -171,7 +171,7 @@ for i in range(50):
         np.testing.assert_array_equal(history.delta_l1, np.full((len(history), 1), 100.0))
         np.testing.assert_array_equal(history.prev_l1[:, 0], 100.0 * history.steps)
     assert min(lengths) == 0  # killed before its first shard
-    assert max(lengths) > RING_ROWS  # and after several
+    assert max(lengths) > SHARD_ROWS  # and after several
 
 
 def test_a_resume_killed_between_its_two_steps_has_no_double_row(run):
@@ -206,6 +206,6 @@ print(resident() - before)
     sizes = [os.path.getsize(shard) for shard in shards(tmp_path / "run")]
     header = 400  # bytes of JSON a shard, at the most
     rows = 100_000 * (8 + 2 * 3 * 8)
-    assert len(sizes) == -(-100_000 // RING_ROWS)
+    assert len(sizes) == -(-100_000 // SHARD_ROWS)
     assert rows < sum(sizes) < rows + len(sizes) * header
     assert len(wsf.RWCHistory.load(tmp_path / "run")) == 100_000

@@ -53,9 +53,9 @@ for dtype, size in dtypes.items():
             constants = {"SIZE": size, "BLOCK": launch.block, "UPDATE": update, "WITH_RATIO": ratio}
             compile(f"{dtype} update={update} ratio={ratio}", chunk_sums_kernel, signature, constants, launch)
 for sums in (3, 4):
-    pointers = {"partial_ptr": "*fp64", "layer_start_ptr": "*i64", "layer_row_ptr": "*i64", "out_ptr": "*fp64"}
-    compile(f"stage 2 K={sums}", layer_sums_kernel, {**pointers, "C": "i32", "M": "i32"},
-            {"K": sums, "BLOCK": STAGE_2.block}, STAGE_2)
+    signature = {"partial_ptr": "*fp64", "layer_start_ptr": "*i64", "layer_row_ptr": "*i64", "out_ptr": "*fp64"}
+    signature.update({"cursor_ptr": "*i64", "C": "i32", "M": "i32", "R": "i32"})
+    compile(f"stage 2 K={sums}", layer_sums_kernel, signature, {"K": sums, "BLOCK": STAGE_2.block}, STAGE_2)
 print(json.dumps(results))
 """
 

@@ -16,6 +16,7 @@ from .errors import WeightScaleError
 from .history import RWCHistory
 from .layers import LayerSelector, layer_kind
 from .recorder import Recorder
+from .ring import Ring, is_capturing
 from .run_folder import Rows, RunFolder
 from .rwc.op import run_plan
 from .rwc.plan import sum_dtype
@@ -84,12 +85,9 @@ class RWCMonitor:
             "every": every,
             "settings": dict(settings or {}),
         }
-        self._recorder = Recorder(
-            len(self._snapshot),
-            with_ratio=definition == "mean_ratio",
-            device=plan.device,
-            dtype=sum_dtype(plan.device),
-        )
+        sums = 4 if definition == "mean_ratio" else 3
+        self._ring = Ring(sums, len(self._snapshot), device=plan.device, dtype=sum_dtype(plan.device))
+        self._recorder = Recorder(self._ring, every)
         if run_dir is not None:
             self._recorder.write_to(self._open_run(Path(run_dir), resume))
         elif resume:
@@ -109,6 +107,7 @@ class RWCMonitor:
                 )
         self._meta = run.meta
         self.step = run.last_step()
+        self._ring.restart(self.step // run.meta["every"])
         return run
 
     def record(self) -> None:
@@ -127,19 +126,29 @@ class RWCMonitor:
 
     @always_eager
     def _after_step(self) -> None:
-        self.step += 1
-        if self.step % self._meta["every"] == 0:
+        every = self._meta["every"]
+        capturing = is_capturing(self._ring.rows.device)
+        if capturing and every > 1:
+            raise WeightScaleError(f"a CUDA graph records at each replay, so that every must be 1 in it, got {every}")
+        self.step += not capturing
+        if self.step % every == 0 or capturing:
             plan, cur = self._snapshot.plan_for(self.model)
-            run_plan(plan, cur, self._recorder.next_row(), update=True)
-            self._recorder.commit(self.step)
+            run_plan(plan, cur, self._ring.rows, self._ring.cursor, update=True)
+            self._recorder.commit()
 
     def history(self) -> RWCHistory:
         """Everything recorded so far."""
+        self.flush()
         return RWCHistory.from_rows(self._meta, self._recorder.rows())
 
     def flush(self) -> None:
-        """Bring every recorded row to the run folder now."""
+        """Bring every recorded row to the run folder now; this waits for the device.
+
+        Only where a CUDA graph holds `record()` is it needed: at least once in 512 replays, of which the host knows
+        nothing.
+        """
         self._recorder.flush()
+        self.step = max(self.step, self._recorder.step)
 
     def close(self) -> None:
         """Flush and stop recording; `history()` stays."""
@@ -159,7 +168,7 @@ class RWCMonitor:
 
         It holds the previous weights, as large as the model's layers; without a run folder, the record too.
         """
-        self._recorder.flush()
+        self.flush()
         rows = None if self._recorder.has_folder else self._recorder.rows()._asdict()
         tensors = {key: torch.from_numpy(array) for key, array in (rows or {}).items() if array is not None}
         return {"step": self.step, "weights": self._snapshot.state_dict(), "rows": tensors}

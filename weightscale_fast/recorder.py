@@ -1,6 +1,6 @@
-"""Recorder: rows of sums from the device to a run folder, or to memory where there is none.
+"""Recorder: the rows of a ring, on their way to a run folder, or to memory where there is none.
 
-Letters: R rows of the ring, K sums (3, or 4 with the ratios), L layers.
+Letters: K sums (3, or 4 with the ratios), L layers.
 """
 
 from __future__ import annotations
@@ -9,23 +9,20 @@ import os
 import warnings
 
 import numpy as np
-import torch
-from torch import Tensor
 
+from .ring import SHARD_ROWS, Part, Ring
 from .run_folder import Rows, RunFolder, concatenate
-
-RING_ROWS = 256
 
 
 class Recorder:
-    """Takes a row a step into a ring on the device; a full ring becomes one shard of the run folder.
+    """Takes rows out of the ring, half a ring at a time; each such part becomes one shard of the run folder.
 
     A shard that cannot be written stays in memory with one warning and goes out with the next that can.
     """
 
-    def __init__(self, layers: int, *, with_ratio: bool, device: torch.device, dtype: torch.dtype) -> None:
-        self._ring = torch.empty(RING_ROWS, 4 if with_ratio else 3, layers, dtype=dtype, device=device)  # [R, K, L]
-        self._steps: list[int] = []  # of the rows in the ring
+    def __init__(self, ring: Ring, every: int) -> None:
+        self._ring = ring
+        self._every = every  # steps between two rows: row i, counted from 0, is of step (i + 1) * every
         self._kept: list[Rows] = []  # the whole record without a run folder; with one, what it did not take
         self._run: RunFolder | None = None
         self._warned = False
@@ -36,26 +33,24 @@ class Recorder:
         """Whether the rows go to a run folder."""
         return self._run is not None
 
+    @property
+    def step(self) -> int:
+        """The step of the last row."""
+        return self._ring.recorded * self._every
+
     def write_to(self, run: RunFolder) -> None:
         """Send every further row to this folder."""
         self._run = run
 
-    def next_row(self) -> Tensor:
-        """[K, L] where the next sums belong; `commit` makes them a row."""
-        return self._ring[len(self._steps)]
-
-    def commit(self, step: int) -> None:
-        """The row is filled, and is that of `step`."""
-        self._steps.append(step)
-        if len(self._steps) == RING_ROWS:
-            self.flush()
+    def commit(self) -> None:
+        """The ring got a row."""
+        self._ring.advance()
+        if self._ring.recorded % SHARD_ROWS == 0:
+            self._keep(self._ring.take(wait=False))
 
     def flush(self) -> None:
         """Bring every row out of the ring."""
-        if self._steps:
-            self._kept.append(self._take_ring())
-        if self._run is not None and self._kept:
-            self._write(self._run)
+        self._keep(self._ring.take(wait=True))
 
     def close(self) -> None:
         """Flush, and say so if rows could not be written."""
@@ -70,25 +65,26 @@ class Recorder:
         """Everything recorded so far, from the folder and from memory."""
         self.flush()
         written = [] if self._run is None else [self._run.rows()]
-        return concatenate(written + self._kept, self._ring.shape[2], self._ring.shape[1] == 4)
+        return self._concatenate(written + self._kept)
 
     def restart(self, kept: Rows | None, step: int) -> None:
         """Forget every row after `step`; without a run folder the record is then `kept`."""
-        self._steps = []
+        self._ring.restart(step // self._every)
         self._kept = [] if kept is None else [kept]
         if self._run is not None:
             self._run.drop_after(step)
 
-    def _take_ring(self) -> Rows:
-        ring = self._ring[: len(self._steps)].to("cpu", torch.float64, copy=True).numpy()
-        steps = np.array(self._steps, dtype=np.int64)
-        self._steps = []
-        ratio_sum = ring[:, 3] if ring.shape[1] == 4 else None
-        return Rows(steps, ring[:, 0], ring[:, 1], ring[:, 2].astype(np.int64), ratio_sum)
+    def _keep(self, arrived: list[Part]) -> None:
+        for first, sums in arrived:  # sums [n, K, L]
+            steps = (first + 1 + np.arange(len(sums))) * self._every
+            ratio_sum = sums[:, 3] if sums.shape[1] == 4 else None
+            self._kept.append(Rows(steps, sums[:, 0], sums[:, 1], sums[:, 2].astype(np.int64), ratio_sum))
+        if self._run is not None and self._kept:
+            self._write(self._run)
 
     def _write(self, run: RunFolder) -> None:
         try:
-            run.append(concatenate(self._kept, self._ring.shape[2], self._ring.shape[1] == 4))
+            run.append(self._concatenate(self._kept))
         except OSError as error:
             if not self._warned:
                 warnings.warn(
@@ -100,3 +96,7 @@ class Recorder:
             return
         self._kept = []
         self._warned = False
+
+    def _concatenate(self, parts: list[Rows]) -> Rows:
+        _, sums, layers = self._ring.rows.shape
+        return concatenate(parts, layers, sums == 4)

@@ -102,9 +102,9 @@ def layer_sums(
 def _pass(model: nn.Module, prev: Previous, update: bool, with_ratio: bool, backend: str | None) -> tuple[Tensor, Plan]:
     """[K, L] float64 sums, K 3 or 4, and the plan they were taken by."""
     plan, cur = _plan_for(model, prev)
-    out = torch.empty(4 if with_ratio else 3, len(cur), dtype=sum_dtype(plan.device), device=plan.device)
-    run_plan(plan, cur, out, update, backend)
-    return out, plan
+    out = torch.empty(1, 4 if with_ratio else 3, len(cur), dtype=sum_dtype(plan.device), device=plan.device)
+    run_plan(plan, cur, out, plan.zero, update, backend)
+    return out[0], plan
 
 
 def _plan_for(model: nn.Module, prev: Previous) -> tuple[Plan, list[Tensor]]:

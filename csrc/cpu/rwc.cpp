@@ -112,9 +112,11 @@ void layer_sums_cpu(const Tensor& chunks,       // [3, C] int64, see ChunkRow
                     const Tensor& layer_row,    // [L] int64, the column of `out` that is the layer's
                     Tensor prev,                // any shape; the weights' dtype; kPrevOffset counts from its first byte
                     Tensor partial,             // [>= K, C] float64, scratch
-                    Tensor out,                 // [K, M] float64
+                    Tensor out,                 // [R, K, M] float64
+                    const Tensor& cursor,       // [1] int64, the row of `out` to fill, modulo R
                     bool update) {
-  const int64_t C = chunks.size(1), L = layer_row.size(0), M = out.size(1), K = out.size(0);
+  STD_TORCH_CHECK(out.dim() == 3, "layer_sums: out must be [R, K, M]");
+  const int64_t C = chunks.size(1), L = layer_row.size(0), M = out.size(2), K = out.size(1), R = out.size(0);
   STD_TORCH_CHECK(chunks.size(0) == kChunkRows && layer_start.size(0) == L + 1 && (K == 3 || K == 4) &&
                       partial.size(0) >= K && partial.size(1) == C,
                   "layer_sums: the plan's tables do not fit each other");
@@ -127,7 +129,7 @@ void layer_sums_cpu(const Tensor& chunks,       // [3, C] int64, see ChunkRow
   const int64_t* length = table + kLength * C;
   const int64_t prev_base = reinterpret_cast<int64_t>(prev.mutable_data_ptr());
   double* partial_sums = partial.mutable_data_ptr<double>();
-  double* out_sums = out.mutable_data_ptr<double>();
+  double* out_sums = out.mutable_data_ptr<double>() + *cursor.const_data_ptr<int64_t>() % R * K * M;
   const ChunkSums chunk_sums = pick_chunk_sums(prev.scalar_type(), update, K == kMaxSums);
 
   int64_t elements = 0;

@@ -153,15 +153,17 @@ __global__ void __launch_bounds__(kThreads) chunk_sums_kernel(const int64_t* __r
 __global__ void __launch_bounds__(kThreads) layer_sums_kernel(const double* __restrict__ partial,       // [K, C]
                                                               const int64_t* __restrict__ layer_start,  // [L + 1]
                                                               const int64_t* __restrict__ layer_row,    // [L]
-                                                              double* __restrict__ out,                 // [K, M]
-                                                              int64_t C, int64_t M, int64_t K) {
+                                                              double* __restrict__ out,                 // [R, K, M]
+                                                              const int64_t* __restrict__ cursor,       // [1]
+                                                              int64_t C, int64_t M, int64_t K, int64_t R) {
   __shared__ double shared[kWarps];
   const int64_t begin = layer_start[blockIdx.x], end = layer_start[blockIdx.x + 1];
+  double* row = out + *cursor % R * K * M + layer_row[blockIdx.x];
   for (int64_t k = 0; k < K; ++k) {
     double sum = 0.0;
     for (int64_t c = begin + threadIdx.x; c < end; c += kThreads) sum += partial[k * C + c];
     sum = block_sum(sum, shared);
-    if (threadIdx.x == 0) out[k * M + layer_row[blockIdx.x]] = sum;
+    if (threadIdx.x == 0) row[k * M] = sum;
   }
 }
 
@@ -186,11 +188,13 @@ void layer_sums_cuda(const Tensor& chunks,       // [3, C] int64, see ChunkRow
                      const Tensor& layer_row,    // [L] int64, the column of `out` that is the layer's
                      Tensor prev,                // any shape; kPrevOffset counts from its first byte
                      Tensor partial,             // [>= K, C] float64, scratch
-                     Tensor out,                 // [K, M] float64
+                     Tensor out,                 // [R, K, M] float64
+                     const Tensor& cursor,       // [1] int64, the row of `out` to fill, modulo R
                      bool update,
                      int64_t stream_address) {
   using torch::headeronly::ScalarType;
-  const int64_t C = chunks.size(1), L = layer_row.size(0), M = out.size(1), K = out.size(0);
+  STD_TORCH_CHECK(out.dim() == 3, "layer_sums_cuda: out must be [R, K, M]");
+  const int64_t C = chunks.size(1), L = layer_row.size(0), M = out.size(2), K = out.size(1), R = out.size(0);
   STD_TORCH_CHECK(chunks.size(0) == kChunkRows && layer_start.size(0) == L + 1 && (K == 3 || K == 4) &&
                       partial.size(0) >= K && partial.size(1) == C,
                   "layer_sums_cuda: the plan's tables do not fit each other");
@@ -212,7 +216,7 @@ void layer_sums_cuda(const Tensor& chunks,       // [3, C] int64, see ChunkRow
   }
   layer_sums_kernel<<<static_cast<unsigned>(L), kThreads, 0, stream>>>(
       partial_sums, layer_start.const_data_ptr<int64_t>(), layer_row.const_data_ptr<int64_t>(),
-      out.mutable_data_ptr<double>(), C, M, K);
+      out.mutable_data_ptr<double>(), cursor.const_data_ptr<int64_t>(), C, M, K, R);
   check_launch();
 }
 

@@ -1,6 +1,6 @@
 """The choice of backend, and the run of a plan on it.
 
-Letters: M layers of the model, K sums per layer (3, or 4 with the ratios).
+Letters: M layers of the model, K sums per layer (3, or 4 with the ratios), R rows of out.
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ class Backend(Protocol):
 
     def refusal(self, device: torch.device) -> str | None: ...
 
-    def run(self, plan: Plan, group: Group, cur: Sequence[Tensor], out: Tensor, update: bool) -> None: ...
+    def run(
+        self, plan: Plan, group: Group, cur: Sequence[Tensor], out: Tensor, cursor: Tensor, update: bool
+    ) -> None: ...
 
 
 BACKENDS = {"cpu": "cpu", "triton": "triton", "cuda": "cuda", "torch": "reference"}  # name -> module
@@ -66,18 +68,21 @@ def _choose(device: torch.device, name: str | None) -> Backend:
     return next(backend for backend in map(load_backend, order) if backend.refusal(device) is None)
 
 
-def run_plan(plan: Plan, cur: Sequence[Tensor], out: Tensor, update: bool, backend: str | None = None) -> None:
-    """Fill out [K, M] with the sums of every layer; with `update`, prev <- cur.
+def run_plan(
+    plan: Plan, cur: Sequence[Tensor], out: Tensor, cursor: Tensor, update: bool, backend: str | None = None
+) -> None:
+    """Fill row `cursor` [1] modulo R of out [R, K, M] with the sums of every layer; with `update`, prev <- cur.
 
     Nothing here waits for a device, and no autograd graph is made.
     """
     for group in plan.groups:
         chosen = choose_backend(group.device, backend)
         if group.device == out.device:
-            chosen.run(plan, group, cur, out, update)
+            chosen.run(plan, group, cur, out, cursor, update)
         else:  # a model on several devices: its sums meet on that of the first layer
-            local = torch.zeros_like(out, device=group.device)
-            chosen.run(plan, group, cur, local, update)
-            out[:, group.layers] = local[:, group.layers].to(out.device)
+            local = torch.zeros_like(out[:1], device=group.device)
+            chosen.run(plan, group, cur, local, torch.zeros(1, dtype=torch.int64, device=group.device), update)
+            for i in group.layers:
+                out[:, :, i].index_copy_(0, cursor % len(out), local[:, :, i].to(out.device))
     if plan.strided:
-        reference.run_layers(plan.strided, cur, plan.prev, out, update)
+        reference.run_layers(plan.strided, cur, plan.prev, out, cursor, update)

@@ -44,6 +44,7 @@ class Plan:
     strided: list[int]  # layers whose memory is not one dense block, or not in one order: the reference reads them
     device: torch.device  # where the sums go: that of the first layer
     numel: Tensor  # [M] int64, on that device
+    zero: Tensor  # [1] int64, on that device: the cursor of an `out` of one row
 
 
 def build_plan(cur: Sequence[Tensor], prev: Sequence[Tensor]) -> Plan:
@@ -63,6 +64,7 @@ def build_plan(cur: Sequence[Tensor], prev: Sequence[Tensor]) -> Plan:
         strided=strided,
         device=cur[0].device,
         numel=torch.tensor([w.numel() for w in cur], device=cur[0].device),
+        zero=torch.zeros(1, dtype=torch.int64, device=cur[0].device),
     )
 
 

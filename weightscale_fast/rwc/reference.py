@@ -1,6 +1,6 @@
 """The `torch` backend: the definition of the sums in plain PyTorch, for every device and memory layout.
 
-Letters: M layers of the model, K sums per layer.
+Letters: M layers of the model, K sums per layer, R rows of out.
 """
 
 from __future__ import annotations
@@ -18,16 +18,20 @@ def refusal(device: torch.device) -> str | None:
     return None
 
 
-def run(plan: Plan, group: Group, cur: Sequence[Tensor], out: Tensor, update: bool) -> None:
-    """Fill the group's columns of out [K, M]; with `update`, prev <- cur."""
-    run_layers(group.layers, cur, plan.prev, out, update)
+def run(plan: Plan, group: Group, cur: Sequence[Tensor], out: Tensor, cursor: Tensor, update: bool) -> None:
+    """Fill the group's columns of row `cursor` of out [R, K, M]; with `update`, prev <- cur."""
+    run_layers(group.layers, cur, plan.prev, out, cursor, update)
 
 
 @torch.no_grad()
-def run_layers(layers: Sequence[int], cur: Sequence[Tensor], prev: Sequence[Tensor], out: Tensor, update: bool) -> None:
-    """Fill the columns `layers` of out [K, M], one layer after the other; cur [M], prev [M]."""
+def run_layers(
+    layers: Sequence[int], cur: Sequence[Tensor], prev: Sequence[Tensor], out: Tensor, cursor: Tensor, update: bool
+) -> None:
+    """Fill the columns `layers` of row `cursor` of out [R, K, M], one layer after the other; cur [M], prev [M]."""
+    row = cursor % out.shape[0]
     for i in layers:
-        out[:, i] = layer_sums(cur[i], prev[i], with_ratio=len(out) == 4, dtype=out.dtype)
+        sums = layer_sums(cur[i], prev[i], with_ratio=out.shape[1] == 4, dtype=out.dtype)
+        out[:, :, i].index_copy_(0, row, sums[None])
         if update:
             prev[i].copy_(cur[i])
 

@@ -1,6 +1,7 @@
 """The contract of the compiled passes: their schemas and what they say of shapes. csrc and triton.py implement them.
 
-Letters: C chunks, L layers of a group, M layers of the model, K sums per layer (3, or 4 with the ratios).
+Letters: C chunks, L layers of a group, M layers of the model, K sums per layer (3, or 4 with the ratios), R rows of
+out.
 """
 
 from __future__ import annotations
@@ -10,9 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# The current weights come as addresses in `chunks`; prev, partial and out are written.
+# The current weights come as addresses in `chunks`; prev, partial and row `cursor` modulo R of out are written. The
+# cursor stays on the device, so that a CUDA graph that is replayed fills row after row.
 _TABLES = "Tensor chunks, Tensor layer_start, Tensor layer_row"
-_ARGUMENTS = f"{_TABLES}, Tensor(a!) prev, Tensor(b!) partial, Tensor(c!) out, bool update"
+_ARGUMENTS = f"{_TABLES}, Tensor(a!) prev, Tensor(b!) partial, Tensor(c!) out, Tensor cursor, bool update"
 library = torch.library.Library("weightscale_fast", "FRAGMENT")  # type: ignore[no-untyped-call]
 library.define(f"layer_sums({_ARGUMENTS}) -> ()")  # type: ignore[no-untyped-call]
 library.define(f"layer_sums_triton({_ARGUMENTS}) -> ()")  # type: ignore[no-untyped-call]
@@ -25,13 +27,15 @@ def _layer_sums_fake(
     layer_row: Tensor,  # [L]
     prev: Tensor,  # any shape
     partial: Tensor,  # [>= K, C]
-    out: Tensor,  # [K, M]
+    out: Tensor,  # [R, K, M]
+    cursor: Tensor,  # [1]
     update: bool,
     stream: Any = None,
 ) -> None:
     torch._check(chunks.size(0) == 3 and chunks.size(1) == partial.size(1), lambda: "chunks must be [3, C]")
     torch._check(layer_start.size(0) == layer_row.size(0) + 1, lambda: "layer_start must be [L + 1]")
-    torch._check(out.size(0) in (3, 4) and partial.size(0) >= out.size(0), lambda: "out must be [K, M], K 3 or 4")
+    torch._check(out.dim() == 3 and out.size(1) in (3, 4), lambda: "out must be [R, K, M], K 3 or 4")
+    torch._check(partial.size(0) >= out.size(1), lambda: "partial must be [K, C]")
 
 
 for _name in ("layer_sums", "layer_sums_triton", "layer_sums_cuda"):

@@ -39,16 +39,17 @@ def _trial_error(device: torch.device) -> str | None:
     weights = [torch.zeros(1, 1, device=device)]
     plan = build_plan(weights, [torch.zeros(1, 1, device=device)])
     try:
-        run(plan, plan.groups[0], weights, torch.zeros(3, 1, dtype=torch.float64, device=device), update=False)
+        out = torch.zeros(1, 3, 1, dtype=torch.float64, device=device)
+        run(plan, plan.groups[0], weights, out, plan.zero, update=False)
     except Exception as error:  # whatever a compiler may raise
         return f"a trial of its kernels failed: {error!r}"
     return None
 
 
-def run(plan: Plan, group: Group, cur: Sequence[Tensor], out: Tensor, update: bool) -> None:
-    """Fill the group's columns of out [K, M]; with `update`, prev <- cur in the same read."""
+def run(plan: Plan, group: Group, cur: Sequence[Tensor], out: Tensor, cursor: Tensor, update: bool) -> None:
+    """Fill the group's columns of row `cursor` of out [R, K, M]; with `update`, prev <- cur in the same read."""
     torch.ops.weightscale_fast.layer_sums_triton.default(
-        group.chunks, group.layer_start, group.layer_row, group.prev, group.partial, out, update
+        group.chunks, group.layer_start, group.layer_row, group.prev, group.partial, out, cursor, update
     )
 
 
@@ -68,12 +69,13 @@ def _layer_sums(
     layer_row: Tensor,  # [L]
     prev: Tensor,  # any shape
     partial: Tensor,  # [>= K, C]
-    out: Tensor,  # [K, M]
+    out: Tensor,  # [R, K, M]
+    cursor: Tensor,  # [1]
     update: bool,
 ) -> None:
     from .triton_kernels import chunk_sums_kernel, layer_sums_kernel
 
-    (K, M), C, L = out.shape, chunks.shape[1], len(layer_row)
+    (R, K, M), C, L = out.shape, chunks.shape[1], len(layer_row)
     launch = launch_for(architecture(prev.device), prev.element_size())
     with torch.accelerator.device_index(prev.device.index):
         if C:
@@ -90,7 +92,18 @@ def _layer_sums(
                 **OPTIONS,
             )
         layer_sums_kernel[(L,)](
-            partial, layer_start, layer_row, out, C, M, K=K, BLOCK=STAGE_2.block, num_warps=STAGE_2.num_warps, **OPTIONS
+            partial,
+            layer_start,
+            layer_row,
+            out,
+            cursor,
+            C,
+            M,
+            R,
+            K=K,
+            BLOCK=STAGE_2.block,
+            num_warps=STAGE_2.num_warps,
+            **OPTIONS,
         )
 
 

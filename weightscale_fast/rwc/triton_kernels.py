@@ -1,6 +1,7 @@
 """The Triton kernels of the pass. Stage 1: a chunk a program. Stage 2: a layer a program.
 
-Letters: C chunks, L layers of a group, M layers of the model, K sums per layer (3, or 4 with the ratios).
+Letters: C chunks, L layers of a group, M layers of the model, K sums per layer (3, or 4 with the ratios), R rows of
+out.
 
 Sums: lanes of float32 (float64 for float64 weights) that add one value for every BLOCK of the chunk, then a tree over
 the lanes, then float64. The order is fixed by the plan, there are no atomics: the same weights give the same bits.
@@ -120,24 +121,26 @@ def chunk_sums_kernel(
         tl.store(partial + 3 * stride, tl.sum(ratio_lanes).to(tl.float64) + ratio_sum.to(tl.float64))
 
 
-@triton.jit(do_not_specialize=["C", "M"])
+@triton.jit(do_not_specialize=["C", "M", "R"])
 def layer_sums_kernel(
     partial_ptr,  # [>= K, C] float64
     layer_start_ptr,  # [L + 1] int64
     layer_row_ptr,  # [L] int64
-    out_ptr,  # [K, M] float64
+    out_ptr,  # [R, K, M] float64
+    cursor_ptr,  # [1] int64
     C,
     M,
+    R,
     K: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     layer = tl.program_id(0)
     begin = tl.load(layer_start_ptr + layer)
     end = tl.load(layer_start_ptr + layer + 1)
-    row = tl.load(layer_row_ptr + layer)
+    out = out_ptr + tl.load(cursor_ptr) % R * K * M + tl.load(layer_row_ptr + layer)
     for k in tl.static_range(K):
         lanes = tl.zeros([BLOCK], tl.float64)
         for start in range(begin, end, BLOCK):
             chunk = start + tl.arange(0, BLOCK)
             lanes += tl.load(partial_ptr + k * C.to(tl.int64) + chunk, mask=chunk < end, other=0.0)
-        tl.store(out_ptr + k * M.to(tl.int64) + row, tl.sum(lanes))
+        tl.store(out + k * M.to(tl.int64), tl.sum(lanes))

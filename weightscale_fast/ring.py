@@ -1,0 +1,113 @@
+"""Ring: rows of sums on the device, and their way to the host without anyone waiting.
+
+Letters: R rows of the ring, K sums (3, or 4 with the ratios), L layers.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+RING_ROWS = 512
+SHARD_ROWS = RING_ROWS // 2  # rows that travel together
+
+
+class Part(NamedTuple):
+    """Consecutive rows on the host."""
+
+    first: int  # number of the first row, counted from 0 over the whole record
+    sums: NDArray[np.float64]  # [n, K, L]
+
+
+class _Travel(NamedTuple):
+    """Rows on their way: a copy on a side stream into pinned memory, and the event that ends it."""
+
+    first: int
+    host: Tensor  # [n, K, L]
+    done: torch.cuda.Event
+
+
+class Ring:
+    """R rows on the device, the next of which a counter on the device points at, so that a CUDA graph can record too.
+
+    On a GPU a full half travels to pinned memory on a side stream while the other half fills, and is taken when that is
+    full: `take(wait=False)` then waits for nothing, unless a copy takes longer than 256 steps.
+    """
+
+    def __init__(self, sums: int, layers: int, *, device: torch.device, dtype: torch.dtype) -> None:
+        self.rows = torch.zeros(RING_ROWS, sums, layers, dtype=dtype, device=device)  # [R, K, L]
+        self.cursor = torch.zeros(1, dtype=torch.int64, device=device)  # rows recorded; the next is this modulo R
+        self.recorded = 0  # the same, as far as the host knows
+        self._taken = 0
+        self._in_graph = False
+        self._travel: _Travel | None = None
+        self._stream: torch.cuda.Stream | None = None
+        if device.type == "cuda":
+            self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+
+    def advance(self) -> None:
+        """The row at the cursor is filled."""
+        self.cursor.add_(1)
+        if is_capturing(self.rows.device):
+            self._in_graph = True  # from now on only the device knows
+        else:
+            self.recorded += 1
+
+    def restart(self, recorded: int) -> None:
+        """Forget what is in the ring; `recorded` rows count as taken."""
+        self.take(wait=True)
+        self.recorded = self._taken = recorded
+        self.cursor.fill_(recorded)
+
+    def take(self, *, wait: bool) -> list[Part]:
+        """What has arrived on the host, in order; with `wait`, everything that was recorded."""
+        arrived = self._arrive()
+        if self._stream is not None and not wait:
+            self._depart(self._stream)
+            return arrived
+        if self._in_graph:
+            self.recorded = int(self.cursor.item())
+        lost = self.recorded - self._taken - RING_ROWS
+        if lost > 0:
+            warnings.warn(
+                f"{lost} rows were overwritten before they left the device: call flush() at least once in {RING_ROWS} "
+                "replays of a CUDA graph",
+                stacklevel=2,
+            )
+            self._taken += lost
+        if self._taken < self.recorded:
+            numbers = torch.arange(self._taken, self.recorded, device=self.rows.device) % RING_ROWS
+            arrived.append(Part(self._taken, self.rows[numbers].to("cpu", torch.float64).numpy()))
+            self._taken = self.recorded
+        return arrived
+
+    def _depart(self, stream: torch.cuda.Stream) -> None:
+        """Send the rows that were recorded since the last departure; they lie in one half."""
+        first = self._taken % RING_ROWS
+        rows = self.rows[first : first + self.recorded - self._taken]
+        host = torch.empty(rows.shape, dtype=rows.dtype, pin_memory=True)
+        current = torch.cuda.current_stream(rows.device)
+        stream.wait_stream(current)
+        with torch.cuda.stream(stream):
+            host.copy_(rows, non_blocking=True)
+        self._travel = _Travel(self._taken, host, stream.record_event())
+        self._taken = self.recorded
+
+    def _arrive(self) -> list[Part]:
+        if self._travel is None:
+            return []
+        first, host, done = self._travel
+        if not done.query():  # type: ignore[no-untyped-call]  # it left half a ring ago
+            done.synchronize()
+        self._travel = None
+        return [Part(first, host.numpy())]
+
+
+def is_capturing(device: torch.device) -> bool:
+    """Whether what is called now goes into a CUDA graph instead of being done."""
+    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
