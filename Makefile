@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 SOURCES := $(wildcard csrc/*.h csrc/*/*)
 
-.PHONY: help demo test lint bench clean
+.PHONY: help demo test lint bench gpu-check clean
 .DEFAULT_GOAL := help
 
 help:  ## what there is to make
@@ -25,6 +25,9 @@ lint: $(INSTALLED)  ## style, types, and the order of imports
 bench: $(INSTALLED)  ## the pass against its rivals; then the README's table and figure
 	$(BIN)/python -m pytest bench --benchmark-only --benchmark-json=bench/results/cpu.json
 	$(BIN)/python bench/draw.py bench/results/cpu.json
+
+gpu-check:  ## all that needs a GPU: tests, sanitizer, benchmarks; PYTHON=... is the python with torch to use
+	$(if $(filter file,$(origin PYTHON)),$(or $(wildcard $(BIN)/python),$(PYTHON)),$(PYTHON)) bench/gpu_check.py
 
 clean:  ## forget the environment and the built extension
 	rm -rf $(VENV) build *.egg-info weightscale_fast/_C*

@@ -1,26 +1,40 @@
-"""The weights that are measured, by name."""
+"""The weights that are measured, by name.
+
+The shapes of the networks' layers are in shapes.json, so that no model library is needed.
+"""
 
 from __future__ import annotations
 
-import timm
+import json
+from pathlib import Path
+
 import torch
 from torch import nn
 
-from weightscale_fast.layers import select_layers
-
-MODELS = ("resnet50", "efficientnet_b4", "vit_base_patch16_224")
-ARRAYS = {"1 x 64 M": (1, 64_000_000), "1,000 x 4,096": (1_000, 4_096)}
-CASES = (*MODELS, *ARRAYS)
+NETWORKS = json.loads((Path(__file__).parent / "shapes.json").read_text())  # timm's, of more than one dimension
 
 
-def layers_of(case: str) -> nn.Module:
-    """A module that holds the case's layers and nothing else, float32, untrained."""
+def transformer_1b() -> list[list[int]]:
+    """A decoder of 1.1 B weights: 22 blocks of width 2,048 with grouped queries, an embedding and a head of 32,000."""
+    block = [[2048, 2048], [256, 2048], [256, 2048], [2048, 2048], [5632, 2048], [5632, 2048], [2048, 5632]]
+    return [[32_000, 2048], *block * 22, [32_000, 2048]]
+
+
+SHAPES: dict[str, list[list[int]]] = {
+    **NETWORKS,
+    "transformer 1.1 B": transformer_1b(),
+    "1 x 64 M": [[8_000, 8_000]],
+    "1 x 1 G": [[31_250, 32_000]],
+    "1 x above 2^31": [[2**31 // 4096 + 1, 4096]],
+    "1,000 x 4,096": [[64, 64]] * 1_000,
+}
+ON_CPU = (*NETWORKS, "1 x 64 M", "1,000 x 4,096")
+
+
+def layers_of(case: str, *, dtype: torch.dtype = torch.float32, device: str = "cpu") -> nn.Module:
+    """A module that holds the case's layers and nothing else, random."""
     module = nn.Module()
-    if case in MODELS:
-        weights = [p.detach() for p in select_layers(timm.create_model(case)).values()]
-    else:
-        count, size = ARRAYS[case]
-        weights = [torch.randn(1, size) for _ in range(count)]
-    for i, w in enumerate(weights):
-        module.register_parameter(f"w{i}", nn.Parameter(w))
+    for i, shape in enumerate(SHAPES[case]):
+        weights = torch.randn(shape, dtype=dtype, device=device)
+        module.register_parameter(f"w{i}", nn.Parameter(weights.mul_(0.02)))
     return module

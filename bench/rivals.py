@@ -5,6 +5,7 @@ Every rival leaves prev[i] equal to w[i], for so the next step begins.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -15,10 +16,10 @@ import weightscale_fast as wsf
 Step = Callable[[], Tensor | None]
 
 
-def fast_rwc(model: nn.Module) -> tuple[Step, list[Tensor]]:
+def fast_rwc(model: nn.Module, backend: str | None = None) -> tuple[Step, list[Tensor]]:
     """This package: one pass, from the model itself."""
     prev = wsf.snapshot(model)
-    return lambda: wsf.fast_rwc(model, prev), prev._weights
+    return lambda: wsf.fast_rwc(model, prev, backend=backend), prev._weights
 
 
 def _clones(model: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
@@ -64,6 +65,39 @@ def foreach(model: nn.Module) -> tuple[Step, list[Tensor]]:
     return step, prev
 
 
+def foreach_in_place(model: nn.Module) -> tuple[Step, list[Tensor]]:
+    """The same without a temporary: prev itself becomes the difference before it is refreshed."""
+    weights, prev = _clones(model)
+
+    def step() -> Tensor:
+        prev_l1 = torch._foreach_norm(prev, 1)
+        torch._foreach_sub_(prev, weights)
+        delta_l1 = torch._foreach_norm(prev, 1)
+        torch._foreach_copy_(prev, weights)
+        return torch.stack(delta_l1) / torch.stack(prev_l1)
+
+    return step, prev
+
+
+def naive_graph(model: nn.Module) -> tuple[Step, list[Tensor]]:
+    """The naive loop as a CUDA graph: its thousands of launches cost the host nothing."""
+    step, prev = naive(model)
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        step()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        result = step()
+
+    def replay() -> Tensor | None:
+        graph.replay()
+        return result
+
+    return replay, prev
+
+
 def compiled(model: nn.Module) -> tuple[Step, list[Tensor]]:
     """The naive loop under torch.compile, which fuses it."""
     weights, prev = _clones(model)
@@ -77,6 +111,30 @@ def compiled(model: nn.Module) -> tuple[Step, list[Tensor]]:
         return torch.stack(values)
 
     return lambda: loop(weights, prev), prev
+
+
+@torch.no_grad()
+def worst_error(model: nn.Module, step: Step, prev: list[Tensor]) -> float:
+    """The largest relative error of a layer's RWC over one real step, against float64; NaN for the copy.
+
+    Raises:
+        AssertionError: the step did not move prev on.
+    """
+    for p in model.parameters():
+        p.mul_(1 + 1e-2 * torch.rand_like(p))
+    expected = torch.stack([_exact(w, p) for w, p in zip(model.parameters(), prev, strict=True)])
+    got = step()
+    assert all(torch.equal(w, p) for w, p in zip(model.parameters(), prev, strict=True)), "prev was not moved on"
+    return math.nan if got is None else ((got - expected) / expected).abs().max().item()
+
+
+def _exact(w: Tensor, p: Tensor) -> Tensor:
+    """RWC in float64, a part at a time: the whole may not fit in memory as float64."""
+    delta = prev = torch.zeros((), dtype=torch.float64, device=w.device)
+    for w_part, p_part in zip(w.split(4096), p.split(4096), strict=True):
+        delta = delta + (w_part.double() - p_part.double()).abs().sum()
+        prev = prev + p_part.double().abs().sum()
+    return delta / prev
 
 
 RIVALS = {"fast_rwc": fast_rwc, "copy": copy, "naive": naive, "foreach": foreach, "torch.compile": compiled}

@@ -11,6 +11,14 @@ if not torch.cuda.is_available():  # before anything imports triton: its kernels
 BACKENDS = ("cpu", "torch", "triton")
 
 
+def pytest_collection_modifyitems(items):
+    """Tests marked `gpu` are skipped where there is none, unless make gpu-check demands them."""
+    if not torch.cuda.is_available() and not os.environ.get("WEIGHTSCALE_FAST_REQUIRE_GPU"):
+        for item in items:
+            if "gpu" in item.keywords:
+                item.add_marker(pytest.mark.skip(reason="needs a GPU: make gpu-check"))
+
+
 @pytest.fixture(params=BACKENDS)
 def backend(request):
     """Each backend in turn; a missing one fails, for here all of them must work."""

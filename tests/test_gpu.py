@@ -1,0 +1,202 @@
+"""The pass and the record on a GPU. Marked `gpu`: skipped where there is none, required by `make gpu-check`."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import weightscale_fast as wsf
+from weightscale_fast.ring import SHARD_ROWS
+from weightscale_fast.rwc.op import choose_backend
+from weightscale_fast.rwc.plan import CHUNK
+
+from .oracle import TOLERANCE, module_of, oracle_sums
+
+pytestmark = pytest.mark.gpu
+DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
+SIZES = [1, 2, 3, 7, 8, 9, 255, 1023, 1024, 1025, 4097, CHUNK - 1, CHUNK, CHUNK + 1, 3 * CHUNK + 5, 1_000_003]
+
+
+@pytest.fixture(params=["triton", "cuda", "torch"])
+def backend(request):
+    return request.param
+
+
+@pytest.fixture(params=["triton", "cuda"])
+def fused_backend(request):
+    return request.param
+
+
+def moved(before):
+    """A model whose weights are a small step away from `before`, in the same memory layouts."""
+    after = [w.clone().add_(torch.randn_like(w), alpha=1e-2) for w in before]
+    return module_of(*after)
+
+
+def check(before, model, backend):
+    prev = wsf.snapshot(module_of(*before), layers="all")
+    sums = torch.stack(wsf.layer_sums(model, prev, ratio_sum=True, backend=backend))
+    expected = torch.stack([oracle_sums(w, p) for w, p in zip(model.parameters(), before, strict=True)], dim=1)
+    torch.testing.assert_close(sums, expected, rtol=TOLERANCE, atol=0, equal_nan=True)
+    assert wsf.fast_rwc(model, prev, backend=backend).nan_to_num(0).sum() == 0
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_every_size(dtype, backend):
+    before = [torch.randn(n, device="cuda").to(dtype) for n in SIZES]
+    check(before, moved(before), backend)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_layouts(dtype, backend):
+    """Odd addresses, channels_last, permuted, empty, one element, expanded."""
+    flat = torch.randn(60_001, device="cuda").to(dtype)
+    before = [flat[start : start + 9_001] for start in (1, 9_003, 20_005)]
+    before += [torch.randn(6, 5, 4, 3, device="cuda").to(dtype).to(memory_format=torch.channels_last)]
+    before += [torch.randn(7, 6, 5, device="cuda").to(dtype).permute(2, 0, 1)]
+    before += [torch.empty(0, 3, device="cuda", dtype=dtype), torch.randn(1, 1, device="cuda").to(dtype)]
+    shifted = [torch.cat([w.flatten(), w.flatten()])[3 : 3 + w.numel()].view(w.shape) for w in before[:3]]
+    check(shifted, module_of(*[w.mul(1.5) for w in shifted]), backend)
+    check(before, moved(before), backend)
+
+
+def test_special_values(backend):
+    nan, inf = float("nan"), float("inf")
+    before = [
+        torch.tensor(values, device="cuda") for values in ([1, nan], [1, inf], [0.0, 0.0], [0.0, 2.0], [1e-40, 1.0])
+    ]
+    after = [
+        torch.tensor(values, device="cuda") for values in ([2, 1.0], [1, 1.0], [0.0, 0.0], [1.0, 2.0], [2e-40, 1.0])
+    ]
+    check(before, module_of(*after), backend)
+
+
+def test_same_bits_twice(backend):
+    before = [torch.randn(n, device="cuda") for n in (5, 70_001, 3_000_003)]
+    model, prev = moved(before), wsf.snapshot(module_of(*before), layers="all")
+    results = [
+        torch.stack(wsf.layer_sums(model, prev, update=False, ratio_sum=True, backend=backend)) for _ in range(5)
+    ]
+    assert all(torch.equal(result, results[0]) for result in results)
+
+
+def test_triton_and_cuda_agree():
+    before = [torch.randn(n, device="cuda", dtype=torch.float64) for n in (5, 70_001, 3_000_003)]
+    model, prev = moved(before), wsf.snapshot(module_of(*before), layers="all")
+    triton, cuda = (torch.stack(wsf.layer_sums(model, prev, update=False, backend=b)[:3]) for b in ("triton", "cuda"))
+    torch.testing.assert_close(triton, cuda, rtol=1e-12, atol=0)
+
+
+def test_more_than_2_to_the_31_weights(fused_backend):
+    before = torch.ones(2**31 // 4096 + 1, 4096, dtype=torch.bfloat16, device="cuda")
+    model = module_of(before.clone())
+    with torch.no_grad():
+        model.w0[-1] = 3
+    prev = wsf.snapshot(module_of(before))
+    sums = wsf.layer_sums(model, prev, backend=fused_backend)
+    assert sums.moved == 4096
+    assert sums.delta_l1 == 2 * 4096
+    assert sums.prev_l1 == before.numel()
+    assert wsf.fast_rwc(model, prev, backend=fused_backend) == 0
+
+
+@pytest.fixture
+def no_waiting():
+    """Any wait of the host for the device is an error."""
+    mode = torch.cuda.get_sync_debug_mode()
+    yield lambda: torch.cuda.set_sync_debug_mode("error")
+    torch.cuda.set_sync_debug_mode(mode)
+
+
+def training():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(64, 64), nn.Linear(64, 8)).cuda()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    data = torch.randn(16, 64, device="cuda")
+
+    def step():
+        optimizer.zero_grad(set_to_none=False)
+        model(data).square().mean().backward()
+        optimizer.step()
+
+    return model, optimizer, step
+
+
+def test_nothing_waits(tmp_path, no_waiting):
+    model, optimizer, step = training()
+    prev = wsf.snapshot(model)
+    monitor = wsf.RWCMonitor(model, optimizer, run_dir=tmp_path / "run")
+    step()
+    wsf.fast_rwc(model, prev)
+    no_waiting()
+    for _ in range(2 * SHARD_ROWS + 100):
+        step()
+        wsf.fast_rwc(model, prev)
+    torch.cuda.set_sync_debug_mode("default")
+    monitor.close()
+    history = wsf.RWCHistory.load(tmp_path / "run")
+    assert history.steps.tolist() == list(range(1, 2 * SHARD_ROWS + 102))
+    assert (history.rwc > 0).all()
+
+
+def test_a_graph_records_each_replay():
+    """100 replays of a step with record() in it equal 100 eager steps."""
+    model, _, step = training()
+    eager = wsf.RWCMonitor(model)
+    for _ in range(103):
+        step()
+        eager.record()
+
+    model, _, step = training()
+    monitor = wsf.RWCMonitor(model)
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(3):
+            step()
+            monitor.record()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        step()
+        monitor.record()
+    for _ in range(100):
+        graph.replay()
+    history = monitor.history()
+    assert history.steps.tolist() == eager.history().steps.tolist()
+    assert np.array_equal(history.delta_l1, eager.history().delta_l1)
+    assert monitor.step == 103
+
+
+def test_rows_that_a_graph_overwrote_are_reported():
+    model, _, step = training()
+    monitor = wsf.RWCMonitor(model)
+    step()
+    monitor.record()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        monitor.record()
+    for _ in range(2 * SHARD_ROWS + 10):
+        graph.replay()
+    with pytest.warns(UserWarning, match="11 rows were overwritten"):
+        history = monitor.history()
+    assert history.steps.tolist() == list(range(12, 2 * SHARD_ROWS + 12))
+
+
+def test_fast_rwc_in_a_graph(fused_backend):
+    model = module_of(torch.ones(300, 300, device="cuda"))
+    prev = wsf.snapshot(model)
+    wsf.fast_rwc(model, prev, backend=fused_backend)
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph), torch.no_grad():
+        model.w0.mul_(2)
+        rwc = wsf.fast_rwc(model, prev, backend=fused_backend)
+    for _ in range(3):
+        graph.replay()
+        assert rwc.item() == 1
+
+
+def test_a_gpu_takes_the_triton_backend():
+    assert choose_backend(torch.device("cuda", 0)).__name__ == "weightscale_fast.rwc.triton"
