@@ -1,4 +1,4 @@
-"""Finds the launch settings for the GPU at hand: prints the rows of weightscale_fast/rwc/tuning.py, for a person to commit.
+"""Finds the launch settings for the GPU at hand: prints rows for weightscale_fast/rwc/tuning.py, for a person to commit.
 
     python bench/tune.py
 
@@ -42,7 +42,8 @@ def main() -> None:
         best = [min(column) for column in zip(*times, strict=True)]
         scores = [sum(t / b for t, b in zip(row, best, strict=True)) / len(CASES) for row in times]
         for score, launch, row in sorted(zip(scores, launches, times, strict=True)):
-            print(f"{name} {dtype} {launch} {score:.3f}", *(f"{case}: {t * 1e6:.1f} us" for case, t in zip(CASES, row)))
+            cases = (f"{case}: {t * 1e6:.1f} us" for case, t in zip(CASES, row, strict=True))
+            print(f"{name} {dtype} {launch} {score:.3f}", *cases)
         print(f"best: {dtype.itemsize}: {min(zip(scores, launches, strict=True))[1]}")
 
 
