@@ -1,4 +1,4 @@
-"""Finds the launch settings for the GPU at hand: prints rows for weightscale_fast/rwc/tuning.py, for a person to commit.
+"""Finds the launch settings for the GPU at hand: prints rows for weightscale_fast/rwc/tuning.py, to be committed.
 
     python bench/tune.py
 
