@@ -66,6 +66,8 @@ class Ring:
 
     def take(self, *, wait: bool) -> list[Part]:
         """What has arrived on the host, in order; with `wait`, everything that was recorded."""
+        if self._in_graph and not wait:  # how many there are only the device knows
+            return []
         arrived = self._arrive()
         if self._stream is not None and not wait:
             self._depart(self._stream)

@@ -1,0 +1,53 @@
+"""Ring: order, wrapping, and rows that only the device counted."""
+
+import numpy as np
+import pytest
+import torch
+
+from weightscale_fast.ring import RING_ROWS, Ring
+
+
+def ring_with(count, ring=None):
+    """A ring after `count` rows that hold their own number."""
+    ring = ring or Ring(3, 2, device=torch.device("cpu"), dtype=torch.float64)
+    for _ in range(count):
+        ring.rows[int(ring.cursor) % RING_ROWS] = float(ring.cursor)
+        ring.advance()
+    return ring
+
+
+def numbers(parts):
+    return [(part.first, part.sums[:, 0, 0].tolist()) for part in parts]
+
+
+def test_rows_leave_once_and_in_order():
+    ring = ring_with(3)
+    assert numbers(ring.take(wait=True)) == [(0, [0, 1, 2])]
+    assert ring.take(wait=True) == []
+    assert numbers(ring_with(2, ring).take(wait=True)) == [(3, [3, 4])]
+
+
+def test_rows_wrap_around():
+    ring = ring_with(RING_ROWS - 2)
+    ring.take(wait=True)
+    assert numbers(ring_with(5, ring).take(wait=True)) == [(RING_ROWS - 2, list(range(RING_ROWS - 2, RING_ROWS + 3)))]
+
+
+def test_what_leaves_is_a_copy():
+    ring = ring_with(1)
+    part = ring.take(wait=True)[0]
+    ring.rows.fill_(-1)
+    assert np.array_equal(part.sums, np.zeros((1, 3, 2)))
+
+
+def test_rows_that_were_overwritten_are_reported():
+    ring = ring_with(RING_ROWS + 7)
+    with pytest.warns(UserWarning, match="7 rows were overwritten"):
+        parts = ring.take(wait=True)
+    assert numbers(parts) == [(7, list(range(7, RING_ROWS + 7)))]
+
+
+def test_restart_numbers_rows_from_there():
+    ring = ring_with(5)
+    ring.restart(2)
+    assert numbers(ring_with(1, ring).take(wait=True)) == [(2, [2])]
