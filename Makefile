@@ -5,11 +5,11 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 SOURCES := $(wildcard csrc/*.h csrc/*/*)
 
-.PHONY: help demo test lint bench gpu-check clean
+.PHONY: help demo test lint bench gpu-check test-cuml clean
 .DEFAULT_GOAL := help
 
 help:  ## what there is to make
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(INSTALLED)  ## train ResNet-50 on 5,000 digits for three minutes and explain it: runs/demo/analysis/report.html
 	$(BIN)/weightscale demo
@@ -28,6 +28,10 @@ bench: $(INSTALLED)  ## the pass against its rivals; then the README's table and
 
 gpu-check:  ## all that needs a GPU: tests, sanitizer, benchmarks; PYTHON=... is the python with torch to use
 	$(if $(filter file,$(origin PYTHON)),$(or $(wildcard $(BIN)/python),$(PYTHON)),$(PYTHON)) bench/gpu_check.py
+
+test-cuml: $(INSTALLED)  ## the cuML backend against the real package: installs 2.5 GB; its numbers need a GPU
+	$(BIN)/pip install --quiet --no-build-isolation --editable '.[cuml]'
+	WEIGHTSCALE_FAST_REQUIRE_CUML=1 $(BIN)/python -m pytest tests/test_cuml.py
 
 clean:  ## forget the environment and the built extension
 	rm -rf $(VENV) build *.egg-info weightscale_fast/_C*

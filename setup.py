@@ -15,7 +15,7 @@ import sys
 
 from setuptools import setup
 
-ARCHITECTURES = "8.0;9.0;10.0;12.0+PTX"
+ARCHITECTURES = "8.0;9.0;10.0;12.0+PTX"  # nvcc 12.8 and later know them all
 
 
 def native_extension() -> dict:
@@ -77,6 +77,12 @@ def find_cuda() -> tuple[str | None, str]:
 
     if torch.version.cuda is None:
         return None, f"torch {torch.__version__} is built without CUDA"
+    release = re.search(
+        r"release (\d+)\.(\d+)", subprocess.run([nvcc, "--version"], capture_output=True, text=True).stdout
+    )
+    if release is None or release[1] != torch.version.cuda.partition(".")[0]:
+        found = f"{release[1]}.{release[2]}" if release else "of an unknown release"
+        return None, f"nvcc is {found} and torch {torch.__version__} is built with CUDA {torch.version.cuda}"
     if os.environ.get("CUDA_HOME"):
         return os.environ["CUDA_HOME"], ""
     # nvcc may be a wrapper or a link, so its path says nothing; what it would do says where it is at home.

@@ -27,7 +27,8 @@ def seconds(case: str, dtype: torch.dtype, launch: tuning.Launch) -> float:
 
     model = layers_of(case, dtype=dtype, device="cuda")
     prev = wsf.snapshot(model)
-    tuning.TABLE[triton.architecture(torch.device("cuda", torch.cuda.current_device()))] = {dtype.itemsize: launch}
+    name = triton.architecture(torch.device("cuda", torch.cuda.current_device()))
+    tuning.TABLE[name] = {**tuning.TABLE["sm"], dtype.itemsize: launch}
     return float(do_bench(lambda: wsf.layer_sums(model, prev, backend="triton"), return_mode="median")) / 1e3
 
 

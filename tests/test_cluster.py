@@ -75,7 +75,7 @@ def test_shapes_of_every_field():
 def test_centers_are_the_mean_cleaned_curves():
     # in the first layer 10 is an outlier (mean 1, deviation 3) and becomes 1
     curves = np.array([[0] * 9 + [10], [2] * 10, [50] * 10])
-    clusters = cluster_layers(curves, k=2)
+    clusters = cluster_layers(curves, k=2, scale="linear")
     assert clusters.outliers_replaced == 1
     np.testing.assert_array_equal(clusters.curves[0], [0] * 9 + [1])
     np.testing.assert_array_equal(clusters.centers, [[1] * 9 + [1.5], [50] * 10])
@@ -154,7 +154,9 @@ def test_a_history_gives_names_and_is_turned_to_layers_by_steps():
     assert clusters.labels.tolist() == [0, 1, 0, 1]
 
 
-@pytest.mark.parametrize(("asked", "reason"), [("auto", "auto: scikit-learn on the CPU"), ("sklearn", "asked for")])
+@pytest.mark.parametrize(
+    ("asked", "reason"), [("auto", "auto: 2 points are too few to gain from a GPU"), ("sklearn", "asked for")]
+)
 def test_backend_is_reported_with_its_reason(asked, reason):
     clusters = cluster_layers([[1, 2], [3, 4]], backend=asked)
     assert (clusters.backend, clusters.backend_reason) == ("sklearn", reason)
@@ -232,7 +234,7 @@ def test_identical_layers_are_one_cluster(columns):
 def test_three_curves_many_times_are_three_clusters(columns, space):
     levels = np.array([[0.1], [3.3], [7.7]])
     rows = levels + np.random.default_rng(0).random((3, columns))
-    clusters = cluster_layers(np.tile(rows, (10, 1)), outliers="none", space=space, n_init=5)
+    clusters = cluster_layers(np.tile(rows, (10, 1)), outliers="none", scale="linear", space=space, n_init=5)
     assert clusters.k == 3
     assert clusters.labels.tolist() == [0, 1, 2] * 10
     assert clusters.sse[3:].tolist() == [0] * 14
@@ -255,7 +257,76 @@ def test_more_clusters_than_distinct_curves_are_refused():
         cluster_layers([[1, 2], [1, 2], [3, 4], [3, 4]], k=3)
 
 
+# Scale
+
+
+def test_curves_decades_apart_are_compared_by_their_logarithms():
+    levels = np.array([1e-5, 1e-4, 1e-2])
+    clusters = cluster_layers(10 ** groups(np.log10(levels)), n_init=5)
+    assert clusters.scale == "log"
+    assert clusters.scale_reason.startswith("auto: the layers' medians span 3.")
+    assert clusters.k == 3
+    np.testing.assert_allclose(clusters.centers.mean(axis=1), [-5, -4, -2], atol=0.1)
+    assert cluster_layers(10 ** groups(np.log10(levels)), scale="linear", n_init=5).k == 2
+
+
+def test_log_as_a_way_with_outliers_is_the_log_scale_and_no_cleaning():
+    curves = groups([1.0, 5.0], noise=0.01)
+    short, long = (
+        cluster_layers(curves, k=2, k_max=2, **options)
+        for options in ({"outliers": "log"}, {"outliers": "none", "scale": "log"})
+    )
+    assert (short.scale, short.scale_reason, short.outliers) == ("log", "asked for", "none")
+    np.testing.assert_array_equal(short.curves, long.curves)
+
+
+def test_outliers_are_cleaned_after_the_scale():
+    # log10 of the first row: mean -1.9, deviation 0.3; on a linear scale the row's outlier would weigh ten times that
+    clusters = cluster_layers([[0.01] * 9 + [0.1], [1] * 10], k=2, scale="log")
+    np.testing.assert_allclose(clusters.curves[0], [-2] * 9 + [-1.9])
+    assert clusters.outliers_replaced == 1
+
+
+# HDBSCAN
+
+
+@pytest.mark.parametrize("space", ["raw", "pca"])
+def test_hdbscan_names_the_outlying_layer_that_would_bend_a_center(space):
+    curves = np.vstack([groups([9.0, 1.0]), np.full((1, 10), 40.0)])
+    clusters = cluster_layers(curves, method="hdbscan", scale="linear", space=space, k_max=3, n_init=5)
+    assert clusters.labels.tolist() == [1, 0] * 6 + [-1]
+    assert (clusters.k, clusters.method) == (2, "hdbscan")
+    assert clusters.k_reason == "found by HDBSCAN: clusters of at least 3 layers"
+    np.testing.assert_allclose(clusters.centers[1], clusters.curves[0:12:2].mean(axis=0))
+    assert clusters.center_coordinates.shape == (2, 2)
+    assert clusters.silhouette > 0.9
+    assert np.isnan(clusters.stability)
+
+
+def test_hdbscan_may_find_no_cluster():
+    clusters = cluster_layers(np.vander([1.0, 2, 3, 4, 5], 4), method="hdbscan", scale="linear", n_init=5)
+    assert clusters.labels.tolist() == [-1] * 5
+    assert clusters.k == 0
+    assert clusters.centers.shape == (0, 4)
+    assert np.isnan(clusters.silhouette)
+
+
+def test_hdbscan_of_identical_layers_is_one_cluster():
+    assert cluster_layers(np.full((5, 4), 0.1), method="hdbscan").labels.tolist() == [0] * 5
+
+
+def test_hdbscan_needs_three_layers():
+    with pytest.raises(ValueError, match='needs at least 3 layers, got 2; use method="kmeans"'):
+        cluster_layers([[1, 2], [3, 4]], method="hdbscan")
+
+
 # Bad input
+
+
+def test_constant_rows_are_curves_like_others():
+    clusters = cluster_layers([[1, 1, 1], [1, 1, 1], [5, 5, 5], [5, 5, 6]], k=2, k_max=3)
+    assert clusters.labels.tolist() == [0, 0, 1, 1]
+    assert clusters.outliers_replaced == 0
 
 
 @pytest.mark.parametrize(
@@ -311,7 +382,11 @@ def test_names_must_be_one_a_layer():
         ({"n_init": 0}, "n_init must be an integer of at least 1, got 0"),
         ({"outliers": "3s"}, "outliers must be one of 'two_sigma', 'none', 'mad', 'log', got '3s'"),
         ({"space": "tsne"}, "space must be one of 'raw', 'pca', got 'tsne'"),
-        ({"backend": "gpu"}, "backend must be one of 'auto', 'sklearn', got 'gpu'"),
+        ({"scale": "sqrt"}, "scale must be one of 'auto', 'log', 'linear', got 'sqrt'"),
+        ({"outliers": "log", "scale": "linear"}, 'outliers="log" means scale="log", got scale="linear"'),
+        ({"method": "dbscan"}, "method must be one of 'kmeans', 'hdbscan', got 'dbscan'"),
+        ({"method": "hdbscan", "k": 2}, "finds the number of clusters itself, got k=2; leave k out"),
+        ({"backend": "gpu"}, "backend must be one of 'auto', 'sklearn', 'cuml', got 'gpu'"),
     ],
 )
 def test_options_outside_what_is_listed(options, message):

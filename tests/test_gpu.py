@@ -122,6 +122,7 @@ def training():
     return model, optimizer, step
 
 
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode")
 def test_nothing_waits(tmp_path, no_waiting):
     model, optimizer, step = training()
     prev = wsf.snapshot(model)

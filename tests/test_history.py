@@ -88,6 +88,7 @@ def test_csv(tmp_path):
     [
         ({"moved": np.zeros((2, 2))}, r"moved must be \[steps, layers\] = \[2, 3\], got \[2, 2\]"),
         ({"numel": np.array([1])}, "names, numel and kinds must be as long as each other, got 3, 1, 3"),
+        ({"steps": np.array([2, 1])}, "steps must rise from row to row"),
         ({"definition": "l2"}, "definition must be one of"),
         ({"definition": "mean_ratio"}, 'definition="mean_ratio" needs ratio_sum'),
     ],

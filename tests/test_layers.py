@@ -1,5 +1,7 @@
 """Which parameters are layers, and what they are."""
 
+from collections import Counter
+
 import pytest
 import torch
 from torch import nn
@@ -100,7 +102,12 @@ def test_wrong_arguments(arguments, error, message):
         select_layers(*arguments)
 
 
-def test_kinds():
+def kinds_of(model):
+    """The kind of every layer, by name; the model may be on the meta device."""
+    return {name: layer_kind(model, name) for name, weights in model.named_parameters() if weights.dim() > 1}
+
+
+def test_kinds_by_modules_and_shapes():
     model = nn.ModuleDict(
         {
             "conv": nn.Conv2d(3, 8, 3),
@@ -112,8 +119,90 @@ def test_kinds():
             "other": nn.GRU(2, 2),
         }
     )
-    kinds = {name: layer_kind(model, name) for name in select_layers(model)}
-    assert {name.split(".")[0]: kind for name, kind in kinds.items() if "out_proj" not in name} == {
-        name: name for name in model
-    }
-    assert kinds["attention.out_proj.weight"] == "linear"
+    assert all(name.split(".")[0] == kind for name, kind in kinds_of(model).items())
+    assert layer_kind(nn.MultiheadAttention(4, 2), "in_proj_weight") == "attention"
+
+
+BLOCK = {"pointwise": 32, "depthwise": 32, "pointwise_linear": 30, "squeeze_excite": 64}
+
+
+@pytest.mark.parametrize(
+    ("name", "counts"),
+    [
+        ("efficientnet_b4", {**BLOCK, "conv": 2, "linear": 1}),  # conv: the stem, and the head, which is 1x1
+        ("resnet50", {"conv": 17, "pointwise": 36, "linear": 1}),
+        (
+            "mobilenetv3_large_100",
+            {"conv": 2, "depthwise": 15, "pointwise": 16, "pointwise_linear": 14, "squeeze_excite": 16, "linear": 1},
+        ),
+        ("convnext_tiny", {"conv": 4, "depthwise": 18, "linear": 37}),
+        ("vit_base_patch16_224", {"embedding": 2, "conv": 1, "attention": 24, "linear": 25}),
+    ],
+)
+def test_kinds_of_timm_models(name, counts):
+    timm = pytest.importorskip("timm")
+    with torch.device("meta"):
+        kinds = kinds_of(timm.create_model(name))
+    assert Counter(kinds.values()) == counts
+
+
+def test_kinds_of_efficientnet_go_by_timms_names():
+    with torch.device("meta"):
+        kinds = kinds_of(pytest.importorskip("timm").create_model("efficientnet_b4"))
+    words = {"depthwise": "conv_dw", "pointwise": "conv_pw", "pointwise_linear": "conv_pwl", "squeeze_excite": "se"}
+    for kind, word in words.items():
+        assert {name for name in kinds if word in name.split(".")} == {name for name in kinds if kinds[name] == kind}
+    assert [name for name in kinds if kinds[name] in ("conv", "linear")] == [
+        "conv_stem.weight",
+        "conv_head.weight",
+        "classifier.weight",
+    ]
+
+
+def test_squeeze_and_excite_is_known_by_its_class():
+    torchvision = pytest.importorskip("torchvision")
+    with torch.device("meta"):
+        kinds = kinds_of(torchvision.models.efficientnet_b0(weights=None))
+    assert Counter(kinds.values())["squeeze_excite"] == 32
+
+
+class Conv1D(nn.Module):
+    """GPT-2's own matrix product: the weight lies the other way round."""
+
+    def __init__(self, inputs, outputs):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(inputs, outputs))
+        self.bias = nn.Parameter(torch.zeros(outputs))
+
+
+def gpt2(blocks=2, width=8):
+    def block():
+        attn = nn.ModuleDict({"c_attn": Conv1D(width, 3 * width), "c_proj": Conv1D(width, width)})
+        mlp = nn.ModuleDict({"c_fc": Conv1D(width, 4 * width), "c_proj": Conv1D(4 * width, width)})
+        return nn.ModuleDict({"ln_1": nn.LayerNorm(width), "attn": attn, "mlp": mlp})
+
+    h = nn.ModuleList(block() for _ in range(blocks))
+    body = nn.ModuleDict({"wte": nn.Embedding(16, width), "wpe": nn.Embedding(4, width), "h": h})
+    return nn.ModuleDict({"transformer": body})
+
+
+def test_kinds_of_gpt2():
+    block = {"attn.c_attn": "attention", "attn.c_proj": "attention", "mlp.c_fc": "linear", "mlp.c_proj": "linear"}
+    expected = {"transformer.wte.weight": "embedding", "transformer.wpe.weight": "embedding"}
+    expected |= {f"transformer.h.{i}.{name}.weight": kind for i in range(2) for name, kind in block.items()}
+    assert kinds_of(gpt2()) == expected
+
+
+@pytest.mark.parametrize("around", ["self_attn", "attention", "SelfAttention", "encoder_attn"])
+@pytest.mark.parametrize("name", ["q_proj", "k_proj", "o_proj", "out_proj", "qkv", "query", "to_out"])
+def test_projections_of_an_attention(around, name):
+    inside = nn.ModuleDict({name: nn.Linear(2, 2), "mlp": nn.Linear(2, 2)})
+    model = nn.ModuleDict({around: inside, "proj": nn.Linear(2, 2)})
+    assert list(kinds_of(model).values()) == ["attention", "linear", "linear"]
+
+
+def test_own_modules_of_no_known_shape_are_other():
+    model = nn.Module()
+    model.weight = nn.Parameter(torch.zeros(2, 3, 4))
+    model.bias = None
+    assert layer_kind(model, "weight") == "other"

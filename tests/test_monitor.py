@@ -16,7 +16,7 @@ def training(seed=0, **optimizer_arguments):
     torch.manual_seed(seed)
     model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2, **optimizer_arguments)
-    data = torch.randn(64, 4)
+    data = torch.randn(64, 4, generator=torch.Generator().manual_seed(7))
 
     def step():
         optimizer.zero_grad()
@@ -155,23 +155,63 @@ def test_resume_equals_the_unbroken_run(tmp_path, to_folder):
     monitor._hook.remove()
 
     model, optimizer, step = training(seed=1)
-    torch.manual_seed(0)
     model_state, optimizer_state, monitor_state = torch.load(tmp_path / "checkpoint")
-    _, _, _ = training()  # the data of seed 0
     monitor = wsf.RWCMonitor(model, optimizer, run_dir=run_dir("broken"), resume=to_folder)
     model.load_state_dict(model_state)
     optimizer.load_state_dict(optimizer_state)
     monitor.load_state_dict(monitor_state)
-    torch.manual_seed(0)
-    nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
-    data = torch.randn(64, 4)
     for _ in range(30):
-        optimizer.zero_grad()
-        model(data).square().mean().backward()
-        optimizer.step()
+        step()
     resumed, expected = monitor.history(), unbroken.history()
     assert resumed.steps.tolist() == expected.steps.tolist()
     assert np.array_equal(resumed.rwc, expected.rwc)
+
+
+def test_a_record_that_failed_leaves_steps_and_rows_together():
+    model, optimizer, step = training()
+    monitor = wsf.RWCMonitor(model, optimizer)
+    step()
+    model.double()
+    with pytest.raises(ValueError, match="expected dtype"):
+        monitor._after_step()
+    model.float()
+    step()
+    assert monitor.step == 2
+    assert monitor.history().steps.tolist() == [1, 2]
+
+
+def test_rows_far_apart_reach_the_folder_one_by_one(tmp_path, monkeypatch):
+    monkeypatch.setattr("weightscale_fast.recorder.SHARD_SECONDS", 0.0)
+    model, _, step = training()
+    monitor = wsf.RWCMonitor(model, run_dir=tmp_path / "run")
+    for count in (1, 2, 3):
+        step()
+        monitor.record()
+        assert len(wsf.RWCHistory.load(tmp_path / "run")) == count
+
+
+def test_a_relative_folder_stays_where_it_is(tmp_path, monkeypatch):
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    model, _, step = training()
+    with wsf.RWCMonitor(model, run_dir="run") as monitor:
+        monkeypatch.chdir(tmp_path / "elsewhere")
+        step()
+        monitor.record()
+    assert len(wsf.RWCHistory.load(tmp_path / "run")) == 1
+
+
+def test_a_record_in_memory_goes_on_in_a_folder(tmp_path):
+    model, _, step = training()
+    monitor = wsf.RWCMonitor(model)
+    step()
+    monitor.record()
+    in_folder = wsf.RWCMonitor(model, run_dir=tmp_path / "run")
+    in_folder.load_state_dict(monitor.state_dict())
+    step()
+    in_folder.record()
+    in_folder.close()
+    assert wsf.RWCHistory.load(tmp_path / "run").steps.tolist() == [1, 2]
 
 
 def test_resume_without_a_checkpoint_goes_on_after_the_last_row(tmp_path):
@@ -219,6 +259,19 @@ class TestWrongArguments:
         wsf.RWCMonitor(training()[0], run_dir=tmp_path / "run").close()
         with pytest.raises(wsf.WeightScaleError, match="its names differ"):
             wsf.RWCMonitor(nn.Linear(2, 2), run_dir=tmp_path / "run", resume=True)
+
+    def test_state_that_does_not_fit(self, tmp_path):
+        model, _, step = training()
+        state = wsf.RWCMonitor(model).state_dict()
+        with pytest.raises(ValueError, match="the state is of a monitor with every=1, this has 2"):
+            wsf.RWCMonitor(model, every=2).load_state_dict(state)
+        with pytest.raises(ValueError, match="definition='norm_ratio', this has 'mean_ratio'"):
+            wsf.RWCMonitor(model, definition="mean_ratio").load_state_dict(state)
+        with wsf.RWCMonitor(model, run_dir=tmp_path / "run") as monitor:
+            step()
+            monitor.record()
+            with pytest.raises(ValueError, match="the state's rows are in its run folder"):
+                wsf.RWCMonitor(model).load_state_dict(monitor.state_dict())
 
     def test_state_of_another_model(self):
         state = wsf.RWCMonitor(nn.Linear(2, 2)).state_dict()

@@ -10,8 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from weightscale_fast.analysis import LayerClusters, cluster_layers
-from weightscale_fast.analysis.clean import clean_outliers
+from weightscale_fast.analysis import LayerClusters, cluster_layers, load_curves, weightscale_curves
 from weightscale_fast.analysis.kmeans import kmeans
 from weightscale_fast.analysis.reduce import pca_scores
 
@@ -25,24 +24,14 @@ STARTS = 60
 
 
 @cache
-def curves_of(run: str) -> tuple[tuple[str, ...], np.ndarray]:
-    """Names and curves after steps 1 and 2 of their pipeline: infinities averaged, first and last layer dropped."""
-    with np.load(REFERENCE / f"{run}.npz") as file:
-        names, curves = file["names"].tolist(), file["rwc"].astype(np.float64)
-    for row in curves:
-        finite = np.isfinite(row)
-        row[~finite] = row[finite].sum() / row.size
-    return tuple(names[1:-1]), curves[1:-1]
-
-
-@cache
 def clusters_of(run: str) -> LayerClusters:
-    return cluster_layers(curves_of(run)[1])
+    """All of it in one call: from the file to the clusters, nothing given but the recipe's name."""
+    return cluster_layers(REFERENCE / f"{run}.npz", recipe="weightscale")
 
 
 def single_starts(run: str, space: str, k: int) -> list[tuple[float, list[int]]]:
     """The SSE and the falling cluster sizes that k-means comes to from each of `STARTS` single starts."""
-    scores = pca_scores(clean_outliers(curves_of(run)[1])[0]).scores
+    scores = pca_scores(clusters_of(run).curves).scores
     points = scores if space == "raw" else scores[:, :2]
     found = (kmeans(points, k, n_init=1, seed=seed) for seed in range(STARTS))
     return [(sse, sorted(np.bincount(labels).tolist(), reverse=True)) for labels, sse in found]
@@ -51,6 +40,18 @@ def single_starts(run: str, space: str, k: int) -> list[tuple[float, list[int]]]
 @pytest.mark.parametrize("run", [RESNET, RESNET_SVHN, EFFICIENTNET])
 def test_chord_picks_the_k_they_picked_by_eye(run):
     assert clusters_of(run).k == K[run]
+
+
+@pytest.mark.parametrize(("run", "shape"), [(RESNET, (35, 25)), (RESNET_SVHN, (35, 25)), (EFFICIENTNET, (159, 25))])
+def test_rows_used(run, shape):
+    clusters = clusters_of(run)
+    assert clusters.curves.shape == shape
+    assert clusters.rows.tolist() == list(range(1, shape[0] + 1))
+
+
+@pytest.mark.parametrize(("run", "count"), [(RESNET, 1), (RESNET_SVHN, 1), (EFFICIENTNET, 0)])
+def test_infinities_replaced(run, count):
+    assert clusters_of(run).infinities_replaced == count
 
 
 @pytest.mark.parametrize(("run", "count"), [(RESNET, 50), (RESNET_SVHN, 48), (EFFICIENTNET, 215)])
@@ -123,7 +124,7 @@ def test_published_cluster_sizes_that_more_starts_change():
     ],
 )
 def test_members_of_the_small_clusters(run, members):
-    names, labels = curves_of(run)[0], clusters_of(run).labels
+    names, labels = clusters_of(run).names, clusters_of(run).labels
     clusters = [{name for name, label in zip(names, labels, strict=True) if label == c} for c in range(K[run])]
     assert members in clusters
 
@@ -150,8 +151,9 @@ def test_first_two_coordinates_of_the_centers(run, published):
     ],
 )
 def test_primitives_of_efficientnet(part, count, published, k):
-    names, curves = curves_of(EFFICIENTNET)
-    clusters = cluster_layers(curves[[part in name for name in names]])
+    names, curves = load_curves(REFERENCE / f"{EFFICIENTNET}.npz")
+    used = weightscale_curves(names, curves)[0]
+    clusters = cluster_layers(used[[part in name for name in names[1:-1]]], scale="linear")
     assert len(clusters.labels) == count
     assert clusters.sse[:3] == pytest.approx(published, rel=1e-3, abs=ROUNDING)
     assert clusters.k == k

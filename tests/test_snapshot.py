@@ -1,6 +1,7 @@
 """snapshot, fast_rwc and layer_sums as a training loop uses and misuses them."""
 
 import copy
+import pickle
 
 import pytest
 import torch
@@ -101,6 +102,34 @@ def test_inside_a_compiled_step():
         torch.testing.assert_close(step(1.5), torch.tensor([1.5, 1.5]))
 
 
+def test_state_dict_of_a_wrapped_model():
+    model = network()
+    for wrapper in (torch.compile(model), nn.DataParallel(model), torch.compile(nn.DataParallel(model))):
+        prev = {name: tensor.clone() for name, tensor in wrapper.state_dict().items()}
+        assert wsf.fast_rwc(wrapper, prev).tolist() == [0, 0]
+        assert wsf.fast_rwc(model, prev).tolist() == [0, 0]
+
+
+def test_snapshot_taken_in_inference_mode(backend):
+    model = network()
+    with torch.inference_mode():
+        prev = wsf.snapshot(model)
+    moved_by(model, 2)
+    assert wsf.fast_rwc(model, prev, backend=backend).tolist() == [1, 1]
+    prev.load_state_dict(prev.state_dict())
+
+
+def test_pickle_and_deepcopy():
+    model = network()
+    prev = wsf.snapshot(model)
+    wsf.fast_rwc(model, prev)
+    for other in (pickle.loads(pickle.dumps(prev)), copy.deepcopy(prev)):
+        moved = moved_by(copy.deepcopy(model), 2)
+        assert wsf.fast_rwc(moved, other).tolist() == [1, 1]
+        assert torch.equal(other.state_dict()["3.weight"], moved[3].weight)
+    assert wsf.fast_rwc(model, prev).tolist() == [0, 0]
+
+
 def test_state_dict_round_trip():
     model = network()
     prev, other = wsf.snapshot(model), wsf.snapshot(network())
@@ -163,6 +192,15 @@ class TestAParameterChangesBetweenSteps:
         prev = wsf.snapshot(model)
         model.double()
         with pytest.raises(ValueError, match=r"layer '0.weight' .*dtype torch.float32, got torch.float64"):
+            wsf.fast_rwc(model, prev, backend=backend)
+
+    def test_dtype_at_the_same_address(self, backend):
+        """An allocator may hand the old address out again: the numbers there are then of another kind."""
+        model = network()
+        prev = wsf.snapshot(model)
+        wsf.fast_rwc(model, prev, backend=backend)
+        model[3].weight.requires_grad_(False).data = model[3].weight.data.view(torch.int32)
+        with pytest.raises(TypeError, match=r"layer '3.weight' must be one of float32"):
             wsf.fast_rwc(model, prev, backend=backend)
 
     def test_moved_to_another_device(self, backend):

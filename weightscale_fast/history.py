@@ -68,6 +68,8 @@ class RWCHistory:
     def __post_init__(self) -> None:
         check_definition(self.definition)
         S, L = len(self.steps), len(self.names)
+        if np.any(np.diff(self.steps) <= 0):
+            raise ValueError(f"steps must rise from row to row, got {self.steps.tolist()[:5]}, ...")
         if len(self.numel) != L or len(self.kinds) != L:
             raise ValueError(
                 f"names, numel and kinds must be as long as each other, got {L}, {len(self.numel)}, {len(self.kinds)}"

@@ -18,7 +18,7 @@ from .layers import LayerSelector, layer_kind
 from .recorder import Recorder
 from .ring import Ring, is_capturing
 from .run_folder import Rows, RunFolder
-from .rwc.op import run_plan
+from .rwc.op import choose_backend, run_plan
 from .rwc.plan import sum_dtype
 from .snapshot import Snapshot
 
@@ -28,8 +28,9 @@ class RWCMonitor:
 
     Args:
         model: the network.
-        optimizer: records by itself after each of its real steps (once under gradient accumulation, not where a
-            gradient scaler skips the step). Without one, call `record()` where a step ends.
+        optimizer: records by itself after each of its steps, once under gradient accumulation. A step that a gradient
+            scaler skips is no step, but for fused optimizers, which are called all the same: it is then a row of 0.
+            Without an optimizer, call `record()` where a step ends.
         every: steps between two rows. A row compares with the weights that many steps before, so `every` is the horizon
             too: with the number of steps of an epoch it gives the papers' per-epoch curves.
         layers: which weights are layers, as for `snapshot`.
@@ -88,6 +89,8 @@ class RWCMonitor:
         sums = 4 if definition == "mean_ratio" else 3
         self._ring = Ring(sums, len(self._snapshot), device=plan.device, dtype=sum_dtype(plan.device))
         self._recorder = Recorder(self._ring, every)
+        for group in plan.groups:
+            choose_backend(group.device)  # its first use may compile, which a CUDA graph could not hold
         if run_dir is not None:
             self._recorder.write_to(self._open_run(Path(run_dir), resume))
         elif resume:
@@ -97,7 +100,7 @@ class RWCMonitor:
         self._hook = optimizer.register_step_post_hook(lambda *_: self._after_step()) if optimizer else None
 
     def _open_run(self, path: Path, resume: bool) -> RunFolder:
-        if not (resume and (path / "meta.json").exists()):
+        if not resume or not path.exists() or not any(path.iterdir()):
             return RunFolder.create(path, self._meta)
         run = RunFolder.open(path)
         for key in ("names", "numel", "definition", "every"):
@@ -130,11 +133,12 @@ class RWCMonitor:
         capturing = is_capturing(self._ring.rows.device)
         if capturing and every > 1:
             raise WeightScaleError(f"a CUDA graph records at each replay, so that every must be 1 in it, got {every}")
-        self.step += not capturing
-        if self.step % every == 0 or capturing:
+        step = self.step + (not capturing)
+        if step % every == 0 or capturing:
             plan, cur = self._snapshot.plan_for(self.model)
             run_plan(plan, cur, self._ring.rows, self._ring.cursor, update=True)
             self._recorder.commit()
+        self.step = step  # last: a step whose record failed does not count, so that rows and steps stay together
 
     def history(self) -> RWCHistory:
         """Everything recorded so far."""
@@ -171,16 +175,31 @@ class RWCMonitor:
         self.flush()
         rows = None if self._recorder.has_folder else self._recorder.rows()._asdict()
         tensors = {key: torch.from_numpy(array) for key, array in (rows or {}).items() if array is not None}
-        return {"step": self.step, "weights": self._snapshot.state_dict(), "rows": tensors}
+        return {
+            "step": self.step,
+            "every": self._meta["every"],
+            "definition": self._meta["definition"],
+            "weights": self._snapshot.state_dict(),
+            "rows": tensors,  # without a run folder
+        }
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Go back to the moment of `state_dict()`: later rows are dropped, in the run folder too.
 
         Raises:
-            ValueError: the state is of other layers.
+            ValueError: the state is of other layers, another definition or another `every`, or of a monitor with a run
+                folder while this one has none.
         """
+        for key in ("every", "definition"):
+            if state_dict[key] != self._meta[key]:
+                raise ValueError(
+                    f"the state is of a monitor with {key}={state_dict[key]!r}, this has {self._meta[key]!r}"
+                )
+        rows = {key: tensor.cpu().numpy() for key, tensor in state_dict["rows"].items()}
+        if not rows and not self._recorder.has_folder and state_dict["step"]:
+            raise ValueError("the state's rows are in its run folder: give run_dir and resume=True to go on with them")
         self._snapshot.load_state_dict(state_dict["weights"])
-        rows = {key: tensor.numpy() for key, tensor in state_dict["rows"].items()}
-        kept = Rows(ratio_sum=rows.pop("ratio_sum", None), **rows) if rows and not self._recorder.has_folder else None
-        self._recorder.restart(kept, state_dict["step"])
+        self._recorder.restart(
+            Rows(ratio_sum=rows.pop("ratio_sum", None), **rows) if rows else None, state_dict["step"]
+        )
         self.step = state_dict["step"]

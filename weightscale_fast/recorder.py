@@ -6,6 +6,7 @@ Letters: K sums (3, or 4 with the ratios), L layers.
 from __future__ import annotations
 
 import os
+import time
 import warnings
 
 import numpy as np
@@ -13,9 +14,11 @@ import numpy as np
 from .ring import SHARD_ROWS, Part, Ring
 from .run_folder import Rows, RunFolder, concatenate
 
+SHARD_SECONDS = 60.0
+
 
 class Recorder:
-    """Takes rows out of the ring, half a ring at a time; each such part becomes one shard of the run folder.
+    """Takes rows out of the ring, half a ring or a minute at a time; each such part becomes a shard of the run folder.
 
     A shard that cannot be written stays in memory with one warning and goes out with the next that can.
     """
@@ -26,6 +29,7 @@ class Recorder:
         self._kept: list[Rows] = []  # the whole record without a run folder; with one, what it did not take
         self._run: RunFolder | None = None
         self._warned = False
+        self._last = time.monotonic()  # when rows were taken
         self._process = os.getpid()
 
     @property
@@ -45,7 +49,9 @@ class Recorder:
     def commit(self) -> None:
         """The ring got a row."""
         self._ring.advance()
-        if self._ring.recorded % SHARD_ROWS == 0:
+        now = time.monotonic()
+        if self._ring.recorded % SHARD_ROWS == 0 or now - self._last > SHARD_SECONDS:
+            self._last = now
             self._keep(self._ring.take(wait=False))
 
     def flush(self) -> None:
@@ -70,9 +76,10 @@ class Recorder:
     def restart(self, kept: Rows | None, step: int) -> None:
         """Forget every row after `step`; without a run folder the record is then `kept`."""
         self._ring.restart(step // self._every)
-        self._kept = [] if kept is None else [kept]
         if self._run is not None:
-            self._run.drop_after(step)
+            self._run.drop_after(0 if kept is not None else step)  # either holds the whole record
+        self._kept = [] if kept is None or not len(kept.steps) else [kept]
+        self._keep([])
 
     def _keep(self, arrived: list[Part]) -> None:
         for first, sums in arrived:  # sums [n, K, L]

@@ -40,8 +40,9 @@ class Ring:
     """
 
     def __init__(self, sums: int, layers: int, *, device: torch.device, dtype: torch.dtype) -> None:
-        self.rows = torch.zeros(RING_ROWS, sums, layers, dtype=dtype, device=device)  # [R, K, L]
-        self.cursor = torch.zeros(1, dtype=torch.int64, device=device)  # rows recorded; the next is this modulo R
+        with torch.inference_mode(False):  # they are written in whatever mode
+            self.rows = torch.zeros(RING_ROWS, sums, layers, dtype=dtype, device=device)  # [R, K, L]
+            self.cursor = torch.zeros(1, dtype=torch.int64, device=device)  # rows recorded; the next is this modulo R
         self.recorded = 0  # the same, as far as the host knows
         self._taken = 0
         self._in_graph = False
@@ -66,12 +67,14 @@ class Ring:
 
     def take(self, *, wait: bool) -> list[Part]:
         """What has arrived on the host, in order; with `wait`, everything that was recorded."""
-        if self._in_graph and not wait:  # how many there are only the device knows
+        if is_capturing(self.rows.device):
             return []
         arrived = self._arrive()
-        if self._stream is not None and not wait:
+        if self._stream is not None and not wait and not self._in_graph:
             self._depart(self._stream)
             return arrived
+        if self._stream is not None:
+            torch.cuda.synchronize(self.rows.device)  # whichever stream recorded
         if self._in_graph:
             self.recorded = int(self.cursor.item())
         lost = self.recorded - self._taken - RING_ROWS
@@ -92,7 +95,7 @@ class Ring:
         """Send the rows that were recorded since the last departure; they lie in one half."""
         first = self._taken % RING_ROWS
         rows = self.rows[first : first + self.recorded - self._taken]
-        host = torch.empty(rows.shape, dtype=rows.dtype, pin_memory=True)
+        host = torch.empty(rows.shape, dtype=rows.dtype, device="cpu", pin_memory=True)
         current = torch.cuda.current_stream(rows.device)
         stream.wait_stream(current)
         with torch.cuda.stream(stream):
@@ -107,7 +110,7 @@ class Ring:
         if not done.query():  # type: ignore[no-untyped-call]  # it left half a ring ago
             done.synchronize()
         self._travel = None
-        return [Part(first, host.numpy())]
+        return [Part(first, host.numpy().copy())]  # pinned memory is for travelling only
 
 
 def is_capturing(device: torch.device) -> bool:

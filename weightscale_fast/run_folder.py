@@ -14,7 +14,7 @@ import os
 import platform
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -70,7 +70,7 @@ class RunFolder:
             WeightScaleError: it exists and is not empty, or cannot be written.
             TypeError: meta holds something that JSON cannot.
         """
-        path = Path(path)
+        path = Path(path).absolute()
         versions = {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}
         full = {"format": FORMAT, "versions": versions, **meta}
         text = json.dumps(full, indent=1)
@@ -95,7 +95,7 @@ class RunFolder:
         Raises:
             WeightScaleError: there is no run, or one of another format.
         """
-        path = Path(path)
+        path = Path(path).absolute()
         try:
             meta = json.loads((path / "meta.json").read_text())
         except FileNotFoundError as error:
@@ -132,16 +132,22 @@ class RunFolder:
         Raises:
             WeightScaleError: a shard is torn, or is not of this run.
         """
-        parts: list[Rows] = []
+        return concatenate(list(self.parts()), len(self.meta["names"]), self.meta["definition"] == "mean_ratio")
+
+    def parts(self) -> Iterator[Rows]:
+        """The rows of one shard after another, by rising step: for a run that is larger than memory.
+
+        Raises:
+            WeightScaleError: a shard is torn, or is not of this run.
+        """
         last_step = -1
         for shard in self._shards():
             part = self._read_shard(shard)
             if part.steps[0] <= last_step:  # a resume that was killed left both the old shard and its shortened copy
                 part = part.where(part.steps > last_step)
             if len(part.steps):
-                parts.append(part)
+                yield part
                 last_step = int(part.steps[-1])
-        return concatenate(parts, len(self.meta["names"]), self.meta["definition"] == "mean_ratio")
 
     def last_step(self) -> int:
         """The step of the last row, 0 if there is none."""

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .layers import LayerLookup, LayerSelector, check_weights, select_layers
+from .layers import Fingerprint, LayerLookup, LayerSelector, check_weights, select_layers
 from .rwc.plan import Plan, build_plan, is_dense, same_order
 
 ALIGNMENT = 64  # bytes; a copy starts as far past a multiple of it as its weights do, so that both are aligned together
@@ -35,14 +35,23 @@ class Snapshot:
         self.names = tuple(chosen)
         self.numel = tuple(parameter.numel() for parameter in chosen.values())
         self._arenas, self._weights = _copy_to_arenas([parameter.detach() for parameter in chosen.values()])
-        self._lookup = LayerLookup(model, self.names)
+        self._lookup: LayerLookup | None = LayerLookup(model, self.names)
         self._plan: Plan | None = None
+        self._seen: Fingerprint | None = None  # what the plan was made for
 
     def __len__(self) -> int:
         return len(self.names)
 
     def __repr__(self) -> str:
         return f"Snapshot({len(self)} layers, {sum(self.numel):,} weights, {self.nbytes:,} bytes)"
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"names": self.names, "numel": self.numel, "weights": self._weights}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.names, self.numel = state["names"], state["numel"]
+        self._arenas, self._weights = _copy_to_arenas(state["weights"])
+        self._lookup = self._plan = self._seen = None
 
     @property
     def nbytes(self) -> int:
@@ -68,7 +77,7 @@ class Snapshot:
         for name, weights in zip(self.names, self._weights, strict=True):
             check_same(name, state_dict[name], weights, dtype=False, device=False)
         for name, weights in zip(self.names, self._weights, strict=True):
-            weights.copy_(state_dict[name])
+            weights.copy_(state_dict[name].detach())
 
     def plan_for(self, model: nn.Module) -> tuple[Plan, list[Tensor]]:
         """The plan that compares `model` with the snapshot, and the model's current weights.
@@ -77,14 +86,15 @@ class Snapshot:
             WeightScaleError: the model has not all of the layers.
             ValueError: a layer's shape, dtype or device is no longer the snapshot's.
         """
-        if self._lookup.model is not model:
+        if self._lookup is None or self._lookup.model is not model:
             self._lookup = LayerLookup(model, self.names)
-        cur, addresses, numels = self._lookup()
-        if self._plan is None or addresses != self._plan.addresses or numels != self._plan.numels:
+        cur, seen = self._lookup()
+        if self._plan is None or seen != self._seen:
             for i, (name, weights) in enumerate(zip(self.names, cur, strict=True)):
                 check_same(name, weights, self._weights[i])
                 self._follow_layout(i, weights)
-            self._plan = build_plan(cur, self._weights)
+            with torch.inference_mode(False):
+                self._plan, self._seen = build_plan(cur, self._weights), seen
         return self._plan, cur
 
     def _follow_layout(self, i: int, weights: Tensor) -> None:
@@ -96,6 +106,7 @@ class Snapshot:
             self._weights[i] = new
 
 
+@torch.inference_mode(False)  # the pass writes to them later, in whatever mode
 def _copy_to_arenas(weights: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
     """One flat tensor for each device and dtype, and in them a copy of each of the weights, in its own memory order."""
     offsets: list[int] = []  # in elements

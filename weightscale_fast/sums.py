@@ -116,8 +116,10 @@ def _plan_for(model: nn.Module, prev: Previous) -> tuple[Plan, list[Tensor]]:
         prev = _tensors(prev)
     if not isinstance(prev, Mapping):
         raise TypeError(f"prev must be a Snapshot, a module or a dict of tensors by name, got {type(prev).__name__}")
-    layers = select_layers(model)
-    missing, extra = set(layers) - set(prev), set(prev) - set(_tensors(model))
+    layers, known = select_layers(model), _tensors(model)
+    prev = {_inner_name(name, known): tensor for name, tensor in prev.items()}
+    missing = set(layers) - set(prev)
+    extra = {name for name, tensor in prev.items() if isinstance(tensor, Tensor)} - set(known)
     if missing or extra:
         raise ValueError(
             f"prev is not of this model: it lacks {sorted(missing)[:5] or 'nothing'} "
@@ -132,6 +134,12 @@ def _plan_for(model: nn.Module, prev: Previous) -> tuple[Plan, list[Tensor]]:
             )
     cur: list[Tensor] = list(layers.values())
     return build_plan(cur, [prev[name].detach() for name in layers]), cur
+
+
+def _inner_name(name: str, known: Mapping[str, Tensor]) -> str:
+    """The name without what the wrappers of torch.compile and of data parallelism put before it in a `state_dict`."""
+    inner = name.removeprefix("_orig_mod.").removeprefix("module.").removeprefix("_orig_mod.")
+    return name if name in known else inner
 
 
 def _tensors(model: nn.Module) -> dict[str, Tensor]:

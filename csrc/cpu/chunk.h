@@ -60,7 +60,7 @@ struct BFloat16 {
 };
 
 struct Float16 {
-  using T = _Float16;
+  using T = uint16_t;  // _Float16 is not a type everywhere
   using Wide = F32;
   static constexpr int64_t kWide = 2;
   static void widen(const T* from, Wide* to) {
@@ -72,11 +72,18 @@ struct Float16 {
     to[0] = (F32)_mm256_cvtph_ps(load<__m128i>(from));
     to[1] = (F32)_mm256_cvtph_ps(load<__m128i>(from + half));
 #else
-    to[0] = __builtin_convertvector((load<Vec<T, BYTES / 2>>(from)), F32);
-    to[1] = __builtin_convertvector((load<Vec<T, BYTES / 2>>(from + half)), F32);
+    to[0] = to[1] = F32{};
+    for (int64_t i = 0; i < half; ++i) to[0][i] = widen(from[i]), to[1][i] = widen(from[i + half]);
 #endif
   }
-  static float widen(T x) { return x; }
+  static float widen(T x) {
+    const uint32_t magnitude = static_cast<uint32_t>(x & 0x7fff) << 13;  // exponent and mantissa where float32 has them
+    float value = load<float>(&magnitude) * 0x1p112f;                    // the exponent's other bias; subnormals too
+    uint32_t bits = load<uint32_t>(&value);
+    if ((x & 0x7c00) == 0x7c00) bits = magnitude | 0x7f800000u;  // inf and NaN
+    bits |= static_cast<uint32_t>(x & 0x8000) << 16;
+    return load<float>(&bits);
+  }
 };
 
 inline F32 absolute(F32 x) { return (F32)((U32)x & 0x7fffffffu); }

@@ -1,5 +1,7 @@
 """Analysis of RWC curves: clean, reduce, cluster."""
 
 from .cluster import LayerClusters, cluster_layers
+from .curve_files import NamedCurves, load_curves
+from .recipe import weightscale_curves
 
-__all__ = ["LayerClusters", "cluster_layers"]
+__all__ = ["LayerClusters", "NamedCurves", "cluster_layers", "load_curves", "weightscale_curves"]

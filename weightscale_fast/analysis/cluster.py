@@ -1,109 +1,72 @@
 """Cluster the layers of a network by their RWC curves: hundreds of layers become a few behaviours.
 
-Letters: L layers given, R rows used, T columns (steps or epochs), k clusters, K the largest k of the SSE curves.
+Letters: L layers given, R rows used, T columns (steps or epochs), k clusters.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+import os
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .clean import check_outliers, clean_outliers
-from .curves import CurveRecord, FloatArray, IntArray, named_curves
+from .clean import clean_outliers
+from .curve_files import load_curves
+from .curves import CurveRecord, FloatArray, IntArray, check_finite, named_curves
+from .density import MIN_CLUSTER_SIZE, hdbscan
 from .kmeans import choose_backend, kmeans, silhouette, stability
 from .knee import chord_k, count_distinct, sse_curve
+from .options import check_options
+from .recipe import weightscale_curves
 from .reduce import pca_scores
-
-SPACES = ("raw", "pca")
-
-
-@dataclass(frozen=True, eq=False)
-class LayerClusters:
-    """Which layers learn alike, and everything that was decided on the way there.
-
-    Args:
-        names: the layers' names, R of them.
-        rows: [R] which rows of the input they are.
-        curves: [R, T] their curves after cleaning.
-        labels: [R] the cluster of each, 0..k-1; clusters are numbered by the median of their centre, lowest first.
-        coordinates: [R, 2] the first two principal component scores.
-        k: the number of clusters.
-        k_reason: why that many.
-        sse: [K] sum of squared errors of k-means on `coordinates` for k = 1..K, K = min(k_max, R): the papers' scree
-            plot.
-        sse_raw: [K] the same on the whole curves.
-        explained_variance_ratio: [at least 2] share of the variance along each principal component.
-        centers: [k, T] mean cleaned curve of each cluster.
-        center_coordinates: [k, 2] where the centres lie on the map of `coordinates`.
-        center_offsets: [k] squared distance of each centre from the plane of that map, 0 for `space="pca"`. A point z
-            of the map belongs to the cluster that has the least `|z - center_coordinates|^2 + center_offsets`.
-        outliers: how outliers were cleaned.
-        outliers_replaced: how many values that replaced.
-        stability: mean adjusted Rand index between these labels and those from 5 other seeds, 1 for k = 1.
-        silhouette: mean silhouette in the space that was clustered, NaN for k = 1 and k = R.
-        space: what was clustered, `"raw"` curves or `"pca"` coordinates.
-        seed: of the k-means starts.
-        n_init: how many starts, the best of which counts.
-        backend: which k-means ran.
-        backend_reason: why that one.
-    """
-
-    names: tuple[str, ...]
-    rows: IntArray
-    curves: FloatArray
-    labels: IntArray
-    coordinates: FloatArray
-    k: int
-    k_reason: str
-    sse: FloatArray
-    sse_raw: FloatArray
-    explained_variance_ratio: FloatArray
-    centers: FloatArray
-    center_coordinates: FloatArray
-    center_offsets: FloatArray
-    outliers: str
-    outliers_replaced: int
-    stability: float
-    silhouette: float
-    space: str
-    seed: int
-    n_init: int
-    backend: str
-    backend_reason: str
+from .result import LayerClusters as LayerClusters
+from .scale import to_scale
 
 
 def cluster_layers(
-    curves: ArrayLike | CurveRecord,
+    curves: ArrayLike | CurveRecord | os.PathLike[str],
     *,
     k: int | str = "auto",
     outliers: str = "two_sigma",
     space: str = "raw",
     k_max: int = 17,
     n_init: int = 50,
+    recipe: str | None = None,
+    scale: str = "auto",
+    method: str = "kmeans",
     backend: str = "auto",
     seed: int = 0,
 ) -> LayerClusters:
-    """Clean the curves, map them to the plane of their first two principal components, choose k, and run k-means.
+    """Clean the curves, map them to the plane of their first two principal components, choose k, and cluster.
 
-    The method of WeightScale (Agrawal, Tendle, Sikka, Singh), with their choice of k by eye made a rule.
+    The method of WeightScale (Agrawal, Tendle, Sikka, Singh), with their choice of k by eye made a rule, and a scale
+    that suits the curves of Eq. 1, which are decades apart. `recipe="weightscale"` is what the authors did, exactly.
 
     Args:
-        curves: an array-like [L, T], a row a layer, or an `RWCHistory`.
-        k: how many clusters, 1..L; or `"auto"`, the knee of `sse`: the point furthest below its chord. One choice
+        curves: an array-like [L, T], a row a layer; an `RWCHistory`; or the path of what `load_curves` reads, a run
+            folder, npz or CSV. A run too large for its history is best given by its path: then nothing is held but the
+            matrix of the curves, which becomes the result's.
+        k: how many clusters, 1..R; or `"auto"`, the knee of `sse`: the point furthest below its chord. One choice
             of several that can be defended: look at `sse`, `silhouette` and `stability` too.
-        outliers: `"two_sigma"` (the authors'), `"mad"`, `"log"` or `"none"`; see `clean_outliers`.
-        space: what k-means sees, the whole `"raw"` curves or the two `"pca"` coordinates.
-        k_max: how far the SSE curves go, at most; they end at L.
+        outliers: `"two_sigma"` (the authors'), `"mad"` or `"none"`, see `clean_outliers`, done after the scale; or
+            `"log"`, short for `scale="log", outliers="none"`.
+        space: what is clustered, the whole `"raw"` curves or the two `"pca"` coordinates.
+        k_max: how far the SSE curves go, at most; they end at R.
         n_init: starts of k-means, the best of which counts. 10 miss the papers' optimum in one seed of five.
-        backend: `"sklearn"`, or `"auto"` to have it chosen.
+        recipe: `"weightscale"`, the authors' pipeline: infinities become a mean, the network's first and last layer are
+            dropped (`weightscale_curves`), two-sigma cleaning, linear scale, k-means.
+        scale: `"linear"`, `"log"` (log10, zeros raised to the smallest positive value) or `"auto"`: log where the
+            layers' levels span more than a decade, see `to_scale`. On a linear scale the differences between the
+            fastest layers outweigh all others, and layers that are slow in different ways fall into one cluster.
+        method: `"kmeans"`; or `"hdbscan"`, which finds k itself and leaves outlying layers out of every cluster
+            (label -1) where k-means would let them bend a centre or spend a cluster on each.
+        backend: `"sklearn"`; `"cuml"`, RAPIDS on an NVIDIA GPU; or `"auto"` to have it chosen by the number of layers.
         seed: of the k-means starts; the same seed gives the same result.
 
     Raises:
-        ValueError: curves that are no finite real matrix of at least 2 layers and 2 columns, names that do not fit
-            them, fewer distinct curves than the `k` asked for, or an option outside what is listed here.
+        ValueError: curves that are no finite real matrix of at least 2 layers and 2 columns (the recipe takes
+            infinities, and needs 4 layers), names that do not fit them, fewer distinct curves than the `k` asked for,
+            an option outside what is listed here, or one that contradicts the recipe.
 
     Example:
         >>> clusters = cluster_layers([[1, 2, 1], [1, 2, 2], [9, 8, 9], [9, 9, 9]], k=2)
@@ -113,26 +76,43 @@ def cluster_layers(
         array([[1. , 2. , 1.5],
                [9. , 8.5, 9. ]])
     """
-    names, matrix = named_curves(curves)
-    _check_options(k, outliers, space, k_max, n_init, n_layers=len(matrix))
-    backend, backend_reason = choose_backend(backend)
+    scale, outliers = check_options(
+        k=k,
+        k_max=k_max,
+        n_init=n_init,
+        recipe=recipe,
+        scale=scale,
+        outliers=outliers,
+        space=space,
+        method=method,
+    )
+    names, rows, cleaned, infinities = _rows_used(curves, recipe)
+    if not isinstance(k, str) and k > len(rows):
+        raise ValueError(f"k must be at most the number of layers, {len(rows)}, got {k}; ask for fewer clusters")
 
-    cleaned, replaced = clean_outliers(matrix, outliers)
-    reduced = pca_scores(cleaned)
+    backend, backend_reason = choose_backend(backend, len(rows))
+    scale, scale_reason = to_scale(cleaned, scale)
+    replaced = clean_outliers(cleaned, outliers)
+    reduced = pca_scores(cleaned, backend=backend)
     missing = max(0, 2 - reduced.scores.shape[1])
     coordinates = np.pad(reduced.scores[:, :2], ((0, 0), (0, missing)))
     points = reduced.scores if space == "raw" else coordinates
     if not isinstance(k, str):
         _check_distinct(points, k)
-    sse = sse_curve(coordinates, k_max, n_init=n_init, seed=seed)
-    sse_raw = sse_curve(reduced.scores, k_max, n_init=n_init, seed=seed)
-    k_reason = "asked for"
-    if isinstance(k, str):
-        k, k_reason = chord_k(sse), f"chord rule over k = 1..{len(sse)} of the SSE on the 2-D scores"
-    labels = _number_by_level(kmeans(points, k, n_init=n_init, seed=seed)[0], cleaned)
+    sse = sse_curve(coordinates, k_max, n_init=n_init, seed=seed, backend=backend)
+    sse_raw = sse_curve(reduced.scores, k_max, n_init=n_init, seed=seed, backend=backend)
+    if method == "hdbscan":
+        labels = hdbscan(points)
+        k, k_reason = int(labels.max()) + 1, f"found by HDBSCAN: clusters of at least {MIN_CLUSTER_SIZE} layers"
+    else:
+        k_reason = "asked for"
+        if isinstance(k, str):
+            k, k_reason = chord_k(sse), f"chord rule over k = 1..{len(sse)} of the SSE on the 2-D scores"
+        labels = kmeans(points, k, n_init=n_init, seed=seed, backend=backend)[0]
+    labels = _number_by_level(labels, cleaned, int(k))
     return LayerClusters(
         names=names,
-        rows=np.arange(len(names)),
+        rows=rows,
         curves=cleaned,
         labels=labels,
         coordinates=coordinates,
@@ -141,12 +121,19 @@ def cluster_layers(
         sse=sse,
         sse_raw=sse_raw,
         explained_variance_ratio=np.pad(reduced.explained_variance_ratio, (0, missing)),
-        centers=_means(cleaned, labels),
-        center_coordinates=_means(coordinates, labels),
-        center_offsets=(_means(points, labels)[:, 2:] ** 2).sum(axis=1),
+        centers=_means(cleaned, labels, int(k)),
+        center_coordinates=_means(coordinates, labels, int(k)),
+        center_offsets=(_means(points, labels, int(k))[:, 2:] ** 2).sum(axis=1),
+        recipe=recipe,
+        infinities_replaced=infinities,
+        scale=scale,
+        scale_reason=scale_reason if recipe is None else f'recipe="{recipe}"',
         outliers=outliers,
         outliers_replaced=replaced,
-        stability=stability(points, labels, n_init=n_init, seed=seed),
+        method=method,
+        stability=stability(points, labels, n_init=n_init, seed=seed, backend=backend)
+        if method == "kmeans"
+        else float("nan"),
         silhouette=silhouette(points, labels),
         space=space,
         seed=seed,
@@ -156,21 +143,18 @@ def cluster_layers(
     )
 
 
-def _check_options(k: Any, outliers: str, space: str, k_max: Any, n_init: Any, *, n_layers: int) -> None:
-    if not (isinstance(k, str) and k == "auto"):
-        _check_count("k", k, 'or "auto"')
-        if k > n_layers:
-            raise ValueError(f"k must be at most the number of layers, {n_layers}, got {k}; ask for fewer clusters")
-    _check_count("k_max", k_max)
-    _check_count("n_init", n_init)
-    check_outliers(outliers)
-    if space not in SPACES:
-        raise ValueError(f"space must be one of {', '.join(map(repr, SPACES))}, got {space!r}")
-
-
-def _check_count(argument: str, value: Any, or_else: str = "") -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-        raise ValueError(f"{argument} must be an integer of at least 1 {or_else}".rstrip() + f", got {value!r}")
+def _rows_used(
+    curves: ArrayLike | CurveRecord | os.PathLike[str], recipe: str | None
+) -> tuple[tuple[str, ...], IntArray, FloatArray, int]:
+    """Names, rows and curves [R, T] that are clustered, a matrix to write in, and how many infinities were replaced."""
+    from_file = isinstance(curves, (str, os.PathLike))
+    names, matrix = named_curves(load_curves(curves) if from_file else curves)  # type: ignore[arg-type]
+    rows = np.arange(len(names))
+    if recipe is not None:
+        kept, infinities = weightscale_curves(names, matrix)
+        return names[1:-1], rows[1:-1], kept, infinities
+    check_finite(names, matrix)
+    return names, rows, matrix if from_file else np.array(matrix, dtype=np.float64, order="C"), 0
 
 
 def _check_distinct(points: FloatArray, k: int) -> None:
@@ -182,13 +166,16 @@ def _check_distinct(points: FloatArray, k: int) -> None:
         )
 
 
-def _number_by_level(labels: IntArray, curves: FloatArray) -> IntArray:
+def _number_by_level(labels: IntArray, curves: FloatArray, k: int) -> IntArray:
     """The labels renumbered by the median of each cluster's centre, lowest first; ties by their first layer."""
-    level = np.median(_means(curves, labels), axis=1)
-    first_row = np.unique(labels, return_index=True)[1]
-    return np.lexsort((first_row, level)).argsort()[labels]
+    level = np.median(_means(curves, labels, k), axis=1)
+    first_row = [labels.tolist().index(cluster) for cluster in range(k)]
+    new_number = np.lexsort((first_row, level)).argsort()
+    return np.append(new_number, -1)[labels]  # -1, in no cluster, stays -1
 
 
-def _means(rows: FloatArray, labels: IntArray) -> FloatArray:
+def _means(rows: FloatArray, labels: IntArray, k: int) -> FloatArray:
     """The mean of the `rows` [R, n] of each cluster, [k, n]."""
-    return np.stack([rows[labels == cluster].mean(axis=0) for cluster in range(labels.max() + 1)])
+    member = (labels == np.arange(k)[:, None]).astype(np.float64)  # [k, R]; a product, so that no row is copied
+    means: FloatArray = member @ rows / member.sum(axis=1, keepdims=True)
+    return means

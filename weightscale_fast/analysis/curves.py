@@ -28,7 +28,7 @@ class CurveRecord(Protocol):
 
 
 def named_curves(curves: ArrayLike | CurveRecord) -> tuple[tuple[str, ...], NDArray[Any]]:
-    """The names [L] and the matrix [L, T] of `curves`, checked to be real, finite and large enough to cluster.
+    """The names [L] and the matrix [L, T] of `curves`, checked to be real and large enough to cluster.
 
     Args:
         curves: an array-like [L, T], whose rows are then called "layer 0", "layer 1", ..., or a history: an object with
@@ -37,8 +37,8 @@ def named_curves(curves: ArrayLike | CurveRecord) -> tuple[tuple[str, ...], NDAr
     The matrix keeps its dtype and is not copied where numpy need not.
 
     Raises:
-        ValueError: not a two-dimensional matrix of real numbers, fewer than two layers or columns, a value that is not
-            finite, a number of names other than L, or a name that comes twice.
+        ValueError: not a two-dimensional matrix of real numbers, fewer than two layers or columns, a number of names
+            other than L, or a name that comes twice.
 
     Example:
         >>> named_curves([[0.1, 0.2], [0.3, 0.4]])[0]
@@ -52,7 +52,6 @@ def named_curves(curves: ArrayLike | CurveRecord) -> tuple[tuple[str, ...], NDAr
         matrix = _as_matrix(curves)
         names = tuple(f"layer {i}" for i in range(len(matrix)))
     _check_size(*matrix.shape)
-    _check_finite(names, matrix)
     return names, matrix
 
 
@@ -96,14 +95,20 @@ def _check_size(n_layers: int, n_columns: int) -> None:
         )
 
 
-def _check_finite(names: tuple[str, ...], matrix: NDArray[Any]) -> None:
-    finite = np.isfinite(matrix)
-    if finite.all():
+def check_finite(names: tuple[str, ...], matrix: NDArray[Any], *, infinite_too: bool = False) -> None:
+    """Raise `ValueError` where a value of `matrix` [L, T] is NaN or, unless `infinite_too` may pass, infinite.
+
+    Example:
+        >>> check_finite(("conv", "fc"), np.array([[0.1, np.inf], [0.3, 0.4]]), infinite_too=True)
+    """
+    good = ~np.isnan(matrix) if infinite_too else np.isfinite(matrix)
+    if good.all():
         return
-    bad_layers = [names[i] for i in np.flatnonzero(~finite.all(axis=1))]
-    bad_columns = [str(j) for j in np.flatnonzero(~finite.all(axis=0))]
+    wanted, came = ("numbers", "NaN") if infinite_too else ("finite", "NaN or infinite")
+    bad_layers = [names[i] for i in np.flatnonzero(~good.all(axis=1))]
+    bad_columns = [str(j) for j in np.flatnonzero(~good.all(axis=0))]
     raise ValueError(
-        f"curves must be finite, but {finite.size - np.count_nonzero(finite)} values are NaN or infinite: "
+        f"curves must be {wanted}, but {good.size - np.count_nonzero(good)} values are {came}: "
         f"in {len(bad_layers)} layers ({_some(bad_layers)}) and {len(bad_columns)} columns ({_some(bad_columns)}); "
         "drop those layers or those columns (steps) first"
     )

@@ -5,43 +5,66 @@ Letters: R points, d their dimensions, k clusters.
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
+
 import numpy as np
 
 from ..extras import import_extra
+from . import cuml
 from .curves import FloatArray, IntArray
 
-BACKENDS = ("auto", "sklearn")
+BACKENDS = ("auto", "sklearn", "cuml")
+CUML_POINTS = 50_000  # from here on `auto` takes cuML where it works; not measured yet, its import alone takes 5 s
 
 STABILITY_SEEDS = 5
 
+WIDE = 100  # dimensions, above which a distance costs more to compute than to look up
 
-def choose_backend(backend: str) -> tuple[str, str]:
-    """The name of the k-means to use and the reason for it.
+
+def choose_backend(backend: str, n_points: int) -> tuple[str, str]:
+    """The name of the library to use for `n_points` points, and the reason for it.
 
     Raises:
         ValueError: an unknown backend.
+        WeightScaleError: cuML is asked for and cannot serve here.
 
     Example:
-        >>> choose_backend("sklearn")
+        >>> choose_backend("sklearn", 161)
         ('sklearn', 'asked for')
+        >>> choose_backend("auto", 161)
+        ('sklearn', 'auto: 161 points are too few to gain from a GPU')
     """
     if backend not in BACKENDS:
         raise ValueError(f"backend must be one of {', '.join(map(repr, BACKENDS))}, got {backend!r}")
-    if backend == "auto":
-        return "sklearn", "auto: scikit-learn on the CPU"
-    return backend, "asked for"
+    if backend == "cuml":
+        cuml.check_available()
+    if backend != "auto":
+        return backend, "asked for" + _patched()
+    if n_points < CUML_POINTS:
+        return "sklearn", f"auto: {n_points} points are too few to gain from a GPU" + _patched()
+    reason = cuml.refusal()
+    return ("sklearn", f"auto: {reason}" + _patched()) if reason else ("cuml", f"auto: {n_points} points on a GPU")
 
 
-def kmeans(points: FloatArray, k: int, *, n_init: int, seed: int) -> tuple[IntArray, float]:
+def _patched() -> str:
+    """A note if cuML's accelerator has put itself in scikit-learn's place: what says scikit-learn is then cuML."""
+    accelerator = sys.modules.get("cuml.accel")
+    return "; cuml.accel had patched scikit-learn" if accelerator is not None and accelerator.enabled() else ""
+
+
+def kmeans(points: FloatArray, k: int, *, n_init: int, seed: int, backend: str = "sklearn") -> tuple[IntArray, float]:
     """Labels [R] and the sum of squared errors (SSE) of the best of `n_init` runs of k-means with k-means++ starts.
 
-    k-means++: Arthur and Vassilvitskii, SODA 2007; here scikit-learn's.
+    k-means++: Arthur and Vassilvitskii, SODA 2007; here scikit-learn's. For points of more than `WIDE` dimensions the
+    same with less arithmetic: starts look distances up, and Elkan's algorithm (ICML 2003) leaves most of them out.
 
     Args:
         points: [R, d], at least `k` of them distinct; d may be 0 where `k` is 1.
         k: the number of clusters.
         n_init: the number of starts.
         seed: of the starts; the same seed gives the same labels.
+        backend: `"sklearn"` or `"cuml"`.
 
     Example:
         >>> kmeans(np.array([[0.0], [2.0], [10.0]]), 2, n_init=3, seed=0)[1]
@@ -49,16 +72,38 @@ def kmeans(points: FloatArray, k: int, *, n_init: int, seed: int) -> tuple[IntAr
     """
     if k == 1:
         return np.zeros(len(points), dtype=np.int64), float(((points - points.mean(axis=0)) ** 2).sum())
+    if backend == "cuml":
+        return cuml.kmeans(points, k, n_init=n_init, seed=seed)
     cluster = import_extra("sklearn.cluster", "analysis")
     threadpool_limits = import_extra("threadpoolctl", "analysis").threadpool_limits
 
     # Layers are few: more threads gain nothing up to some 10,000 points, and on a busy machine cost a factor of ten.
     with threadpool_limits(1):
-        fitted = cluster.KMeans(k, init="k-means++", n_init=n_init, random_state=seed).fit(points)
+        wide = points.shape[1] > WIDE
+        init, algorithm = (_starts_by_distance(points), "elkan") if wide else ("k-means++", "lloyd")
+        fitted = cluster.KMeans(k, init=init, n_init=n_init, algorithm=algorithm, random_state=seed).fit(points)
     return fitted.labels_.astype(np.int64), float(fitted.inertia_)
 
 
-def stability(points: FloatArray, labels: IntArray, *, n_init: int, seed: int) -> float:
+def _starts_by_distance(points: FloatArray) -> Callable[..., FloatArray]:
+    """scikit-learn's greedy k-means++, the best of 2 + log k candidates each time, on distances computed once."""
+    distances = import_extra("sklearn.metrics", "analysis").euclidean_distances(points, squared=True)  # [R, R]
+
+    def starts(centred: FloatArray, k: int, random_state: np.random.RandomState) -> FloatArray:
+        chosen = [random_state.randint(len(distances))]
+        nearest = distances[chosen[0]]
+        for _ in range(1, k):
+            candidates = random_state.choice(len(distances), 2 + int(np.log(k)), p=nearest / nearest.sum())
+            left = np.minimum(nearest, distances[candidates])
+            best = left.sum(axis=1).argmin()
+            chosen.append(candidates[best])
+            nearest = left[best]
+        return centred[chosen]
+
+    return starts
+
+
+def stability(points: FloatArray, labels: IntArray, *, n_init: int, seed: int, backend: str = "sklearn") -> float:
     """How alike other seeds cluster: the mean adjusted Rand index of `labels` [R], found from `seed`, with 5 others.
 
     1 when all agree, about 0 when they agree no better than chance (Hubert and Arabie, J. Classification 2, 1985).
@@ -67,12 +112,17 @@ def stability(points: FloatArray, labels: IntArray, *, n_init: int, seed: int) -
     if k == 1:
         return 1.0
     metrics = import_extra("sklearn.metrics", "analysis")
-    others = (kmeans(points, k, n_init=n_init, seed=seed + i)[0] for i in range(1, STABILITY_SEEDS + 1))
+    seeds = range(seed + 1, seed + STABILITY_SEEDS + 1)
+    others = (kmeans(points, k, n_init=n_init, seed=other, backend=backend)[0] for other in seeds)
     return float(np.mean([metrics.adjusted_rand_score(labels, other) for other in others]))
 
 
 def silhouette(points: FloatArray, labels: IntArray) -> float:
-    """Mean silhouette (Rousseeuw, J. Comput. Appl. Math. 20, 1987), -1 to 1; NaN for one cluster or R of them."""
-    if not 0 < labels.max() < len(points) - 1:
+    """Mean silhouette (Rousseeuw, J. Comput. Appl. Math. 20, 1987) of the points in a cluster (label >= 0), -1 to 1.
+
+    NaN for fewer than two clusters, and for as many as points.
+    """
+    members = labels >= 0
+    if not 0 < labels.max() < np.count_nonzero(members) - 1:
         return float("nan")
-    return float(import_extra("sklearn.metrics", "analysis").silhouette_score(points, labels))
+    return float(import_extra("sklearn.metrics", "analysis").silhouette_score(points[members], labels[members]))

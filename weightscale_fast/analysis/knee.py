@@ -31,7 +31,7 @@ def count_distinct(points: FloatArray, limit: int) -> int:
     return count
 
 
-def sse_curve(points: FloatArray, k_max: int, *, n_init: int, seed: int) -> FloatArray:
+def sse_curve(points: FloatArray, k_max: int, *, n_init: int, seed: int, backend: str = "sklearn") -> FloatArray:
     """The sum of squared errors [K] of k-means on `points` [R, d] for k = 1..K, K = min(k_max, R).
 
     From as many clusters as there are distinct points on it is 0, and k-means is not asked.
@@ -42,7 +42,7 @@ def sse_curve(points: FloatArray, k_max: int, *, n_init: int, seed: int) -> Floa
     """
     sse = np.zeros(min(k_max, len(points)))
     for k in range(1, count_distinct(points, len(sse)) + 1):
-        sse[k - 1] = kmeans(points, k, n_init=n_init, seed=seed)[1]
+        sse[k - 1] = kmeans(points, k, n_init=n_init, seed=seed, backend=backend)[1]
     return sse
 
 

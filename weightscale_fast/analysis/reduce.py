@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from . import cuml
 from .curves import FloatArray
 
 BLOCK_COLUMNS = 4096
@@ -31,7 +32,7 @@ class Scores:
     mean: FloatArray
 
 
-def pca_scores(curves: FloatArray) -> Scores:
+def pca_scores(curves: FloatArray, *, backend: str = "sklearn") -> Scores:
     """All principal component scores of the rows of `curves`; the first two are the map of the papers' figures.
 
     With X the column-centred curves, X = U S V^T and the scores are U S. They are an isometry of the rows: k-means,
@@ -45,6 +46,7 @@ def pca_scores(curves: FloatArray) -> Scores:
 
     Args:
         curves: [L, T] finite float64 values.
+        backend: `"cuml"` takes tall matrices to the GPU; it too follows scikit-learn's signs.
 
     Returns:
         `Scores`; equal rows give r = 0 columns.
@@ -56,6 +58,8 @@ def pca_scores(curves: FloatArray) -> Scores:
     """
     n_layers, n_columns = curves.shape
     mean = curves.mean(axis=0)
+    if backend == "cuml" and n_columns <= min(n_layers - 1, cuml.MOST_COLUMNS):
+        return Scores(*cuml.pca(curves, n_columns), mean)
     if n_columns > n_layers:
         vectors, variances = _from_gram(curves, mean)
         tolerance = n_layers * EPSILON

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from .extension import load_error
 from .plan import Group, Plan
+from .trial import trial_error
 
 
 def refusal(device: torch.device) -> str | None:
@@ -18,7 +19,7 @@ def refusal(device: torch.device) -> str | None:
     error = load_error()
     if error is None and not built():
         return "the extension was built without CUDA (no nvcc at install time, or WEIGHTSCALE_FAST_CUDA=0)"
-    return error
+    return error or trial_error(run, device)
 
 
 def built() -> bool:

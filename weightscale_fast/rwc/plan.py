@@ -37,8 +37,6 @@ class Group:
 class Plan:
     """How to read M layers' current and previous weights."""
 
-    addresses: list[int]  # [M] of the current weights, as the plan saw them
-    numels: list[int]  # [M]
     prev: list[Tensor]  # [M] the previous weights in the layers' own shapes
     groups: list[Group]
     strided: list[int]  # layers whose memory is not one dense block, or not in one order: the reference reads them
@@ -57,8 +55,6 @@ def build_plan(cur: Sequence[Tensor], prev: Sequence[Tensor]) -> Plan:
         else:
             strided.append(i)
     return Plan(
-        addresses=[w.data_ptr() for w in cur],
-        numels=[w.numel() for w in cur],
         prev=list(prev),
         groups=[_build_group(layers, cur, prev) for layers in members.values()],
         strided=strided,

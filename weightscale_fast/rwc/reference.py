@@ -31,7 +31,7 @@ def run_layers(
     row = cursor % out.shape[0]
     for i in layers:
         sums = layer_sums(cur[i], prev[i], with_ratio=out.shape[1] == 4, dtype=out.dtype)
-        out[:, :, i].index_copy_(0, row, sums[None])
+        out[:, :, i].index_copy_(0, row, sums[None].to(out.device))
         if update:
             prev[i].copy_(cur[i])
 

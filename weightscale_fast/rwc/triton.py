@@ -13,8 +13,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .plan import Group, Plan, build_plan
+from .plan import Group, Plan
 from .schema import library
+from .trial import trial_error
 from .tuning import OPTIONS, STAGE_2, launch_for
 
 
@@ -27,23 +28,10 @@ def refusal(device: torch.device) -> str | None:
     if found is None:
         return "Triton is not installed"
     if device.type in ("cuda", "xpu"):
-        return _trial_error(device)
+        return trial_error(run, device)
     if device.type == "cpu" and os.environ.get("TRITON_INTERPRET") == "1":
         return None
     return f"it runs on GPUs, these weights are on {device} (on the cpu TRITON_INTERPRET=1 interprets it, slowly)"
-
-
-@functools.cache
-def _trial_error(device: torch.device) -> str | None:
-    """Compile and launch the kernels once: Triton may be there and lack a C compiler or Python's headers."""
-    weights = [torch.zeros(1, 1, device=device)]
-    plan = build_plan(weights, [torch.zeros(1, 1, device=device)])
-    try:
-        out = torch.zeros(1, 3, 1, dtype=torch.float64, device=device)
-        run(plan, plan.groups[0], weights, out, plan.zero, update=False)
-    except Exception as error:  # whatever a compiler may raise
-        return f"a trial of its kernels failed: {error!r}"
-    return None
 
 
 def run(plan: Plan, group: Group, cur: Sequence[Tensor], out: Tensor, cursor: Tensor, update: bool) -> None:

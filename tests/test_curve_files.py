@@ -1,0 +1,140 @@
+"""load_curves: the same curves from a run folder, an npz and a CSV; errors that say what the file should hold."""
+
+import numpy as np
+import pytest
+
+from weightscale_fast.analysis import cluster_layers, load_curves
+from weightscale_fast.errors import WeightScaleError
+from weightscale_fast.history import RWCHistory
+from weightscale_fast.run_folder import Rows, RunFolder
+
+NAMES = ("conv", "a,b", "fc")
+
+
+def history(steps=5, definition="norm_ratio"):
+    rng = np.random.default_rng(0)
+    delta, prev, ratio = rng.random((3, steps, 3))
+    delta[-1, 0], prev[-1, 1] = 0, 0
+    return RWCHistory(
+        names=NAMES,
+        numel=np.array([4, 5, 6]),
+        kinds=("conv", "conv", "linear"),
+        steps=np.arange(1, steps + 1),
+        delta_l1=delta,
+        prev_l1=prev,
+        moved=np.ones((steps, 3), dtype=np.int64),
+        ratio_sum=ratio if definition == "mean_ratio" else None,
+        definition=definition,
+    )
+
+
+@pytest.mark.parametrize("definition", ["norm_ratio", "mean_ratio"])
+@pytest.mark.parametrize("steps", [5, 3])  # 3: as many as layers, so only the key says which way round
+@pytest.mark.parametrize("kind", ["folder", "npz", "csv"])
+def test_every_file_of_a_history_gives_its_curves(tmp_path, kind, steps, definition):
+    record = history(steps, definition)
+    path = tmp_path / f"curves.{kind}"
+    {"folder": record.save, "npz": record.to_npz, "csv": record.to_csv}[kind](path)
+    names, curves = load_curves(str(path))
+    assert names == NAMES
+    np.testing.assert_array_equal(curves, record.rwc.T)
+    assert curves.dtype == np.float64
+    assert curves.flags.c_contiguous
+
+
+def test_shards_follow_each_other_and_overlaps_of_a_killed_resume_count_once(tmp_path):
+    record = history(9)
+    record.select(steps=slice(0, 4)).save(tmp_path / "run")
+    run = RunFolder.open(tmp_path / "run")
+    for rows in (slice(0, 3), slice(3, 9)):
+        part = record.select(steps=rows)
+        run.append(Rows(part.steps, part.delta_l1, part.prev_l1, part.moved, None))
+    np.testing.assert_array_equal(load_curves(tmp_path / "run").curves, record.rwc.T)
+
+
+@pytest.mark.parametrize("turn", [False, True])
+def test_npz_without_steps_is_read_by_its_shape(tmp_path, turn):
+    curves = np.random.default_rng(0).random((3, 7), dtype=np.float32)
+    np.savez(tmp_path / "c.npz", names=np.array(NAMES), rwc=curves.T if turn else curves)
+    np.testing.assert_array_equal(load_curves(tmp_path / "c.npz").curves, curves)
+
+
+def test_square_npz_without_steps_has_a_row_a_layer(tmp_path):
+    curves = np.arange(9.0).reshape(3, 3)
+    np.savez(tmp_path / "c.npz", names=np.array(NAMES), rwc=curves)
+    np.testing.assert_array_equal(load_curves(tmp_path / "c.npz").curves, curves)
+
+
+def test_clusters_from_a_path_and_from_what_it_holds_are_the_same(tmp_path):
+    curves = np.random.default_rng(0).random((3, 7))
+    np.savez(tmp_path / "c.npz", names=np.array(NAMES), rwc=curves)
+    from_path = cluster_layers(tmp_path / "c.npz", n_init=2)
+    from_loaded = cluster_layers(load_curves(tmp_path / "c.npz"), n_init=2)
+    assert from_path.names == from_loaded.names == NAMES
+    np.testing.assert_array_equal(from_path.curves, from_loaded.curves)
+    np.testing.assert_array_equal(from_path.labels, cluster_layers(curves, n_init=2).labels)
+
+
+# Bad files
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"rwc": np.ones((2, 3))}, "must hold names .* no array names, only rwc"),
+        ({"names": np.array(["a", "b"])}, "no array rwc, only names"),
+        ({"names": np.array(["a", "b"]), "rwc": np.ones((3, 4))}, r"2 names do not fit rwc of shape \[3, 4\]"),
+        ({"names": np.array(["a", "b"]), "rwc": np.ones(2)}, r"rwc is float64 \[2\]"),
+        ({"names": np.array(["a", "b"]), "rwc": np.array([["x"], ["y"]])}, "rwc is <U1"),
+        ({"names": np.array(["a", 1], dtype=object), "rwc": np.ones((2, 3))}, "allow_pickle"),
+    ],
+)
+def test_npz_of_another_layout(tmp_path, arrays, message):
+    np.savez(tmp_path / "c.npz", **arrays)
+    with pytest.raises(ValueError, match=message):
+        load_curves(tmp_path / "c.npz")
+
+
+@pytest.mark.parametrize("content", [b"", b"no zip file", b"PK\x03\x04 torn"])
+def test_npz_that_is_none(tmp_path, content):
+    (tmp_path / "c.npz").write_bytes(content)
+    with pytest.raises(ValueError, match="c.npz must hold names"):
+        load_curves(tmp_path / "c.npz")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "must be a table with the head step,<name>"),
+        ("a,b\n1,2\n", "first line starts 'a,b'"),
+        ("step\n1\n", "first line starts 'step'"),
+        ("step,a,b\n", "it has no rows"),
+        ("step,a,b\n1,0.5\n", "line 2 has 2 fields, the head 3"),
+        ("step,a,b\n1,0.5,0.5\n2,0.5,half\n", "line 3: could not convert string to float: 'half'"),
+    ],
+)
+def test_csv_of_another_layout(tmp_path, text, message):
+    (tmp_path / "c.csv").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        load_curves(tmp_path / "c.csv")
+
+
+def test_paths_that_are_none_of_the_three(tmp_path):
+    with pytest.raises(ValueError, match="there is no file .*c.npz"):
+        load_curves(tmp_path / "c.npz")
+    with pytest.raises(ValueError, match="a run folder, an .npz or a .csv file, got .*curves.txt"):
+        load_curves(tmp_path / "curves.txt")
+    with pytest.raises(WeightScaleError, match="no meta.json"):
+        load_curves(tmp_path)
+
+
+def test_duplicate_names_of_a_file_are_refused(tmp_path):
+    (tmp_path / "c.csv").write_text("step,a,a\n1,0.5,0.5\n2,0.5,0.5\n")
+    with pytest.raises(ValueError, match="names must differ, but a come more than once"):
+        cluster_layers(tmp_path / "c.csv")
+
+
+def test_a_run_without_rows_is_refused(tmp_path):
+    RunFolder.create(tmp_path / "run", {"names": ["a", "b"], "definition": "norm_ratio"})
+    with pytest.raises(ValueError, match="at least 2 columns, got 0"):
+        cluster_layers(tmp_path / "run")

@@ -1,0 +1,130 @@
+"""Curves from what lies on a disk: a run folder, an npz or a CSV file.
+
+Letters: S recorded steps, L layers, T columns (steps or epochs).
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+import zipfile
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from ..history import RWCHistory
+from ..run_folder import RunFolder
+from .curves import FloatArray
+
+
+class NamedCurves(NamedTuple):
+    """Curves with their layers' names; `cluster_layers` takes it as it takes a history.
+
+    Args:
+        names: the layers' names, L of them.
+        curves: [L, T] a row a layer.
+    """
+
+    names: tuple[str, ...]
+    curves: FloatArray
+
+    @property
+    def rwc(self) -> FloatArray:
+        """[T, L] as `RWCHistory` has it; no copy."""
+        return self.curves.T
+
+
+def load_curves(path: str | os.PathLike[str]) -> NamedCurves:
+    """Read the RWC curves at `path`.
+
+    - a run folder: the RWC by the run's definition. Shards are read one after another, so that beside the curves
+      themselves, 8 L T bytes, only one shard is in memory; the histories of `RWCHistory.load` are three times that.
+    - `.npz` with the arrays `names` [L] and `rwc`: [S, L] where there are `steps` too, as `RWCHistory.to_npz` writes
+      them; else [L, T], or [S, L] if only that fits the names.
+    - `.csv` as `RWCHistory.to_csv` writes it: a head of `step` and the names, then a row a step.
+
+    Returns:
+        `NamedCurves`, that is (names, curves [L, T]), float64. Values are what the file holds, infinities and NaN too.
+
+    Raises:
+        ValueError: nothing is there, the file is of another kind, or what it holds is not of that layout.
+        WeightScaleError: a folder that is no run folder, or a torn shard.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder) / "curves.csv"
+        ...     _ = path.write_text("step,conv,fc\\n1,0.5,0.25\\n2,0.5,0.125\\n")
+        ...     load_curves(path)
+        NamedCurves(names=('conv', 'fc'), curves=array([[0.5 , 0.5 ],
+               [0.25 , 0.125]]))
+    """
+    path = Path(path)
+    if path.is_dir():
+        return _from_run_folder(path)
+    readers = {".npz": _from_npz, ".csv": _from_csv}
+    if path.suffix not in readers:
+        raise ValueError(f"curves must be a run folder, an .npz or a .csv file, got {path}")
+    if not path.is_file():
+        raise ValueError(f"there is no file {path} to read curves from")
+    return readers[path.suffix](path)
+
+
+def _from_run_folder(path: Path) -> NamedCurves:
+    run = RunFolder.open(path)
+    names = tuple(run.meta["names"])
+    curves = np.empty((len(names), sum(len(part.steps) for part in run.parts())))
+    start = 0
+    for part in run.parts():
+        end = start + len(part.steps)
+        curves[:, start:end] = RWCHistory.from_rows(run.meta, part).rwc.T
+        start = end
+    return NamedCurves(names, curves)
+
+
+def _from_npz(path: Path) -> NamedCurves:
+    try:
+        with open(path, "rb") as opened, np.load(opened) as file:
+            missing = [name for name in ("names", "rwc") if name not in file.files]
+            if missing:
+                raise ValueError(f"no array {' and no array '.join(missing)}, only {', '.join(file.files)}")
+            names, rwc, by_step = file["names"], file["rwc"], "steps" in file.files
+            if names.ndim != 1 or rwc.ndim != 2 or rwc.dtype.kind not in "fiu":
+                raise ValueError(f"names is {names.dtype} {list(names.shape)}, rwc is {rwc.dtype} {list(rwc.shape)}")
+            if by_step or len(rwc) != len(names):
+                rwc = rwc.T
+            if len(rwc) != len(names):
+                raise ValueError(f"{len(names)} names do not fit rwc of shape {list(file['rwc'].shape)}")
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
+        raise ValueError(
+            f"{path} must hold names [layers] and numbers rwc [layers, columns], or rwc [steps, layers] beside steps, "
+            f"as RWCHistory.to_npz writes them: {error}"
+        ) from error
+    return NamedCurves(tuple(map(str, names)), np.ascontiguousarray(rwc, dtype=np.float64))
+
+
+def _from_csv(path: Path) -> NamedCurves:
+    try:
+        with open(path, newline="") as file:
+            head, *rows = csv.reader(file)
+        if head[:1] != ["step"] or len(head) < 2:
+            raise ValueError(f"its first line starts {','.join(head[:3])!r}")
+        if not rows:
+            raise ValueError("it has no rows")
+        table = np.array([_numbers(line, row, len(head)) for line, row in enumerate(rows, start=2)])
+    except (OSError, ValueError, csv.Error) as error:
+        raise ValueError(
+            f"{path} must be a table with the head step,<name>,<name>,... and a row of numbers a step, "
+            f"as RWCHistory.to_csv writes it: {error}"
+        ) from error
+    return NamedCurves(tuple(head[1:]), np.ascontiguousarray(table[:, 1:].T))
+
+
+def _numbers(line: int, row: list[str], length: int) -> list[float]:
+    if len(row) != length:
+        raise ValueError(f"line {line} has {len(row)} fields, the head {length}")
+    try:
+        return [float(field) for field in row]
+    except ValueError as error:
+        raise ValueError(f"line {line}: {error}") from error
