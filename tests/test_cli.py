@@ -66,6 +66,10 @@ def test_analyze_flags(run):
         (["--k", "500"], "k must be at most"),
         (["--outliers", "some"], "outliers must be one of"),
         (["--space", "3d"], "space must be one of"),
+        (["--scale", "big"], "scale must be one of"),
+        (["--method", "guess"], "method must be one of"),
+        (["--recipe", "cake"], "recipe must be None or one of"),
+        (["--by", "(nothing)"], "no layer matches by="),
         (["--layers", "nothing"], "no layer matches"),
         (["--steps", "5"], "--steps must be FIRST:LAST"),
         (["--steps", "a:b"], "--steps must be FIRST:LAST"),
@@ -74,6 +78,46 @@ def test_analyze_flags(run):
 )
 def test_analyze_misused(run, arguments, message, capsys):
     assert main(["analyze", str(run), *arguments]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_analyze_by_groups(run, capsys):
+    assert main(["analyze", str(run), "--by", r"layer(\d)", "--k", "2", "--recipe", "weightscale"]) == 0
+    assert "\n4:\n2 clusters (asked for; stability" in capsys.readouterr().out
+    page = (run / "analysis" / "report.html").read_text("utf-8")
+    assert "<h3>4</h3>" in page
+    assert "Recipe" in page
+
+
+def test_analyze_with_hdbscan_on_a_log_scale(run, capsys):
+    assert main(["analyze", str(run), "--method", "hdbscan", "--scale", "log"]) == 0
+    assert "found by HDBSCAN" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["heat_map", "small_multiples", "pca_panels"])
+def test_plot(run, name, capsys):
+    assert main(["plot", str(run), "--figure", name, "--k", "2"]) == 0
+    assert capsys.readouterr().out == f"figure: {run / 'analysis' / name}.png\n"
+    assert (run / "analysis" / f"{name}.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_plot_to_a_file_of_several_runs(run, tmp_path):
+    out = tmp_path / "deep" / "maps.svg"
+    assert main(["plot", str(run), str(run / "epochs"), "--figure", "pca_panels", "--k", "2", "--out", str(out)]) == 0
+    assert out.read_text("utf-8").startswith("<?xml")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--figure", "pie"], "figure must be one of clustered_curves, group_panels"),
+        (["--figure", "scree", "--out", "scree.pdf"], "--out must be a .png or .svg, got 'scree.pdf'"),
+        (["--figure", "group_panels", "--by", "kinds"], 'by must be "kind", "stage" or a regular expression'),
+        (["more", "--figure", "scree"], "figure 'scree' shows one run, got 2"),
+    ],
+)
+def test_plot_misused(run, arguments, message, capsys):
+    assert main(["plot", str(run), *arguments]) == 2
     assert message in capsys.readouterr().err
 
 

@@ -1,6 +1,8 @@
 """The figures: what they hold, drawn for real with the Agg backend."""
 
+import base64
 import io
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -11,11 +13,16 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
+from PIL import Image
 
 from weightscale_fast import figures
 from weightscale_fast.analysis import cluster_layers
+from weightscale_fast.figures.by_name import NAMES
+from weightscale_fast.figures.by_name import draw as draw_by_name
+from weightscale_fast.figures.phases import phase_labels
 from weightscale_fast.figures.sampling import MOST_POINTS, finite_median, thin, trend, trend_window
-from weightscale_fast.figures.style import cluster_look, short_name
+from weightscale_fast.figures.style import OUTLIER, cluster_look, short_name
+from weightscale_fast.figures.svg import svg_of
 from weightscale_fast.history import RWCHistory
 
 
@@ -53,8 +60,13 @@ def clusters(history):
     return cluster_layers(history, k=3, n_init=2)
 
 
+PAGES = ("group_panels", "pca_panels")  # of several panels
+SINGLE = [name for name in figures.__all__ if name not in PAGES]
+OF_CLUSTERS = ["clustered_curves", "pca_map", "phases", "scree", "small_multiples"]
+
+
 def draw(name, history, clusters, ax=None):
-    data = {"clustered_curves": (history, clusters), "pca_map": (clusters,), "scree": (clusters,)}
+    data = dict.fromkeys(OF_CLUSTERS, (history, clusters)) | {"pca_map": (clusters,), "scree": (clusters,)}
     return getattr(figures, name)(*data.get(name, (history,)), ax=ax)
 
 
@@ -71,19 +83,20 @@ def legend_texts(ax):
 # Every figure
 
 
-@pytest.mark.parametrize("name", figures.__all__)
+@pytest.mark.parametrize("name", SINGLE)
 def test_figure_has_a_title_and_named_axes_and_leaves_matplotlib_as_it_was(name, history, clusters):
     before = dict(matplotlib.rcParams)
     ax = draw(name, history, clusters)
     assert ax.get_title(loc="left")
     assert ax.get_xlabel()
-    assert ax.get_ylabel() or ax.figure.axes[1].get_ylabel()  # a heat map has its unit on the colour bar
+    if name != "phases":  # whose rows are layers, and colours are clusters
+        assert ax.get_ylabel() or ax.figure.axes[1].get_ylabel()  # a heat map has its unit on the colour bar
     assert saved(ax)[:4] == b"\x89PNG"
     assert dict(matplotlib.rcParams) == before
     assert ax.figure.get_facecolor() == (1, 1, 1, 1)
 
 
-@pytest.mark.parametrize("name", figures.__all__)
+@pytest.mark.parametrize("name", SINGLE)
 def test_figure_draws_on_the_axes_it_is_given(name, history, clusters):
     ax = Figure(layout="constrained").add_subplot()
     assert draw(name, history, clusters, ax) is ax
@@ -121,7 +134,7 @@ def test_figure_of_an_odd_history_is_drawn(name, history):
 
 
 @pytest.mark.parametrize("rwc", [[[0.1, 0.2], [0.3, 0.1]], np.zeros((3, 4))], ids=["two_by_two", "zeros"])
-@pytest.mark.parametrize("name", ["clustered_curves", "pca_map", "scree"])
+@pytest.mark.parametrize("name", OF_CLUSTERS)
 def test_figure_of_few_or_equal_layers_is_drawn(name, rwc):
     saved(draw(name, make_history(rwc), cluster_layers(make_history(rwc), n_init=1)))
 
@@ -134,7 +147,9 @@ def test_empty_history_is_refused(name):
 
 def test_many_layers_and_steps_stay_small():
     history = make_history(noisy(10_000, 161))
-    svg = {name: len(saved(getattr(figures, name)(history), "svg")) for name in ("rwc_curves", "heat_map")}
+    clusters = cluster_layers(history, k=3, n_init=1, k_max=3)
+    names = ("rwc_curves", "heat_map", "small_multiples", "phases")
+    svg = {name: len(saved(draw(name, history, clusters), "svg")) for name in names}
     assert max(svg.values()) < 1_000_000
 
 
@@ -170,7 +185,7 @@ def test_rwc_curves_of_many_steps_adds_running_medians_and_keeps_spikes():
 
 def test_rwc_curves_counts_what_it_cannot_draw():
     ax = figures.rwc_curves(make_history([[0.1, 0.0], [np.inf, 0.2]]))
-    assert any("not drawn: 2 values that are zero or not finite" in text.get_text() for text in ax.texts)
+    assert any("not drawn: 2 values, zero or not finite" in text.get_text() for text in ax.texts)
 
 
 def test_clustered_curves_has_a_line_a_layer_and_a_thick_one_a_cluster(history, clusters):
@@ -184,7 +199,23 @@ def test_clustered_curves_has_a_line_a_layer_and_a_thick_one_a_cluster(history, 
     np.testing.assert_allclose(thick[0].get_ydata(), lowest)
 
 
-@pytest.mark.parametrize("name", ["clustered_curves", "pca_map"])
+@pytest.mark.parametrize("name", OF_CLUSTERS)
+def test_outlier_layers_are_grey_and_belong_to_no_cluster(name, history, clusters):
+    labels = np.where(np.arange(12) == 5, OUTLIER, clusters.labels)
+    ax = draw(name, history, replace(clusters, labels=labels, method="hdbscan", stability=float("nan")))
+    saved(ax)
+    if name != "scree":
+        assert "outliers: 1 layer" in legend_texts(ax)
+
+
+@pytest.mark.parametrize("name", OF_CLUSTERS)
+def test_no_cluster_at_all_is_drawn(name, history, clusters):
+    nothing = {"centers": clusters.centers[:0], "center_coordinates": clusters.center_coordinates[:0]}
+    labels = np.full(12, OUTLIER)
+    saved(draw(name, history, replace(clusters, k=0, labels=labels, method="hdbscan", **nothing)))
+
+
+@pytest.mark.parametrize("name", ["clustered_curves", "pca_map", "phases", "small_multiples"])
 def test_legend_covers_no_data(name, history, clusters):
     ax = draw(name, history, clusters)
     saved(ax)
@@ -196,6 +227,140 @@ def test_clusters_of_other_layers_are_refused(history, clusters):
         figures.clustered_curves(history.select("blocks.[12]"), clusters)
     with pytest.raises(ValueError, match="the history has 'only 5 layers' there"):
         figures.clustered_curves(history.select("blocks.0"), clusters)
+
+
+# Small multiples
+
+
+def test_small_multiples_has_a_panel_a_layer_in_network_order(history, clusters):
+    ax = figures.small_multiples(history, clusters)
+    panels, median, curves = ax.collections[:3]
+    assert len(panels.get_paths()) == len(median.get_segments()) == len(curves.get_segments()) == 12
+    assert [to_hex(c) for c in curves.get_colors()] == [cluster_look(i).colour.lower() for i in clusters.labels]
+    assert [int(segment[0, 1]) for segment in curves.get_segments()] == [0] * 10 + [1] * 2
+    names = [text.get_text() for text in ax.texts if "conv_reduce" in text.get_text()]
+    assert names == [short_name(name, 22) for name in history.names]
+    heights = np.array([segment[0, 1] % 1 for segment in curves.get_segments()])
+    assert heights[history.rwc[0].argmax()] == heights.min()  # y runs down: the highest value is on top
+    assert legend_texts(ax)[-1] == "median of all layers"
+
+
+def test_small_multiples_names_what_was_not_clustered(history, clusters):
+    part = cluster_layers(history.select("blocks.0"), k=2, n_init=1)
+    assert "not clustered: 7 layers" in legend_texts(figures.small_multiples(history, part))
+
+
+def test_small_multiples_names_do_not_touch():
+    history = make_history(noisy(3, 161))
+    ax = figures.small_multiples(history, cluster_layers(history, k=3, n_init=1, k_max=3))
+    saved(ax)
+    boxes = [text.get_window_extent() for text in ax.texts if "conv_reduce" in text.get_text()]
+    assert len(boxes) == 161
+    assert not any(one.overlaps(other) for one, other in pairwise(boxes))
+
+
+# Phases
+
+
+def turning(S=80, L=12):
+    """Two groups of layers, slow and fast; halfway three layers change sides."""
+    fast = np.arange(L) % 2 == 0
+    later = fast ^ (np.arange(L) < 3)
+    rng = np.random.default_rng(0)
+    return np.where(np.where(np.arange(S)[:, None] < S // 2, fast, later), 1.0, 0.1) * rng.uniform(0.9, 1.1, (S, L))
+
+
+def test_phases_show_which_layers_changed_sides():
+    clusters = cluster_layers(make_history(turning()), k=2, n_init=2, outliers="none")
+    labels, edges = phase_labels(clusters)
+    assert edges.tolist() == [0, 10, 20, 30, 40, 50, 60, 70, 80]
+    assert (labels[:4] == labels[0]).all()
+    assert (labels[4:] == labels[4]).all()
+    assert np.flatnonzero(labels[0] != labels[4]).tolist() == [0, 1, 2]
+    np.testing.assert_array_equal(labels[0, 3:], clusters.labels[3:])  # the colours of the whole run
+
+
+def test_phases_draws_the_windows_and_the_whole_run(history, clusters):
+    windows, whole = figures.phases(history, clusters).collections[:2]
+    assert windows.get_array().shape == (12, 8)
+    np.testing.assert_array_equal(whole.get_array()[:, 0], clusters.labels)
+
+
+def test_phases_of_other_steps_are_refused(history, clusters):
+    with pytest.raises(ValueError, match="clusters must be of this history's 50 records, got curves of 100 values"):
+        figures.phases(history.select(steps=slice(50)), clusters)
+
+
+# Pages of several panels
+
+
+def test_group_panels_has_curves_and_a_map_a_group(history, clusters):
+    page = figures.group_panels(history, {"all": clusters, "two": None, "some $": clusters})
+    assert [ax.get_title(loc="left") for ax in page.axes] == ["all", "all", r"some \$", r"some \$"]
+    page.savefig(io.BytesIO(), dpi=30)
+
+
+def test_pca_panels_has_a_map_a_run(clusters):
+    page = figures.pca_panels({f"run {i}": clusters for i in range(4)})
+    assert [ax.get_title(loc="left") for ax in page.axes] == [f"run {i}" for i in range(4)]
+
+
+def test_pages_of_nothing_or_too_much_are_refused(history, clusters):
+    with pytest.raises(ValueError, match="clustered groups must be 1 to 12 for one page, got 0"):
+        figures.group_panels(history, {"two": None})
+    with pytest.raises(ValueError, match="runs must be 1 to 12 for one page, got 13; choose some of them"):
+        figures.pca_panels({str(i): clusters for i in range(13)})
+
+
+# SVG
+
+
+def images_of(svg):
+    found = re.findall(rb'"data:image/png;base64,([^"]+)', svg)
+    return [np.asarray(Image.open(io.BytesIO(base64.b64decode(png))).convert("RGBA")).astype(int) for png in found]
+
+
+def test_images_in_an_svg_keep_their_colours(clusters):
+    page = figures.pca_map(clusters).figure
+    (plain,), (small,) = images_of(saved(page.axes[0], "svg")), images_of(svg_of(page, 100))
+    assert len(np.unique(plain.reshape(-1, 4), axis=0)) < 256
+    np.testing.assert_array_equal(plain, small)
+
+
+def test_images_of_many_colours_are_rounded():
+    page = figures.rwc_curves(make_history(noisy(2_000, 20))).figure
+    saved(page.axes[0])
+    page.set_layout_engine("none")  # another round of it would move the lines by a fraction of a pixel
+    (plain, _), (small, _) = images_of(saved(page.axes[0], "svg")), images_of(svg_of(page, 100))
+    assert len(np.unique(plain.reshape(-1, 4), axis=0)) > 256
+    seen = small[..., 3] > 0
+    assert abs(plain - small)[seen].max() <= 8
+    assert plain[~seen, 3].max() < 8
+    assert len(svg_of(page, 100)) < 0.7 * len(saved(page.axes[0], "svg"))
+
+
+# By name
+
+
+def test_every_figure_has_its_name():
+    assert sorted(NAMES) == sorted(figures.__all__)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_figure_by_name(name, history, clusters):
+    page = draw_by_name(name, {"a run": history}, lambda history: clusters, lambda history: {"all": clusters})
+    assert isinstance(page, Figure)
+
+
+def test_figure_by_name_computes_only_what_it_shows(history):
+    draw_by_name("heat_map", {"a run": history}, None, None)
+
+
+def test_wrong_figures_by_name(history):
+    with pytest.raises(ValueError, match="figure must be one of clustered_curves, group_panels, heat_map.*got 'pie'"):
+        draw_by_name("pie", {"a run": history}, None, None)
+    with pytest.raises(ValueError, match="figure 'scree' shows one run, got 2; name one, or draw 'pca_panels'"):
+        draw_by_name("scree", {"a": history, "b": history}, None, None)
 
 
 # Heat maps

@@ -10,12 +10,22 @@ import numpy as np
 import pytest
 
 from weightscale_fast.analysis import cluster_layers
+from weightscale_fast.groups import cluster_groups, group_layers
 from weightscale_fast.report import write_report
 
 from .test_figures import make_history, noisy
 
 NASTY = '</td><script>alert("1 & 2")</script>.weight'
-FIGURES = ["clustered_curves", "pca_map", "scree", "rwc_curves", "heat_map", "moved_fraction"]
+FIGURES = [
+    "clustered_curves",
+    "pca_map",
+    "scree",
+    "small_multiples",
+    "phases",
+    "rwc_curves",
+    "heat_map",
+    "moved_fraction",
+]
 
 
 class Page(HTMLParser):
@@ -80,8 +90,8 @@ def test_folder_holds_every_figure_twice_and_the_tables(folder):
 
 def test_page_embeds_every_figure_and_needs_nothing_else(text, page):
     images = [attrs for tag, attrs in page.tags if tag == "img"]
-    assert len(images) == 7
-    assert all(image["src"].startswith("data:image/svg+xml;base64,") and image["alt"] for image in images)
+    assert len(images) == 9
+    assert all(image["src"].startswith("data:image/svg+xml,%3C?xml") and image["alt"] for image in images)
     outside = re.sub(r'src="data:[^"]*"', "", text)
     assert "http" not in outside.replace("http &amp; co", "")
     assert not re.search(r"\b(src|href|import|url)\b\s*[=(]", outside)
@@ -89,7 +99,7 @@ def test_page_embeds_every_figure_and_needs_nothing_else(text, page):
 
 
 def test_page_says_how_to_read_each_figure_in_two_sentences(page):
-    assert len(page.captions) == 7
+    assert len(page.captions) == 9
     assert all(len(re.findall(r"[.](?= [A-Z]|$)", caption)) == 2 for caption in page.captions)
     assert any("not the sum of the epoch's per-step values" in caption for caption in page.captions)
 
@@ -124,10 +134,48 @@ def test_page_says_how_the_analysis_was_made(page, clusters):
     method = {row[0]: row[1] for row in page.rows if len(row) == 2}
     assert method["Number of clusters"] == "k = 3: asked for"
     assert method["Outliers"] == f"two_sigma: {clusters.outliers_replaced} values of 240 replaced"
+    assert method["Scale"] == f"{clusters.scale}: {clusters.scale_reason}"
+    assert "Recipe" not in method
     assert method["Clustering"] == "k-means on the whole curves, best of 2 starts, seed 0"
     assert method["Stability"].startswith(f"{clusters.stability:.3f}")
     assert method["Silhouette"].startswith(f"{clusters.silhouette:.3f}")
     assert method["Backend"] == f"{clusters.backend}: {clusters.backend_reason}"
+
+
+def test_page_prints_the_choices_of_the_recipe_and_of_hdbscan(history, tmp_path):
+    clusters = cluster_layers(history, recipe="weightscale", n_init=2)
+    method = {row[0]: row[1] for row in Page(write_report(history, clusters, tmp_path).read_text("utf-8")).rows if row}
+    assert method["Recipe"].startswith("weightscale: 0 infinite values replaced, the network's first and last layer")
+    assert method["Scale"] == 'linear: recipe="weightscale"'
+
+    rwc = noisy(40, 12)
+    rwc[:, 4] = 5.0
+    history = make_history(rwc)
+    clusters = cluster_layers(history, method="hdbscan", n_init=2)
+    page = Page(write_report(history, clusters, tmp_path).read_text("utf-8"))
+    method = {row[0]: row[1] for row in page.rows if len(row) == 2}
+    assert method["Clustering"] == "HDBSCAN on the whole curves; layers that belong to no cluster are outliers"
+    assert method["Stability"] == "not defined: no seeds"
+    outliers = [row for row in page.rows if row[0] == "outlier"]
+    assert [row[1] for row in outliers] == [f"{(clusters.labels == -1).sum()}"]
+    assert next(row for row in page.rows if row[0] == "5" and len(row) == 7)[4] == "outlier"
+
+
+def test_groups_get_a_section_each(tmp_path):
+    history = make_history(noisy(40, 12))
+    groups = cluster_groups(history, group_layers(history.names, history.kinds, "stage"), k=2, n_init=1)
+    clusters = cluster_layers(history, k=3, n_init=1)
+    text = write_report(history, clusters, tmp_path, groups=groups).read_text("utf-8")
+    page = Page(text)
+    assert re.findall("<h3>(.*)</h3>", text) == ["blocks.0", "blocks.1"]
+    assert "5 layers in 2 clusters (asked for; stability" in text
+    assert "Too few layers to cluster: blocks.2." in text
+    assert len(page.captions) == 10
+    assert (tmp_path / "group_2_blocks_1.svg").exists()
+    with open(tmp_path / "groups.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["name"] for row in rows] == list(history.names[:10])
+    assert [int(row["cluster"]) for row in rows[:5]] == groups["blocks.0"].labels.tolist()
 
 
 def test_headers_can_be_sorted_with_the_keyboard(page):
@@ -173,7 +221,7 @@ def test_two_layers_and_two_steps_are_enough(tmp_path):
     page = Page(
         write_report(history, cluster_layers(history, n_init=1), tmp_path, per_epoch=nothing).read_text("utf-8")
     )
-    assert len(page.captions) == 6
+    assert len(page.captions) == 8
     assert ["Silhouette", "not defined for this k"] in page.rows
 
 

@@ -1,4 +1,4 @@
-"""The command line: `weightscale demo | train | analyze | info`."""
+"""The command line: `weightscale demo | train | analyze | plot | info`."""
 
 from __future__ import annotations
 
@@ -10,14 +10,21 @@ from collections.abc import Sequence
 from dataclasses import fields
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from .analysis import LayerClusters, cluster_layers
 from .errors import WeightScaleError
+from .figures.by_name import NAMES as FIGURES
+from .figures.by_name import check_figure, draw
+from .figures.sampling import finite_median
+from .figures.style import OUTLIER, count, labels_of
+from .figures.svg import svg_of
+from .groups import cluster_groups, group_layers
 from .history import RWCHistory
-from .report import write_report
+from .report import DPI, write_report
 from .rwc.op import BACKENDS, choose_backend, load_backend
 from .train import TrainConfig, train
 from .train.loop import PER_EPOCH
@@ -48,17 +55,33 @@ def build_parser() -> argparse.ArgumentParser:
 
     analyze = commands.add_parser("analyze", help="cluster the layers of a recorded run, and write its report")
     analyze.add_argument("run", type=Path, metavar="RUN", help="folder of the run")
-    analyze.add_argument("--k", default="auto", help="clusters: a number, or auto for the chord rule (default)")
-    analyze.add_argument("--outliers", default="two_sigma", help="two_sigma (default), none, mad or log")
-    analyze.add_argument("--space", default="raw", help="cluster the raw curves (raw, default) or their 2-D map (pca)")
-    analyze.add_argument("--layers", metavar="REGEX", help="only the layers whose name matches")
-    analyze.add_argument("--steps", metavar="FIRST:LAST", help="only the steps from FIRST to LAST")
-    analyze.add_argument("--seed", type=int, default=0)
+    _add_analysis_flags(analyze)
     analyze.set_defaults(call=run_analyze)
+
+    plot = commands.add_parser("plot", help="draw one figure of a recorded run, or the maps of several")
+    plot.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="folder of the run")
+    plot.add_argument("--figure", required=True, metavar="NAME", help=f"one of {', '.join(FIGURES)}")
+    plot.add_argument("--out", type=Path, metavar="FILE", help="a .png or .svg (default: RUN/analysis/NAME.png)")
+    _add_analysis_flags(plot)
+    plot.set_defaults(call=run_plot)
 
     info = commands.add_parser("info", help="which backends and packages work here, and why the others do not")
     info.set_defaults(call=run_info)
     return parser
+
+
+def _add_analysis_flags(parser: argparse.ArgumentParser) -> None:
+    """What to cluster and how: see `cluster_layers`."""
+    parser.add_argument("--k", default="auto", help="clusters: a number, or auto for the chord rule (default)")
+    parser.add_argument("--recipe", help="weightscale: what the authors did, exactly")
+    parser.add_argument("--scale", default="auto", help="linear, log, or auto: log where layers are decades apart")
+    parser.add_argument("--outliers", default="two_sigma", help="two_sigma (default), none, mad or log")
+    parser.add_argument("--space", default="raw", help="cluster the raw curves (raw, default) or their 2-D map (pca)")
+    parser.add_argument("--method", default="kmeans", help="kmeans (default), or hdbscan, which names outlier layers")
+    parser.add_argument("--by", metavar="GROUPS", help="kind, stage or a REGEX with one (group): each clustered apart")
+    parser.add_argument("--layers", metavar="REGEX", help="only the layers whose name matches")
+    parser.add_argument("--steps", metavar="FIRST:LAST", help="only the steps from FIRST to LAST")
+    parser.add_argument("--seed", type=int, default=0)
 
 
 def _add_train_flags(parser: argparse.ArgumentParser) -> None:
@@ -98,45 +121,81 @@ def run_train(arguments: argparse.Namespace) -> None:
 
 def run_analyze(arguments: argparse.Namespace) -> None:
     """Analyze a recorded run."""
-    k = arguments.k
-    if k != "auto":
-        try:
-            k = int(k)
-        except ValueError:
-            raise ValueError(f"--k must be a number or auto, got {k!r}") from None
-    analyze(
-        arguments.run,
-        layers=arguments.layers,
-        steps=arguments.steps,
-        k=k,
-        outliers=arguments.outliers,
-        space=arguments.space,
-        seed=arguments.seed,
+    selection = {"layers": arguments.layers, "steps": arguments.steps}
+    analyze(arguments.run, by=arguments.by, **selection, **_cluster_options(arguments))
+
+
+def run_plot(arguments: argparse.Namespace) -> None:
+    """Draw one figure, computing no more than it shows."""
+    check_figure(arguments.figure, len(arguments.runs))
+    out = arguments.out or arguments.runs[0] / "analysis" / f"{arguments.figure}.png"
+    if out.suffix not in (".png", ".svg"):
+        raise ValueError(f"--out must be a .png or .svg, got {str(out)!r}")
+    options = _cluster_options(arguments)
+    figure = draw(
+        arguments.figure,
+        {run.resolve().name: _load(run, arguments.layers, arguments.steps) for run in arguments.runs},
+        lambda history: cluster_layers(history, **options),
+        lambda history: _clusters_by(history, arguments.by or "kind", options),
     )
+    out.parent.mkdir(parents=True, exist_ok=True)
+    if out.suffix == ".svg":
+        out.write_bytes(svg_of(figure, DPI))
+    else:
+        figure.savefig(out, dpi=DPI)
+    print(f"figure: {out}")
 
 
-def analyze(run: Path, *, layers: str | None = None, steps: str | None = None, **options: object) -> Path:
-    """Cluster the layers of the run, write RUN/analysis/, print what a person wants to read; the report's path."""
+def _cluster_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The flags that are options of `cluster_layers`."""
+    names = ("k", "recipe", "scale", "outliers", "space", "method", "seed")
+    options = {name: getattr(arguments, name) for name in names}
+    if options["k"] != "auto":
+        try:
+            options["k"] = int(options["k"])
+        except ValueError:
+            raise ValueError(f"--k must be a number or auto, got {options['k']!r}") from None
+    return options
+
+
+def _load(run: Path, layers: str | None, steps: str | None) -> RWCHistory:
     history = RWCHistory.load(run).select(layers)
-    if steps is not None:
-        history = history.select(steps=_row_slice(history, steps))
-    clusters = cluster_layers(history, **options)  # type: ignore[arg-type]
+    return history if steps is None else history.select(steps=_row_slice(history, steps))
+
+
+def _clusters_by(history: RWCHistory, by: str, options: dict[str, Any]) -> dict[str, LayerClusters | None]:
+    return cluster_groups(history, group_layers(history.names, history.kinds, by), **options)
+
+
+def analyze(
+    run: Path, *, layers: str | None = None, steps: str | None = None, by: str | None = None, **options: Any
+) -> Path:
+    """Cluster the layers of the run, write RUN/analysis/, print what a person wants to read; the report's path."""
+    history = _load(run, layers, steps)
+    groups = _clusters_by(history, by, options) if by is not None else {}
+    clusters = cluster_layers(history, **options)
     per_epoch = RWCHistory.load(run / PER_EPOCH).select(layers) if (run / PER_EPOCH).exists() else None
-    report = write_report(history, clusters, run / "analysis", per_epoch=per_epoch)
+    report = write_report(history, clusters, run / "analysis", per_epoch=per_epoch, groups=groups)
+    print(f"{len(history.names)} layers, {history.numel.sum():,} weights, {len(history):,} recorded steps")
     _print_clusters(history, clusters)
+    for group, its_clusters in groups.items():
+        print(f"\n{group}: {'too few layers to cluster' if its_clusters is None else ''}".rstrip())
+        if its_clusters is not None:
+            _print_clusters(history, its_clusters)
     print(f"report: {report}")
     return report
 
 
 def _print_clusters(history: RWCHistory, clusters: LayerClusters) -> None:
-    print(f"{len(history.names)} layers, {history.numel.sum():,} weights, {len(history):,} recorded steps")
-    print(f"{clusters.k} clusters ({clusters.k_reason}; stability {clusters.stability:.2f}), by their median RWC:")
-    for label in range(clusters.k):
+    sure = "" if np.isnan(clusters.stability) else f"; stability {clusters.stability:.2f}"
+    print(f"{clusters.k} clusters ({clusters.k_reason}{sure}), by their median RWC:")
+    for label in labels_of(clusters):
         members = clusters.rows[clusters.labels == label]
         kinds = Counter(history.kinds[i] for i in members)
-        median = float(np.nanmedian(history.rwc[:, members]))
+        median = float(finite_median(history.rwc[:, members].ravel(), axis=0))
         print(
-            f"  {label}: {median:.2e}  {len(members)} layers ({', '.join(f'{n} {kind}' for kind, n in kinds.items())})"
+            f"  {'outliers' if label == OUTLIER else label}: {median:.2e}  {count(len(members), 'layer')} "
+            f"({', '.join(f'{n} {kind}' for kind, n in kinds.items())})"
             f" from {history.names[members[0]]} to {history.names[members[-1]]}"
         )
 

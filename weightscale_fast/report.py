@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import csv
-import io
 import os
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, cast
 from . import figures
 from .figures.curves import check_same_layers
 from .figures.style import check_not_empty, rwc_formula, set_title
-from .report_page import Picture, Summary, page
+from .figures.svg import svg_of
+from .report_page import Group, Picture, Summary, page
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -31,6 +32,7 @@ def write_report(
     folder: str | Path,
     *,
     per_epoch: RWCHistory | None = None,
+    groups: Mapping[str, LayerClusters | None] | None = None,
 ) -> Path:
     """Write every figure as PNG and SVG, `labels.csv`, `scree.csv`, and the page `report.html` that holds them all.
 
@@ -43,12 +45,14 @@ def write_report(
         folder: where to write; made if it is missing.
         per_epoch: the same run with a row an epoch, each compared with the weights one epoch before, to be shown too;
             left out where it is empty.
+        groups: groups of layers that were clustered by themselves, as `groups.cluster_groups` gives them: each gets a
+            section, and its clusters stand in `groups.csv`.
 
     Returns:
         The path of `report.html`.
 
     Raises:
-        ValueError: the history is empty, or the clusters are of other layers.
+        ValueError: the history is empty, or clusters are of other layers or steps.
 
     Example:
         `write_report(history, cluster_layers(history), "RUN/analysis")`
@@ -60,7 +64,11 @@ def write_report(
     summary = Summary.of(history, clusters)
     _write_labels(folder / "labels.csv", history, summary)
     _write_scree(folder / "scree.csv", clusters)
-    text = page(history, clusters, summary, _draw(history, clusters, per_epoch, folder))
+    pictures = _draw(history, clusters, per_epoch, folder)
+    sections = _draw_groups(history, groups or {}, folder)
+    if sections:
+        _write_groups(folder / "groups.csv", sections)
+    text = page(history, clusters, summary, pictures, sections)
     temporary = folder / f".report.html.{os.getpid()}.tmp"
     temporary.write_text(text, "utf-8")
     return temporary.replace(folder / "report.html")
@@ -74,6 +82,7 @@ def _draw(history: RWCHistory, clusters: LayerClusters, per_epoch: RWCHistory | 
         if clusters.space == "raw"
         else "a mark near a border could as well be in the next cluster"
     )
+    areas = "the pale areas are what belongs to each" if clusters.method == "kmeans" else "grey marks belong to none"
     drawn = [
         (
             "clustered_curves",
@@ -85,8 +94,8 @@ def _draw(history: RWCHistory, clusters: LayerClusters, per_epoch: RWCHistory | 
         (
             "pca_map",
             figures.pca_map(clusters),
-            "Each mark is a layer, marks that lie close have similar curves, an X is the centre of a cluster, and the "
-            f"pale areas are what belongs to each. The plane shows {shown:.1%} of the variance between the curves, "
+            "Each mark is a layer, marks that lie close have similar curves, an X is the centre of a cluster, and "
+            f"{areas}. The plane shows {shown:.1%} of the variance between the curves, "
             f"and {near_border}.",
         ),
         (
@@ -95,6 +104,20 @@ def _draw(history: RWCHistory, clusters: LayerClusters, per_epoch: RWCHistory | 
             "The blue line is the difference between layers that is left inside the clusters when there are k of them. "
             "More clusters always leave less, so look for the bend furthest below the chord, and where there is no "
             "clear one take k as a choice.",
+        ),
+        (
+            "small_multiples",
+            figures.small_multiples(history, clusters),
+            "Each panel is a layer, in the order of the network and in the colour of its cluster, above the pale "
+            "median of all layers. Read along the rows for how behaviour changes with depth, and look for panels "
+            "unlike their neighbours.",
+        ),
+        (
+            "phases",
+            figures.phases(history, clusters),
+            "Each row is a layer, each column is a part of the training that was clustered by itself, and colours are "
+            "those of the clusters of the whole run. A layer that changes colour changed its company, and where many "
+            "do at once a phase of the training ended.",
         ),
         (
             "rwc_curves",
@@ -122,11 +145,35 @@ def _draw(history: RWCHistory, clusters: LayerClusters, per_epoch: RWCHistory | 
             "Each point compares a layer's weights with those one epoch before, as the figures of the papers do. It is "
             "not the sum of the epoch's per-step values, because steps in opposite directions cancel out."
         )
-        drawn.insert(4, ("per_epoch_curves", _epoch_curves(per_epoch), reading))
+        drawn.insert(6, ("per_epoch_curves", _epoch_curves(per_epoch), reading))
     return [
-        Picture(ax.get_title(loc="left"), _save(ax, folder / name), reading, half=name in ("pca_map", "scree"))
+        Picture(
+            ax.get_title(loc="left"),
+            _save(cast("Figure", ax.figure), folder / name),
+            reading,
+            half=name in ("pca_map", "scree"),
+        )
         for name, ax, reading in drawn
     ]
+
+
+def _draw_groups(history: RWCHistory, groups: Mapping[str, LayerClusters | None], folder: Path) -> list[Group]:
+    """The groups, with the figure of each that was clustered, saved in the folder."""
+    sections = []
+    for number, (name, clusters) in enumerate(groups.items(), start=1):
+        picture = None
+        if clusters is not None:
+            check_same_layers(history, clusters)
+            file = f"group_{number}_{re.sub(r'[^A-Za-z0-9_-]+', '_', name)[:40]}"
+            svg = _save(figures.group_panels(history, {name: clusters}), folder / file)
+            reading = (
+                "On the left are the curves of this group's layers, on the right is their map, in the colours of the "
+                "group's own clusters. They were cleaned and clustered apart from all other layers, so a cluster here "
+                "is not the one of the same number above."
+            )
+            picture = Picture(f"Clusters within {name}", svg, reading, half=False)
+        sections.append(Group(name, clusters, picture))
+    return sections
 
 
 def _epoch_curves(per_epoch: RWCHistory) -> Axes:
@@ -138,18 +185,13 @@ def _epoch_curves(per_epoch: RWCHistory) -> Axes:
     return ax
 
 
-def _save(ax: Axes, path: Path) -> bytes:
-    """Write the figure as PNG and SVG; the SVG, without date and with the same ids every time."""
-    from matplotlib import rc_context
-
-    figure = cast("Figure", ax.figure)
-    svg = io.BytesIO()
-    with rc_context({"svg.hashsalt": "weightscale_fast"}):
-        figure.savefig(svg, format="svg", dpi=DPI, metadata={"Date": None})
-    path.with_suffix(".svg").write_bytes(svg.getvalue())
+def _save(figure: Figure, path: Path) -> bytes:
+    """Write the figure as PNG and SVG; the SVG."""
+    svg = svg_of(figure, DPI)
+    path.with_name(f"{path.name}.svg").write_bytes(svg)
     figure.set_layout_engine("none")  # it is laid out; once more would double the time
-    figure.savefig(path.with_suffix(".png"), dpi=DPI)
-    return svg.getvalue()
+    figure.savefig(path.with_name(f"{path.name}.png"), dpi=DPI)
+    return svg
 
 
 def _write_labels(path: Path, history: RWCHistory, summary: Summary) -> None:
@@ -162,6 +204,16 @@ def _write_labels(path: Path, history: RWCHistory, summary: Summary) -> None:
 def _write_scree(path: Path, clusters: LayerClusters) -> None:
     k = range(1, len(clusters.sse) + 1)
     _write_csv(path, ("k", "sse", "sse_raw"), zip(k, clusters.sse.tolist(), clusters.sse_raw.tolist(), strict=True))
+
+
+def _write_groups(path: Path, sections: list[Group]) -> None:
+    rows = [
+        (name, group, label)
+        for group, clusters, _ in sections
+        if clusters is not None
+        for name, label in zip(clusters.names, clusters.labels.tolist(), strict=True)
+    ]
+    _write_csv(path, ("name", "group", "cluster"), rows)
 
 
 def _write_csv(path: Path, header: tuple[str, ...], rows: Iterable[tuple[Any, ...]]) -> None:

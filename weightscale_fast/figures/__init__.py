@@ -1,4 +1,4 @@
-"""The figures: pure functions `(data, ax=None) -> Axes`.
+"""The figures: pure functions `(data, ax=None) -> Axes`, and of several panels `(data) -> Figure`.
 
 Without `ax` each makes its own light figure outside pyplot: `ax.figure.savefig("curves.svg")` saves it, and as the last
 line of a notebook cell `ax.figure` shows it. For `plt.show()`, or for several on one page, pass axes of your own.
@@ -11,6 +11,20 @@ below 1 MB as SVG.
 
 from .curves import clustered_curves, rwc_curves
 from .heat import heat_map, moved_fraction
+from .multiples import small_multiples
+from .panels import group_panels, pca_panels
+from .phases import phases
 from .plane import pca_map, scree
 
-__all__ = ["clustered_curves", "heat_map", "moved_fraction", "pca_map", "rwc_curves", "scree"]
+__all__ = [
+    "clustered_curves",
+    "group_panels",
+    "heat_map",
+    "moved_fraction",
+    "pca_map",
+    "pca_panels",
+    "phases",
+    "rwc_curves",
+    "scree",
+    "small_multiples",
+]

@@ -20,6 +20,7 @@ from .style import (
     cluster_look,
     count,
     label_cluster,
+    labels_of,
     legend_below,
     name_label,
     rwc_unit,
@@ -59,7 +60,7 @@ def rwc_curves(history: RWCHistory, ax: Axes | None = None) -> Axes:
 
     check_not_empty(history)
     L = len(history.names)
-    values = _drawable(history.rwc)
+    values = drawable(history.rwc)
     subtitle = _subtitle(history, values, "lines: running medians", "")
     ax = axes_for(ax, "Relative weight change of every layer", subtitle, SIZE)
     colours = ListedColormap(colormaps["viridis"](np.linspace(0, 0.88, 256)))  # its yellow is too light for lines
@@ -94,13 +95,16 @@ def clustered_curves(history: RWCHistory, clusters: LayerClusters, ax: Axes | No
 
     check_not_empty(history)
     check_same_layers(history, clusters)
-    values = _drawable(history.rwc[:, clusters.rows])
-    subtitle = _subtitle(history, values, "thick: running median of the cluster", "thick: median of the cluster")
+    values = drawable(history.rwc[:, clusters.rows])
+    subtitle = _subtitle(history, values, "thick: running medians", "thick: median of the cluster")
     ax = axes_for(ax, "Relative weight change by cluster", subtitle, SIZE)
-    sizes = np.bincount(clusters.labels, minlength=clusters.k)
-    alpha = np.clip(16 / sizes, 0.25, 0.7)  # the more lines, the fainter
-    _layer_lines(ax, history.steps, values, [(*tint(cluster_look(i).colour, 0.55), alpha[i]) for i in clusters.labels])
-    for label in range(clusters.k):
+    sizes = {label: int((clusters.labels == label).sum()) for label in labels_of(clusters)}
+    pale = {  # the more lines, the fainter
+        label: (*tint(cluster_look(label).colour, 0.55), float(np.clip(16 / size, 0.25, 0.7)))
+        for label, size in sizes.items()
+    }
+    _layer_lines(ax, history.steps, values, [pale[label] for label in clusters.labels.tolist()])
+    for label, size in sizes.items():
         steps, median = trend(history.steps, finite_median(values[:, clusters.labels == label], axis=1))
         ax.plot(
             steps,
@@ -110,7 +114,7 @@ def clustered_curves(history: RWCHistory, clusters: LayerClusters, ax: Axes | No
             marker="o" if len(steps) == 1 else None,
             linewidth=2.6,
             path_effects=[Stroke(linewidth=5, foreground="white"), Normal()],
-            label=label_cluster(label, int(sizes[label])),
+            label=label_cluster(label, size),
         )
     _finish(ax, history, values)
     legend_below(ax)
@@ -129,7 +133,7 @@ def check_same_layers(history: RWCHistory, clusters: LayerClusters) -> None:
             )
 
 
-def _drawable(rwc: FloatArray) -> FloatArray:
+def drawable(rwc: FloatArray) -> FloatArray:
     """[S, L] with NaN for what a log axis cannot show."""
     return np.where(np.isfinite(rwc) & (rwc > 0), rwc, np.nan)
 
@@ -139,7 +143,7 @@ def _subtitle(history: RWCHistory, values: FloatArray, noisy: str, clear: str) -
     parts = [f"{count(values.shape[1], 'layer')}, {count(len(history.steps), 'record')}"]
     parts += [f"{noisy} over {window} records"] if window > 1 else [clear] if clear else []
     if missing := int(np.isnan(values).sum()):
-        parts.append(f"not drawn: {count(missing, 'value')} that {'is' if missing == 1 else 'are'} zero or not finite")
+        parts.append(f"not drawn: {count(missing, 'value')}, zero or not finite")
     return "; ".join(parts)
 
 

@@ -59,7 +59,7 @@ def heat_map(history: RWCHistory, ax: Axes | None = None) -> Axes:
     positive = np.where(finite & (values > 0), values, np.nan)
     low, high = np.nanquantile(positive, [0.005, 0.995]) if (positive > 0).any() else (0.1, 1.0)
     note = f"a column is the largest of {width} of them" if width > 1 else ""
-    ax = _axes(history, ax, "Relative weight change, layer by layer", note, tallest=11)
+    ax = layer_axes(history, ax, "Relative weight change, layer by layer", note, tallest=11)
     _paint(ax, edges, positive, LogNorm, (low, max(high, low * 2)), "viridis", rwc_unit(history))
     marks = [(finite & (values == 0), ZERO_COLOUR, "0: no weight moved"), (~finite, NOT_FINITE_COLOUR, "not finite")]
     marks = [(where, colour, text) for where, colour, text in marks if where.any()]
@@ -91,7 +91,7 @@ def moved_fraction(history: RWCHistory, ax: Axes | None = None) -> Axes:
     note = f"lowest {fraction.min():.3g}, median {np.median(fraction):.3g}"
     if width > 1:
         note = f"a column is the mean of {width} of them; {note}"
-    ax = _axes(history, ax, "Fraction of the weights that moved", note, tallest=6)
+    ax = layer_axes(history, ax, "Fraction of the weights that moved", note, tallest=6)
     _paint(ax, edges, values, Normalize, (0, 1), "YlGnBu_r", "fraction of the weights")
     return ax
 
@@ -109,7 +109,7 @@ def _columns(
     return np.stack([summary(values[i : i + width], axis=0) for i in starts]), edges, width
 
 
-def _axes(history: RWCHistory, ax: Axes | None, title: str, note: str, tallest: float) -> Axes:
+def layer_axes(history: RWCHistory, ax: Axes | None, title: str, note: str, tallest: float) -> Axes:
     """Axes with the layers' names down the left, as many as fit."""
     L = len(history.names)
     subtitle = f"{count(L, 'layer')} in network order, {count(len(history.steps), 'record')}"

@@ -15,10 +15,12 @@ from .style import (
     GRID_COLOUR,
     INK,
     MUTED,
+    OUTLIER,
     axes_for,
     cluster_look,
     count,
     label_cluster,
+    labels_of,
     legend_below,
     name_label,
     styled,
@@ -41,8 +43,9 @@ CHOSEN_COLOUR = "#D55E00"
 def pca_map(clusters: LayerClusters, ax: Axes | None = None) -> Axes:
     """Draw the layers in the plane of their first two principal components: regions, points and centres (X).
 
-    A place z of the plane belongs to the cluster with the least `|z - center_coordinates|^2 + center_offsets`. The
-    layers furthest from their centre are named where there is room.
+    A place z of the plane belongs to the cluster with the least `|z - center_coordinates|^2 + center_offsets`; HDBSCAN
+    has no such regions, and its outlier layers are grey. The layers furthest from their centre are named where there is
+    room.
 
     Example:
         `pca_map(cluster_layers(history)).figure.savefig("pca_map.svg")`
@@ -50,14 +53,17 @@ def pca_map(clusters: LayerClusters, ax: Axes | None = None) -> Axes:
     from matplotlib.patheffects import Normal, Stroke
     from matplotlib.ticker import MaxNLocator
 
-    subtitle = f"{count(len(clusters.names), 'layer')}, k = {clusters.k}; regions: nearest centre"
+    nearest_centre = clusters.method == "kmeans"
+    how = "regions: nearest centre" if nearest_centre else "found by HDBSCAN"
+    subtitle = f"{count(len(clusters.names), 'layer')}, k = {clusters.k}; {how}"
     ax = axes_for(ax, "Layers in the plane of their principal components", subtitle, SIZE)
     points = clusters.coordinates
     both = np.concatenate([points, clusters.center_coordinates])
     margin = np.where(np.ptp(both, axis=0) > 0, 0.08 * np.ptp(both, axis=0), 1.0)
     (left, bottom), (right, top) = both.min(axis=0) - margin, both.max(axis=0) + margin
-    _regions(ax, clusters, (left, right, bottom, top))
-    for label in range(clusters.k):
+    if nearest_centre:
+        _regions(ax, clusters, (left, right, bottom, top))
+    for label in labels_of(clusters):
         members = clusters.labels == label
         look = cluster_look(label)
         ax.scatter(
@@ -78,7 +84,8 @@ def pca_map(clusters: LayerClusters, ax: Axes | None = None) -> Axes:
         axis.set_label_text(f"principal component {number} ({share:.1%} of the variance)")
         axis.set_major_locator(MaxNLocator(nbins=6))
     ax.set(xlim=(left, right), ylim=(bottom, top))
-    _name_outlying(ax, clusters)
+    if clusters.k:
+        _name_outlying(ax, clusters)
     legend_below(ax)
     return ax
 
@@ -117,8 +124,8 @@ def scree(clusters: LayerClusters, ax: Axes | None = None) -> Axes:
         label=f"on the 2-D scores (100 % = {clusters.sse[0]:.3g})",
     )
     ax.plot(k[[0, -1]], sse[[0, -1]], color=MUTED, linestyle=(0, (4, 3)), linewidth=1, label="chord")
-    ax.axvline(clusters.k, color=CHOSEN_COLOUR, linewidth=1, zorder=1)
-    if clusters.k <= len(k):
+    if 1 <= clusters.k <= len(k):
+        ax.axvline(clusters.k, color=CHOSEN_COLOUR, linewidth=1, zorder=1)
         chosen = f"chosen: k = {clusters.k} ({sse[clusters.k - 1]:.0f} %)"
         ax.plot(
             clusters.k,
@@ -163,7 +170,9 @@ def _name_outlying(ax: Axes, clusters: LayerClusters) -> None:
     span = np.array([np.ptp(ax.get_xlim()), np.ptp(ax.get_ylim())])
     points = (clusters.coordinates - corner) / span * size
     centres = (clusters.center_coordinates - corner) / span * size
-    far = np.hypot(*(points - centres[clusters.labels]).T)
+    distances = np.hypot(*np.moveaxis(points[:, None] - centres, -1, 0))  # [R, K]
+    members = np.where(clusters.labels == OUTLIER, distances.argmin(axis=1), clusters.labels)
+    far = np.take_along_axis(distances, members[:, None], axis=1)[:, 0]
     taken = [np.array([*z - 4, *z + 4]) for z in points] + [np.array([*z - 6, *z + 6]) for z in centres]
     candidates = np.argsort(-far)[:MOST_LABELS]
     for i in candidates[far[candidates] > 2 * np.median(far)]:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple, ParamSpec, TypeVar
 
 from ..extras import import_extra
 
 if TYPE_CHECKING:
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
 
+    from ..analysis.cluster import LayerClusters
     from ..history import RWCHistory
 
 P = ParamSpec("P")
@@ -21,6 +23,7 @@ MUTED = "#5f6368"
 GRID_COLOUR = "#e8eaed"
 ZERO_COLOUR = "#d9d9d9"
 NOT_FINITE_COLOUR = "#D55E00"
+OUTLIER = -1  # the label of layers that belong to no cluster
 
 # Okabe and Ito's colour-blind safe palette; yellow is left out, it cannot be seen on white.
 CLUSTER_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000")
@@ -44,7 +47,10 @@ STYLE = {
 
 
 class ClusterLook(NamedTuple):
-    """How a cluster is drawn; colour and line, or colour and marker, together are its own for the first 21 clusters."""
+    """How a cluster is drawn; colour and line, or colour and marker, together are its own for the first 21 clusters.
+
+    Outlier layers are grey.
+    """
 
     colour: str
     line: str
@@ -52,7 +58,7 @@ class ClusterLook(NamedTuple):
 
 
 def cluster_look(label: int) -> ClusterLook:
-    """The look of cluster `label`.
+    """The look of cluster `label`, or of the outlier layers.
 
     Example:
         >>> cluster_look(0)
@@ -60,6 +66,8 @@ def cluster_look(label: int) -> ClusterLook:
         >>> cluster_look(7).line
         '--'
     """
+    if label == OUTLIER:
+        return ClusterLook("#80868b", "-.", "P")
     colours = len(CLUSTER_COLOURS)
     return ClusterLook(
         CLUSTER_COLOURS[label % colours],
@@ -107,12 +115,13 @@ def set_title(ax: Axes, title: str) -> None:
     ax.set_title(title, loc="left", pad=20, fontsize=11, fontweight="bold", color=INK)
 
 
-def legend_below(ax: Axes) -> None:
-    """A legend below the axes and their label, where it covers no data."""
+def legend_below(ax: Axes, handles: Sequence[Artist] | None = None) -> None:
+    """A legend below the axes and their label, where it covers no data; of `handles`, or of what has a label."""
     from matplotlib.transforms import ScaledTranslation
 
     below_label = ax.transAxes + ScaledTranslation(0, -0.45, ax.figure.dpi_scale_trans)
     ax.legend(
+        handles=handles,
         loc="upper left",
         bbox_to_anchor=(0, 0),
         bbox_transform=below_label,
@@ -145,14 +154,19 @@ def short_name(name: str, most: int = 30) -> str:
     return f"{name[: most // 2 - 1].rstrip('.')}…{name[-(most // 2) :].lstrip('.')}"
 
 
-def name_label(name: str) -> str:
+def name_label(name: str, most: int = 30) -> str:
     """The short name as text for a figure, where a dollar sign would begin a formula."""
-    return short_name(name).replace("$", r"\$")
+    return short_name(name, most).replace("$", r"\$")
 
 
 def label_cluster(label: int, size: int) -> str:
-    """`"cluster 0: 23 layers"`."""
-    return f"cluster {label}: {count(size, 'layer')}"
+    """`"cluster 0: 23 layers"`, `"outliers: 2 layers"`."""
+    return f"{'outliers' if label == OUTLIER else f'cluster {label}'}: {count(size, 'layer')}"
+
+
+def labels_of(clusters: LayerClusters) -> list[int]:
+    """The labels to draw: every cluster, then the outlier layers where there are some."""
+    return [*range(clusters.k), *([OUTLIER] if OUTLIER in clusters.labels else [])]
 
 
 def count(number: int, noun: str) -> str:

@@ -1,0 +1,63 @@
+"""A figure as a small SVG."""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+IMAGE = re.compile(rb'(?<="data:image/png;base64,)[^"]+')
+COLOURS = 256  # that a palette holds
+STEP = 16  # between shades, where lines blend into more colours than that
+
+
+def svg_of(figure: Figure, dpi: float) -> bytes:
+    """The figure as SVG, the same bytes each time: no date, fixed ids.
+
+    The images inside, which are most of a figure of many curves, become two to six times smaller: up to 256 colours are
+    kept as they are, in a palette; of more, as where pale lines blend, each channel is rounded to multiples of 16.
+
+    Args:
+        figure: what to draw.
+        dpi: of the images inside.
+    """
+    from matplotlib import rc_context
+
+    file = io.BytesIO()
+    with rc_context({"svg.hashsalt": "weightscale_fast"}):
+        figure.savefig(file, format="svg", dpi=dpi, metadata={"Date": None})
+    return IMAGE.sub(lambda found: _smaller(found.group()), file.getvalue())
+
+
+def _smaller(png: bytes) -> bytes:
+    """A PNG in base64, with fewer bytes."""
+    from PIL import Image
+
+    pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(png))).convert("RGBA"))
+    colours, index = _palette(pixels)
+    if len(colours) > COLOURS:
+        pixels = np.minimum((pixels.astype(np.int64) + STEP // 2) // STEP * STEP, 255).astype(np.uint8)
+        pixels[pixels[..., 3] == 0] = 0  # what cannot be seen needs no colour
+        colours, index = _palette(pixels)
+    if len(colours) > COLOURS:
+        image = Image.fromarray(pixels)
+    else:
+        image = Image.fromarray(index.astype(np.uint8))
+        image.putpalette(colours.tobytes(), "RGBA")
+    file = io.BytesIO()
+    image.save(file, "png", optimize=True)
+    return base64.b64encode(file.getvalue())
+
+
+def _palette(pixels: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """The different colours [n, 4] of the pixels [height, width, 4], and which each has [height, width]."""
+    numbers = np.ascontiguousarray(pixels).view(np.uint32)[..., 0]
+    colours, index = np.unique(numbers, return_inverse=True)
+    return colours.view(np.uint8).reshape(-1, 4), index.reshape(numbers.shape)
