@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from weightscale_fast.groups import cluster_groups, group_layers, stage_of
-from weightscale_fast.layers import layer_kind
+from weightscale_fast.kinds import layer_kind
 
 from .test_figures import make_history, noisy
 

@@ -1,4 +1,4 @@
-"""Which weights are layers: their names, kinds, and where to find them again at the next step."""
+"""Which weights are layers, and whether the pass can read them."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-
-from .errors import WeightScaleError
 
 LayerSelector = str | Callable[[str, nn.Parameter], bool] | None
 FLOATING_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
@@ -102,138 +100,3 @@ def check_weights(name: str, weights: Tensor) -> None:
 
 
 # Inside a module of attention, by its name or its class, these are its projections, whatever they are made of.
-_ATTENTION = re.compile(r"attn|attention", re.IGNORECASE)
-_PROJECTION = re.compile(
-    r"w?(qkv|kv|[qkvo])|(qkv|kv|[qkvo]|in|out|c)_proj|proj|query|key|value|query_key_value|dense|c_attn|to_(qkv|kv|[qkv]|out)",
-    re.IGNORECASE,
-)
-_SQUEEZE_EXCITE = re.compile(r"SqueezeExcit|^(Effective)?SE(Module|Layer|Block)?$")  # a class
-_LEARNED_INPUT = re.compile(r"(^|_)(embed|embedding|token)s?$")  # a parameter of no module of its own
-_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-
-
-def layer_kind(model: nn.Module, name: str) -> str:
-    """What the layer called `name` is, by its modules and its shape, and by timm's names where they say more.
-
-    - `attention`: a projection of an attention module (`qkv`, `q_proj`, `c_attn`, `proj`, ...; all of
-      `nn.MultiheadAttention`)
-    - `squeeze_excite`: inside a squeeze-and-excite module
-    - `depthwise`: a convolution with a group for each channel
-    - `pointwise_linear`: a 1x1 convolution that timm calls `conv_pwl`, the projection without an activation after it
-    - `pointwise`: any other 1x1 convolution but timm's `conv_head`, which is no primitive of a block and thus a `conv`
-    - `conv`: any other convolution, stems among them
-    - `embedding`: a table of vectors, learned positions and tokens among them
-    - `linear`: a matrix product, own modules that have a matrix `weight` and a `bias` of one of its sides among them
-    - `other`: what none of these rules knows
-
-    Weights are not read, so the model may be on the meta device.
-
-    Raises:
-        AttributeError: the model has no such module.
-
-    Example:
-        >>> layer_kind(nn.Sequential(nn.Conv2d(8, 8, 3, groups=8)), "0.weight")
-        'depthwise'
-    """
-    *path, parameter = name.split(".")
-    modules = [unwrap(model)]
-    for part in path:
-        modules.append(modules[-1].get_submodule(part))
-    owner, words = modules[-1], [part for part in path if not part.isdigit()]
-    called = words[-1] if words else ""
-    around = [*words[:-1], *(type(module).__name__ for module in modules[1:-1])]
-    if any(isinstance(module, nn.MultiheadAttention) for module in modules):
-        return "attention"
-    if _PROJECTION.fullmatch(called) and any(map(_ATTENTION.search, around)):
-        return "attention"
-    if "se" in words[:-1] or any(map(_SQUEEZE_EXCITE.search, around)):
-        return "squeeze_excite"
-    if isinstance(owner, _CONVOLUTIONS):
-        return _convolution_kind(owner, called)
-    if isinstance(owner, (nn.Embedding, nn.EmbeddingBag)) or _LEARNED_INPUT.search(parameter):
-        return "embedding"
-    if isinstance(owner, (nn.Linear, nn.Bilinear)) or _is_matrix_product(owner, parameter):
-        return "linear"
-    return "other"
-
-
-def _convolution_kind(owner: nn.modules.conv._ConvNd, called: str) -> str:
-    if owner.groups == owner.in_channels > 1:
-        return "depthwise"
-    if set(owner.kernel_size) != {1} or called == "conv_head":
-        return "conv"
-    return "pointwise_linear" if called == "conv_pwl" else "pointwise"
-
-
-def _is_matrix_product(owner: nn.Module, parameter: str) -> bool:
-    """Whether an unknown module looks like GPT-2's Conv1D: a matrix `weight`, and a `bias` of one of its sides."""
-    weight, bias = getattr(owner, "weight", None), getattr(owner, "bias", None)
-    return (
-        parameter == "weight"
-        and isinstance(weight, Tensor)
-        and isinstance(bias, Tensor)
-        and weight.dim() == 2
-        and bias.dim() == 1
-        and len(bias) in weight.shape
-    )
-
-
-Fingerprint = tuple[list[int], list[int], list[torch.dtype]]
-
-
-def fingerprint(weights: list[Tensor]) -> Fingerprint:
-    """Address, size and dtype of each: a change of any is a change that a plan must follow or refuse."""
-    return list(map(Tensor.data_ptr, weights)), list(map(Tensor.numel, weights)), [w.dtype for w in weights]
-
-
-class LayerLookup:
-    """Finds the current parameters of named layers in a model, as cheaply as that can be done right.
-
-    A parameter, or a whole submodule, may be replaced between two steps; so each call follows every name through the
-    modules' own tables, which costs about 40 ns a layer.
-    """
-
-    def __init__(self, model: nn.Module, names: tuple[str, ...]) -> None:
-        self.model = model
-        self._names = names
-        self._walk()
-
-    def __call__(self) -> tuple[list[Tensor], Fingerprint]:
-        """The parameters in the order of the names, and what of them a plan depends on.
-
-        Raises:
-            WeightScaleError: the model no longer has one of them.
-        """
-        if [table.get(key) for table, key in self._edges] != self._children:
-            self._walk()
-        try:
-            found: list[Tensor] = [table[key] for table, key in self._slots]  # type: ignore[misc]
-            return found, fingerprint(found)
-        except (KeyError, TypeError):  # removed, or set to None
-            self._walk()
-            raise
-
-    def _walk(self) -> None:
-        root = unwrap(self.model)
-        edges: dict[tuple[int, str], tuple[dict[str, nn.Module | None], str, nn.Module]] = {}
-        self._slots: list[tuple[dict[str, nn.Parameter | None], str]] = []
-        for name in self._names:
-            *path, key = name.split(".")
-            module = root
-            for part in path:
-                child = module._modules.get(part)
-                if child is None:
-                    raise self._missing(name)
-                edges[id(module), part] = (module._modules, part, child)
-                module = child
-            if module._parameters.get(key) is None:
-                raise self._missing(name)
-            self._slots.append((module._parameters, key))
-        self._edges = [(table, key) for table, key, _ in edges.values()]
-        self._children: list[nn.Module | None] = [child for *_, child in edges.values()]
-
-    def _missing(self, name: str) -> WeightScaleError:
-        return WeightScaleError(
-            f"{type(unwrap(self.model)).__name__} has no parameter {name!r}: this is another model than the one "
-            "the snapshot was taken of, or the layer was removed; take a new snapshot"
-        )

@@ -14,7 +14,8 @@ from .definitions import check_definition
 from .eager import always_eager
 from .errors import WeightScaleError
 from .history import RWCHistory
-from .layers import LayerSelector, layer_kind
+from .kinds import layer_kind
+from .layers import LayerSelector
 from .recorder import Recorder
 from .ring import Ring, is_capturing
 from .run_folder import Rows, RunFolder

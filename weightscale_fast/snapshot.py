@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .layers import Fingerprint, LayerLookup, LayerSelector, check_weights, select_layers
+from .layers import LayerSelector, check_weights, select_layers
+from .lookup import Fingerprint, LayerLookup
 from .rwc.plan import Plan, build_plan, is_dense, same_order
 
 ALIGNMENT = 64  # bytes; a copy starts as far past a multiple of it as its weights do, so that both are aligned together
