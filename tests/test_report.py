@@ -11,6 +11,7 @@ import pytest
 
 from weightscale_fast.analysis import cluster_layers
 from weightscale_fast.groups import cluster_groups, group_layers
+from weightscale_fast.history import RWCHistory
 from weightscale_fast.report import write_report
 
 from .test_figures import make_history, noisy
@@ -236,3 +237,19 @@ def test_layers_that_were_not_clustered_are_listed_too(tmp_path):
     assert left_out[4:6] == ["not clustered", "none finite"]
     with open(tmp_path / "labels.csv", newline="") as file:
         assert [row["cluster"] == "" for row in csv.DictReader(file)] == [False, True, False, False]
+
+
+def test_a_network_in_which_hdbscan_finds_no_cluster(tmp_path):
+    rwc = np.random.default_rng(0).random((12, 6))
+    history = RWCHistory(
+        names=tuple("abcdef"),
+        numel=np.full(6, 4),
+        kinds=("linear",) * 6,
+        steps=np.arange(1, 13),
+        delta_l1=rwc,
+        prev_l1=np.ones_like(rwc),
+        moved=np.full((12, 6), 4),
+    )
+    clusters = cluster_layers(history, method="hdbscan")
+    assert clusters.k == 0
+    assert "outlier" in write_report(history, clusters, tmp_path).read_text()

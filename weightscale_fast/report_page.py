@@ -83,9 +83,10 @@ def page(
 
 def _lead(clusters: LayerClusters, rwc: FloatArray) -> str:
     text = _extent(clusters)
-    slowest, fastest = (_cluster_median(clusters, label, rwc) for label in (0, clusters.k - 1))
-    if clusters.k > 1 and slowest > 0:
-        text += f": in the median the last cluster changes {fastest / slowest:,.3g} times as fast as the first"
+    if clusters.k > 1:  # HDBSCAN may find none
+        slowest, fastest = (_cluster_median(clusters, label, rwc) for label in (0, clusters.k - 1))
+        if slowest > 0:
+            text += f": in the median the last cluster changes {fastest / slowest:,.3g} times as fast as the first"
     return f"{text}. RWC, the relative weight change, is how far a layer moves in proportion to its weights."
 
 
