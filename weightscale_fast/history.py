@@ -96,6 +96,11 @@ class RWCHistory:
         """[S, L] the share of each layer's weights that changed at all, 0 to 1."""
         return self.moved / np.maximum(self.numel, 1)
 
+    @property
+    def unit(self) -> str:
+        """What `steps` count: `"optimizer step"`, or what `settings["unit"]` says, as `"epoch"`."""
+        return str(self.settings.get("unit", "optimizer step"))
+
     def select(
         self,
         layers: str | Callable[[str], bool] | None = None,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from . import figures
 from .figures.curves import check_same_layers
-from .figures.style import check_not_empty, rwc_formula, set_title
+from .figures.style import check_not_empty, set_title
 from .figures.svg import svg_of
 from .report_page import Group, Picture, Summary, page
 
@@ -178,10 +178,10 @@ def _draw_groups(history: RWCHistory, groups: Mapping[str, LayerClusters | None]
 
 def _epoch_curves(per_epoch: RWCHistory) -> Axes:
     """The curves of a history with a record an epoch, whether its steps count epochs or optimizer steps."""
-    epochs = replace(per_epoch, steps=per_epoch.steps // per_epoch.every, every=1)
+    settings = {**per_epoch.settings, "unit": "epoch"}
+    epochs = replace(per_epoch, steps=per_epoch.steps // per_epoch.every, every=1, settings=settings)
     ax = figures.rwc_curves(epochs)
     set_title(ax, "Relative weight change from epoch to epoch")
-    ax.set(xlabel="epoch", ylabel=f"{rwc_formula(epochs)} per epoch")
     return ax
 
 

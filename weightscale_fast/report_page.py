@@ -68,17 +68,25 @@ def page(
     """The whole page. Every text that came from outside is escaped."""
     model = _plain(history.settings.get("model", "this network"))
     rwc = history.rwc
-    return Template((files(__package__) / "report_template.html").read_text("utf-8")).substitute(
+    return fill_template(
+        "report_template.html",
         title=escape(f"How the layers of {model} learned"),
         lead=escape(_lead(clusters, rwc)),
         facts=_facts(history, clusters),
         clusters=_cluster_table(history, clusters, rwc),
-        figures="\n".join(_figure(picture) for picture in pictures),
+        figures="\n".join(figure_html(picture) for picture in pictures),
         groups=_groups(history, groups, rwc),
         layers="\n".join(_layer_row(i, history, summary) for i in range(len(history.names))),
         method=_plain_rows(_method(history, clusters)),
         settings=_settings(history),
     )
+
+
+def fill_template(name: str, **parts: str) -> str:
+    """The template `name` of this package with its parts, in the one style of all pages."""
+    folder = files("weightscale_fast")
+    style = (folder / "page_style.css").read_text("utf-8")
+    return Template((folder / name).read_text("utf-8")).substitute(style=style, **parts)
 
 
 def _lead(clusters: LayerClusters, rwc: FloatArray) -> str:
@@ -92,10 +100,15 @@ def _lead(clusters: LayerClusters, rwc: FloatArray) -> str:
 
 def _facts(history: RWCHistory, clusters: LayerClusters) -> str:
     settings, weights = history.settings, int(history.numel.sum())
-    every = "every step" if history.every == 1 else f"every {history.every:,} steps"
+    unit = history.unit.rpartition(" ")[2]
+    every = f"every {unit}" if history.every == 1 else f"every {history.every:,} {unit}s"
     facts = [(key.capitalize(), _plain(settings[key]), "") for key in ("model", "data") if key in settings]
     facts += [
-        ("Steps recorded", f"{len(history.steps):,}", f"{history.steps[0]:,} to {history.steps[-1]:,}, {every}"),
+        (
+            f"{unit.capitalize()}s recorded",
+            f"{len(history.steps):,}",
+            f"{history.steps[0]:,} to {history.steps[-1]:,}, {every}",
+        ),
         ("Layers", f"{len(history.names):,}", f"{len(clusters.names):,} clustered"),
         ("Weights", _short_number(weights), f"{weights:,}"),
         ("Clusters", str(clusters.k), _agreement(clusters)),
@@ -154,7 +167,7 @@ def _groups(history: RWCHistory, groups: list[Group], rwc: FloatArray) -> str:
         if clusters is not None and picture is not None:
             choice = f"{_extent(clusters)} ({clusters.k_reason}; {_agreement(clusters)}; {clusters.scale} scale)."
             table = _cluster_table(history, clusters, rwc)
-            sections += [f"<h3>{escape(name)}</h3>", f"<p>{escape(choice)}</p>", table, _figure(picture)]
+            sections += [f"<h3>{escape(name)}</h3>", f"<p>{escape(choice)}</p>", table, figure_html(picture)]
     small = [escape(group.name) for group in groups if group.clusters is None]
     if small:
         sections.append(f"<p>Too few layers to cluster: {', '.join(small)}.</p>")
@@ -176,7 +189,8 @@ def _strip(members: NDArray[np.int64], L: int, colour: str) -> str:
     return f'<svg class="strip" {shape} aria-hidden="true" fill="{colour}">{cells}</svg>'
 
 
-def _figure(picture: Picture) -> str:
+def figure_html(picture: Picture) -> str:
+    """The picture inside the page, with its reading under it."""
     data = quote(picture.svg, safe=SAFE)  # a quarter smaller than in base64, as the images inside already are in it
     return (
         f'<figure{" class=half" if picture.half else ""}><img alt="{escape(picture.title)}" '

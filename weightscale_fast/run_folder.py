@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from .errors import WeightScaleError
 
 FORMAT = "weightscale_fast run 1"
+META = "meta.json"
 _SHARD_NAME = re.compile(r"part-(\d+)-(\d+)\.safetensors")
 
 
@@ -81,7 +82,7 @@ class RunFolder:
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         try:
             (temporary / "rwc").mkdir(parents=True)
-            _write_and_sync(temporary / "meta.json", text.encode())
+            _write_and_sync(temporary / META, text.encode())
             temporary.replace(path)
         except OSError as error:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -97,7 +98,7 @@ class RunFolder:
         """
         path = Path(path).absolute()
         try:
-            meta = json.loads((path / "meta.json").read_text())
+            meta = json.loads((path / META).read_text())
         except FileNotFoundError as error:
             raise WeightScaleError(f"{path} is not a run folder: it has no meta.json") from error
         except (OSError, ValueError) as error:

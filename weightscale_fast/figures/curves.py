@@ -173,7 +173,7 @@ def _finish(ax: Axes, history: RWCHistory, values: FloatArray) -> None:
     ax.set_ylabel(rwc_unit(history))
     first, last = float(history.steps[0]), float(history.steps[-1])
     margin = (last - first) * 0.01 or 0.5
-    step_axis(ax, first - margin, last + margin)
+    step_axis(ax, first - margin, last + margin, history.unit)
     ax.grid(axis="y", color=GRID_COLOUR)
     ax.set_axisbelow(True)
     drawn = values[~np.isnan(values)]

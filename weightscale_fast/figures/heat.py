@@ -60,7 +60,7 @@ def heat_map(history: RWCHistory, ax: Axes | None = None) -> Axes:
     low, high = np.nanquantile(positive, [0.005, 0.995]) if (positive > 0).any() else (0.1, 1.0)
     note = f"a column is the largest of {width} of them" if width > 1 else ""
     ax = layer_axes(history, ax, "Relative weight change, layer by layer", note, tallest=11)
-    _paint(ax, edges, positive, LogNorm, (low, max(high, low * 2)), "viridis", rwc_unit(history))
+    _paint(ax, edges, positive, LogNorm, (low, max(high, low * 2)), "viridis", rwc_unit(history), history.unit)
     marks = [(finite & (values == 0), ZERO_COLOUR, "0: no weight moved"), (~finite, NOT_FINITE_COLOUR, "not finite")]
     marks = [(where, colour, text) for where, colour, text in marks if where.any()]
     for where, colour, _ in marks:
@@ -92,7 +92,7 @@ def moved_fraction(history: RWCHistory, ax: Axes | None = None) -> Axes:
     if width > 1:
         note = f"a column is the mean of {width} of them; {note}"
     ax = layer_axes(history, ax, "Fraction of the weights that moved", note, tallest=6)
-    _paint(ax, edges, values, Normalize, (0, 1), "YlGnBu_r", "fraction of the weights")
+    _paint(ax, edges, values, Normalize, (0, 1), "YlGnBu_r", "fraction of the weights", history.unit)
     return ax
 
 
@@ -135,11 +135,12 @@ def _paint(
     limits: tuple[float, float],
     colours: str,
     unit: str,
+    steps_count: str,
 ) -> None:
-    """Draw [C, L] values, one image inside an SVG, with their colour bar."""
+    """Draw [C, L] values in `unit`, one image inside an SVG, with their colour bar."""
     layers = np.arange(values.shape[1] + 1) + 0.5
     mesh = ax.pcolormesh(edges, layers, values.T, norm=norm(*limits), cmap=colours, rasterized=True)
-    step_axis(ax, edges[0], edges[-1])
+    step_axis(ax, edges[0], edges[-1], steps_count)
     shown = values[np.isfinite(values)]
     outside = bool((shown < limits[0]).any()), bool((shown > limits[1]).any())
     extend = {(False, False): "neither", (True, False): "min", (False, True): "max", (True, True): "both"}[outside]

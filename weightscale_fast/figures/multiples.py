@@ -133,4 +133,4 @@ def _axis(ax: Axes, history: RWCHistory, rows: int, columns: int, limits: tuple[
     ax.spines[:].set_visible(False)
     ax.set(xlim=(0, columns), ylim=(rows, 0), ylabel=rwc_unit(history))
     first, last = history.steps[[0, -1]]
-    ax.set_xlabel(f"optimizer step, from {first:,} to {last:,} in each panel", color=INK)
+    ax.set_xlabel(f"{history.unit}, from {first:,} to {last:,} in each panel", color=INK)

@@ -115,7 +115,7 @@ def phases(history: RWCHistory, clusters: LayerClusters, ax: Axes | None = None)
         number = np.where(columns == OUTLIER, len(shown) - 1, columns).T
         ax.pcolormesh(x, layers, number, cmap=colours, vmin=-0.5, vmax=len(shown) - 0.5, rasterized=True)
     ax.vlines(bounds[1:-1], layers[0], layers[-1], color="white", linewidth=2)
-    step_axis(ax, first, first + span * (1 + WHOLE_RUN * 4 / 3))
+    step_axis(ax, first, first + span * (1 + WHOLE_RUN * 4 / 3), history.unit)
     ax.set_xticks(bounds)
     end = first + span * (1 + WHOLE_RUN * 4 / 3)
     ax.text(end, 1, " whole\n run", transform=ax.get_xaxis_transform(), fontsize=7, va="top", ha="left")

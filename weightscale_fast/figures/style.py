@@ -131,11 +131,11 @@ def legend_below(ax: Axes, handles: Sequence[Artist] | None = None) -> None:
     )
 
 
-def step_axis(ax: Axes, first: float, last: float) -> None:
-    """Whole optimizer steps from `first` to `last` along x."""
+def step_axis(ax: Axes, first: float, last: float, unit: str = "optimizer step") -> None:
+    """Whole steps, of this unit, from `first` to `last` along x."""
     from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
-    ax.set_xlabel("optimizer step")
+    ax.set_xlabel(unit)
     ax.set_xlim(first, last)
     ax.xaxis.set_major_locator(MaxNLocator(nbins=10, steps=[1, 2, 5, 10], integer=True, min_n_ticks=1))
     ax.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
@@ -176,7 +176,8 @@ def count(number: int, noun: str) -> str:
 
 def rwc_unit(history: RWCHistory) -> str:
     """What the RWC of this history is, for an axis: the formula and the steps it spans."""
-    return f"{rwc_formula(history)} {'per step' if history.every == 1 else f'over {history.every:,} steps'}"
+    unit = history.unit.rpartition(" ")[2]
+    return f"{rwc_formula(history)} {f'per {unit}' if history.every == 1 else f'over {history.every:,} {unit}s'}"
 
 
 def rwc_formula(history: RWCHistory) -> str:

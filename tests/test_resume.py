@@ -1,0 +1,167 @@
+"""Checkpoints: a run that is killed at any time and resumed is the run that was never broken off."""
+
+import random
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+
+import weightscale_fast as wsf
+from weightscale_fast import WeightScaleError
+from weightscale_fast.cli import main
+from weightscale_fast.train import TrainConfig, train
+from weightscale_fast.train.checkpoint import checkpoint_path, save_checkpoint
+from weightscale_fast.train.loop import read_metrics
+
+# Dropout, augmentation, momentum and shuffling: everything that draws random numbers or keeps a state.
+FLAGS = (
+    *("--model", "alexnet-small", "--data", "digits", "--image-size", "32", "--augment", "crop_flip"),
+    *("--optimizer", "sgd", "--lr", "0.02", "--batch-size", "64", "--limit", "640", "--epochs", "14", "--seed", "3"),
+)
+TIMES = ("seconds", "images_per_second", "recording_share")
+
+
+def start(*arguments):
+    command = [sys.executable, "-m", "weightscale_fast", "train", *map(str, arguments)]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+
+
+def untimed(run):
+    return [{key: value for key, value in line.items() if key not in TIMES} for line in read_metrics(run)]
+
+
+def assert_equal_runs(one, other):
+    for folder in ("", "epochs"):
+        left, right = wsf.RWCHistory.load(one / folder), wsf.RWCHistory.load(other / folder)
+        assert np.array_equal(left.steps, right.steps)
+        for name in ("delta_l1", "prev_l1", "moved"):
+            assert np.array_equal(getattr(left, name), getattr(right, name)), name
+    weights = [torch.load(checkpoint_path(run), weights_only=True)["model"] for run in (one, other)]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    assert untimed(one) == untimed(other)
+
+
+def test_killed_five_times_equals_unbroken(tmp_path):
+    unbroken, broken = tmp_path / "unbroken", tmp_path / "broken"
+    process = start(unbroken, *FLAGS)
+    error = process.communicate(timeout=300)[1]
+    assert process.returncode == 0, error
+    an_epoch = np.median([line["seconds"] for line in read_metrics(unbroken)])
+    seed = random.randrange(10**6)
+    waits = random.Random(seed)
+    process = start(broken, *FLAGS)
+    for kill in range(5):  # the first in the first epoch, each other at a random time after another whole epoch
+        done = len(read_metrics(broken))
+        while not checkpoint_path(broken).exists() or (kill and len(read_metrics(broken)) == done):
+            assert process.poll() is None, process.stderr.read()
+            time.sleep(0.01)
+        time.sleep(waits.uniform(0, an_epoch))
+        assert process.poll() is None, f"it ended before kill {kill}; waits of seed {seed}"
+        process.kill()
+        process.communicate()
+        process = start(broken, "--resume")
+    error = process.communicate(timeout=300)[1]
+    assert process.returncode == 0, error
+    assert_equal_runs(unbroken, broken)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    config = TrainConfig(model="resnet10t", data="digits", epochs=1, batch_size=512, image_size=32)
+    return train(config, tmp_path_factory.mktemp("runs") / "run"), config
+
+
+def test_resuming_a_finished_run_changes_nothing(run, capsys):
+    path, config = run
+    before = [file.read_bytes() for file in sorted(path.rglob("*.safetensors"))]
+    lines = (path / "metrics.jsonl").read_bytes()
+    assert main(["train", str(path), "--resume"]) == 0
+    assert [file.read_bytes() for file in sorted(path.rglob("*.safetensors"))] == before
+    assert (path / "metrics.jsonl").read_bytes() == lines
+    assert train(config, path, resume=True) == path
+
+
+def test_a_run_goes_on_only_as_it_was_started(run, capsys):
+    path, _ = run
+    assert main(["train", str(path), "--resume", "--lr", "0.5"]) == 2
+    assert "was started with lr=0.001, and can only go on so; got 0.5" in capsys.readouterr().err
+    assert main(["train", str(path)]) == 2
+    assert "exists" in capsys.readouterr().err
+
+
+def test_resuming_what_is_no_run(tmp_path, capsys):
+    assert main(["train", str(tmp_path / "nothing"), "--resume"]) == 2
+    assert "is not a run folder" in capsys.readouterr().err
+    with wsf.RWCMonitor(torch.nn.Linear(2, 2), run_dir=tmp_path / "other"):
+        pass
+    assert main(["train", str(tmp_path / "other"), "--resume"]) == 2
+    assert "was not made by weightscale train" in capsys.readouterr().err
+
+
+def test_a_damaged_checkpoint_is_named(run, tmp_path):
+    path, config = run
+    checkpoint = checkpoint_path(path)
+    whole = checkpoint.read_bytes()
+    checkpoint.write_bytes(whole[: len(whole) // 2])
+    try:
+        with pytest.raises(WeightScaleError, match=r"last\.pt does not fit this run or is damaged"):
+            train(config, path, resume=True)
+    finally:
+        checkpoint.write_bytes(whole)
+
+
+class InterruptedWriting:
+    """Whose state comes with a Ctrl-C in the middle of being written."""
+
+    def state_dict(self):
+        return {"weights": torch.zeros(100_000), "more": Interrupting(torch.zeros(10))}
+
+
+class Interrupting(torch.Tensor):
+    def __new__(cls, data):
+        return torch.Tensor._make_subclass(cls, data)
+
+    def __reduce_ex__(self, protocol):
+        raise KeyboardInterrupt
+
+
+class Stateless:
+    def state_dict(self):
+        return {"weights": torch.zeros(100_000)}
+
+
+def test_ctrl_c_while_a_checkpoint_is_written(tmp_path):
+    """It is a Ctrl-C, whatever torch.save makes of it, and the checkpoint before stays whole."""
+    save_checkpoint(tmp_path, 1, {"part": Stateless()})
+    with pytest.raises(KeyboardInterrupt):
+        save_checkpoint(tmp_path, 2, {"part": InterruptedWriting()})
+    assert torch.load(checkpoint_path(tmp_path), weights_only=True)["epoch"] == 1
+    assert [file.name for file in checkpoint_path(tmp_path).parent.iterdir() if not file.name.startswith(".")] == [
+        "last.pt"
+    ]
+
+
+def test_a_full_disk_leaves_the_checkpoint_before(tmp_path):
+    save_checkpoint(tmp_path, 1, {"part": Stateless()})
+    script = """
+import resource, sys, warnings
+from pathlib import Path
+import torch
+from weightscale_fast.train.checkpoint import save_checkpoint
+import signal
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
+class Part:
+    def state_dict(self):
+        return {"weights": torch.zeros(100_000)}
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    save_checkpoint(Path(sys.argv[1]), 2, {"part": Part()})
+print(*(str(warning.message) for warning in caught))
+"""
+    done = subprocess.run([sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True)
+    assert "training goes on, and the checkpoint before it stays" in done.stdout, done.stderr
+    assert torch.load(checkpoint_path(tmp_path), weights_only=True)["epoch"] == 1

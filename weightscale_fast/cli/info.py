@@ -1,0 +1,39 @@
+"""`weightscale info`: what works here."""
+
+from __future__ import annotations
+
+import argparse
+import platform
+from importlib import metadata
+from typing import Any
+
+import torch
+
+from ..rwc.op import BACKENDS, choose_backend, load_backend
+
+PACKAGES = ("torch", "triton", "numpy", "safetensors", "scikit-learn", "matplotlib", "timm", "torchvision")
+
+
+def add_commands(commands: Any) -> None:
+    """Add `info`."""
+    info = commands.add_parser("info", help="which backends and packages work here, and why the others do not")
+    info.set_defaults(call=run_info)
+
+
+def run_info(arguments: argparse.Namespace) -> None:
+    """Print versions, and each backend with the reason where it does not work."""
+    print(f"weightscale_fast {metadata.version('weightscale_fast')}, Python {platform.python_version()}")
+    for package in PACKAGES:
+        try:
+            print(f"  {package:<14}{metadata.version(package)}")
+        except metadata.PackageNotFoundError:
+            print(f"  {package:<14}not installed")
+    devices = [torch.device("cpu")]
+    if torch.accelerator.is_available():
+        devices.append(torch.device(torch.accelerator.current_accelerator().type))  # type: ignore[union-attr]
+    for device in devices:
+        chosen = choose_backend(device)
+        print(f"backends for weights on {device}:")
+        for name in BACKENDS:
+            backend = load_backend(name)
+            print(f"  {name:<14}{backend.refusal(device) or 'works'}{', chosen' if backend is chosen else ''}")

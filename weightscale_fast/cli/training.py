@@ -1,0 +1,106 @@
+"""`weightscale demo` and `weightscale train`: runs that record themselves."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from ..train import TrainConfig, train
+from ..train.config import AUGMENTATIONS, OPTIMIZERS, PRECISIONS
+from ..train.data import NAMES
+from ..train.loop import recorded_config
+from ..train.models import SMALL
+from .analysis import analyze
+
+HELPS = {
+    "model": f"a timm name, or one for images of 32 pixels: {', '.join(SMALL)}",
+    "data": f"{', '.join(NAMES)}, or a folder with one folder of images a class",
+    "optimizer": ", ".join(OPTIMIZERS),
+    "lr": "learning rate, constant",
+    "momentum": "of sgd",
+    "image_size": "resize the images to this many pixels square",
+    "augment": f"of the training images: {', '.join(AUGMENTATIONS)}",
+    "shuffle": "new order in every epoch",
+    "limit": "take only so many training images, and the same share of the test images",
+    "stop_at": "end at this test accuracy, 0 to 1",
+    "precision": f"{', '.join(PRECISIONS)}; auto is bfloat16 autocast and channels_last on a GPU",
+    "definition": "norm_ratio or mean_ratio",
+    "every": "steps between two rows of the record",
+    "device": "cpu, cuda, ...; auto is a GPU where there is one",
+}
+_KINDS: dict[str, Any] = {"str": str, "int": int, "int | None": int, "float": float, "float | None": float}
+
+
+def add_commands(commands: Any) -> None:
+    """Add `demo` and `train`."""
+    demo = commands.add_parser("demo", help="train ResNet-50 on 5,000 MNIST digits for three minutes, and explain it")
+    demo.add_argument("--run", type=Path, help="folder of the run (default: runs/demo, or the next free name)")
+    demo.set_defaults(call=run_demo)
+
+    train = commands.add_parser("train", help="train a network, recording every step")
+    train.add_argument("run", type=Path, metavar="RUN", help="folder of the run, a new one")
+    train.add_argument("--resume", action="store_true", help="go on with RUN after its last whole epoch")
+    add_config_flags(train, [field.name for field in fields(TrainConfig)])
+    add_loading_flags(train)
+    train.set_defaults(call=run_train)
+
+
+def add_config_flags(parser: argparse.ArgumentParser, names: list[str], default: str | None = None) -> None:
+    """A flag for each of these fields of TrainConfig; what is not given is not among the arguments."""
+    for field in fields(TrainConfig):
+        if field.name in names:
+            options: dict[str, Any] = {"action": argparse.BooleanOptionalAction}
+            if field.type != "bool":
+                options = {"type": _KINDS[str(field.type)], "metavar": field.name.rpartition("_")[2].upper()}
+            told = f"{HELPS.get(field.name, '')} (default: {default or field.default})"
+            flag = "--" + field.name.replace("_", "-")
+            parser.add_argument(flag, default=argparse.SUPPRESS, help=told.strip(), **options)
+
+
+def add_loading_flags(parser: argparse.ArgumentParser) -> None:
+    """Where images come from; none of it changes what is computed."""
+    parser.add_argument("--data-root", type=Path, default=Path("data"), metavar="DIR", help="files of the data sets")
+    parser.add_argument("--download", action="store_true", help="fetch the files that are missing")
+    parser.add_argument("--workers", type=int, default=0, metavar="N", help="processes that load images (default: 0)")
+
+
+def given_config(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The fields of TrainConfig that were given as flags."""
+    names = {field.name for field in fields(TrainConfig)}
+    return {name: value for name, value in vars(arguments).items() if name in names}
+
+
+def run_demo(arguments: argparse.Namespace) -> None:
+    """Train the demo's network and analyze it."""
+    run = arguments.run or _free_name(Path("runs/demo"))
+    config = TrainConfig()
+    print(
+        f"{config.model} on {config.data}, {config.optimizer} {config.lr}, {config.epochs} epochs; recording to {run}"
+    )
+    analyze(train(config, run))
+
+
+def run_train(arguments: argparse.Namespace) -> None:
+    """Train, then say how to analyze."""
+    given = given_config(arguments)
+    before = vars(recorded_config(arguments.run)) if arguments.resume else {}
+    run = train(
+        TrainConfig(**(before | given)),
+        arguments.run,
+        data_root=arguments.data_root,
+        download=arguments.download,
+        workers=arguments.workers,
+        resume=arguments.resume,
+    )
+    print(f"recorded to {run}; now: weightscale analyze {run}")
+
+
+def _free_name(path: Path) -> Path:
+    """`path`, or path-2, path-3, ... if it is taken."""
+    candidate, number = path, 1
+    while candidate.exists():
+        number += 1
+        candidate = path.with_name(f"{path.name}-{number}")
+    return candidate

@@ -1,0 +1,223 @@
+"""What the papers claim, and what a run says to it: holds, does not hold, or not run, with the number that decides.
+
+Letters: R runs (seeds), E epochs, L layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .blocks import blocks_of
+from .seeds import FloatArray, SeedRuns
+
+STANDS_FOR = {"mnist-5k": "mnist"}  # a smaller set of the same images
+EASY = ("cifar10", "mnist", "fashion-mnist")  # arXiv 2011.06735 calls them so, beside CIFAR-100
+LAYERWISE = ("resnet18", "vgg19_bn", "alexnet")
+WEIGHTSCALE = ("resnet50", "efficientnet_b4")
+
+Runs = Mapping[tuple[str, str], SeedRuns]  # by network and data set
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a run says to a claim.
+
+    Args:
+        claim: the claim.
+        network, data: of which run.
+        seeds: [R] the number of each seed; empty where it was not run.
+    """
+
+    claim: Claim
+    network: str
+    data: str
+    seeds: FloatArray
+
+    @property
+    def number(self) -> float | None:
+        """The mean over the seeds, or None."""
+        return float(self.seeds.mean()) if len(self.seeds) else None
+
+    @property
+    def agreeing(self) -> int:
+        """How many seeds agree with the claim by themselves."""
+        return int(self.claim.agrees(self.seeds).sum())
+
+    @property
+    def answer(self) -> str:
+        """`"holds"` or `"does not hold"`, as the mean over the seeds says, or `"not run"`."""
+        if self.number is None:
+            return "not run"
+        return "holds" if self.claim.agrees(np.array(self.number)) else "does not hold"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A statement of a paper about a run, as one number and the side of 1 it must lie on.
+
+    Args:
+        paper: a key of `PAPERS`.
+        text: the claim in a sentence.
+        networks, data: the runs it is about; of a claim that compares two data sets, the first of the two.
+        measure: what `number` computes, in words.
+        number: from the run, and all others by network and data set, to [R], one ratio a seed; None where it needs a
+            run that is not there.
+        above: the claim is that the ratio is above 1; otherwise that it is 1 or below.
+    """
+
+    paper: str
+    text: str
+    networks: tuple[str, ...]
+    data: tuple[str, ...]
+    measure: str
+    number: Callable[[SeedRuns, Runs], FloatArray | None]
+    above: bool
+
+    @property
+    def expected(self) -> str:
+        """The side of 1, in words."""
+        return "above 1" if self.above else "1 or below"
+
+    def agrees(self, number: FloatArray) -> NDArray[np.bool_]:
+        """Whether numbers lie on the side of 1 that the claim says."""
+        return np.asarray(number > 1 if self.above else number <= 1)
+
+    def verdicts(self, runs: Runs) -> Iterator[Verdict]:
+        """One for each network and data set that the claim is about."""
+        for network in self.networks:
+            for data in self.data:
+                run = runs.get((network, data))
+                seeds = None if run is None else self.number(run, runs)
+                yield Verdict(self, network, data, np.array([]) if seeds is None else seeds)
+
+
+def by_network_and_data(runs: list[SeedRuns]) -> dict[tuple[str, str], SeedRuns]:
+    """The runs by network and by the paper's data set; a run on the whole set comes before one on a part of it."""
+    found: dict[tuple[str, str], SeedRuns] = {}
+    for run in sorted(runs, key=lambda run: run.data in STANDS_FOR):
+        found.setdefault((run.network, STANDS_FOR.get(run.data, run.data)), run)
+    return found
+
+
+def level(run: SeedRuns, rows: NDArray[np.int64] | None = None) -> FloatArray:
+    """[R] how fast some layers change: the median over the epochs of the mean RWC of these `rows`, all by default."""
+    finite = np.ma.masked_invalid(run.rwc if rows is None else run.rwc[:, :, rows])
+    return np.asarray(np.nanmedian(finite.mean(axis=2).filled(np.nan), axis=1))
+
+
+def _block_levels(run: SeedRuns) -> list[FloatArray]:
+    history = run.histories[0]
+    return [level(run, rows) for rows in blocks_of(run.network, history.names, history.kinds).values()]
+
+
+def _last_to_first(run: SeedRuns, _: Runs) -> FloatArray:
+    blocks = _block_levels(run)
+    return np.asarray(blocks[-1] / blocks[0])
+
+
+def _last_to_one_before(run: SeedRuns, _: Runs) -> FloatArray:
+    blocks = _block_levels(run)
+    return blocks[-1] / blocks[-2]
+
+
+def _least_rise(run: SeedRuns, _: Runs) -> FloatArray:
+    blocks = _block_levels(run)
+    rises = [after / before for before, after in pairwise(blocks)]
+    return np.asarray(np.min(rises, axis=0))
+
+
+def _to_fashion_mnist(run: SeedRuns, runs: Runs) -> FloatArray | None:
+    other = runs.get((run.network, "fashion-mnist"))
+    return None if other is None else level(run) / level(other).mean()
+
+
+def _to_cifar10(run: SeedRuns, runs: Runs) -> FloatArray | None:
+    other = runs.get((run.network, "cifar10"))
+    return None if other is None else _last_to_first(run, runs) / _last_to_first(other, runs).mean()
+
+
+def _primitive(run: SeedRuns, kind: str) -> NDArray[np.int64]:
+    return np.array([i for i, its in enumerate(run.histories[0].kinds) if its == kind])
+
+
+def _depthwise_to_least(run: SeedRuns, _: Runs) -> FloatArray:
+    others = [level(run, _primitive(run, kind)) for kind in ("pointwise", "pointwise_linear", "squeeze_excite")]
+    return np.asarray(level(run, _primitive(run, "depthwise")) / np.min(others, axis=0))
+
+
+def _late_pointwise(run: SeedRuns, _: Runs) -> FloatArray:
+    rows = _primitive(run, "pointwise")
+    third = len(rows) // 3
+    return level(run, rows[-third:]) / level(run, rows[:third])
+
+
+CLAIMS = (
+    Claim(
+        "layerwise",
+        "Later layers change more than earlier ones.",
+        LAYERWISE,
+        (*EASY, "cifar100"),
+        "last block / first block",
+        _last_to_first,
+        above=True,
+    ),
+    Claim(
+        "layerwise",
+        "On the easier tasks the last block changes no more than the one before it.",
+        LAYERWISE,
+        EASY,
+        "last block / the one before",
+        _last_to_one_before,
+        above=False,
+    ),
+    Claim(
+        "layerwise",
+        "On CIFAR-100 each block changes more than the one before it.",
+        LAYERWISE,
+        ("cifar100",),
+        "smallest rise from a block to the next",
+        _least_rise,
+        above=True,
+    ),
+    Claim(
+        "layerwise",
+        "A network changes less on MNIST than on FashionMNIST.",
+        LAYERWISE,
+        ("mnist",),
+        "all layers on MNIST / on FashionMNIST",
+        _to_fashion_mnist,
+        above=False,
+    ),
+    Claim(
+        "weightscale",
+        "The harder task recruits the later layers: CIFAR-100 more than CIFAR-10.",
+        WEIGHTSCALE,
+        ("cifar100",),
+        "(last block / first block) on CIFAR-100 / on CIFAR-10",
+        _to_cifar10,
+        above=True,
+    ),
+    Claim(
+        "weightscale",
+        "On CIFAR-10 the depthwise convolutions of EfficientNet-B4 change least of its primitives.",
+        ("efficientnet_b4",),
+        ("cifar10",),
+        "depthwise / the least of the others",
+        _depthwise_to_least,
+        above=False,
+    ),
+    Claim(
+        "weightscale",
+        "On CIFAR-100 the later pointwise convolutions of EfficientNet-B4 change more than the earlier ones.",
+        ("efficientnet_b4",),
+        ("cifar100",),
+        "pointwise, last third / first third",
+        _late_pointwise,
+        above=True,
+    ),
+)

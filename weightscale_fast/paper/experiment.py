@@ -1,0 +1,67 @@
+"""Running a preset: one run folder for each seed.
+
+ROOT/<network>-<data>/seed-<seed>/    a run folder as `weightscale train` makes it
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ..errors import WeightScaleError
+from ..train.loop import train
+from .presets import Preset, as_coded
+
+
+def run_preset(
+    preset: Preset,
+    root: str | Path,
+    *,
+    seeds: int | None = None,
+    options: Sequence[str] = (),
+    changes: Mapping[str, Any] | None = None,
+    data_root: str | Path = "data",
+    download: bool = False,
+    workers: int = 0,
+    resume: bool = False,
+) -> Path:
+    """Train a preset once for each of its seeds.
+
+    Args:
+        preset: the experiment.
+        root: where the folder of its runs goes.
+        seeds: how many of the paper's seeds; all of them if None.
+        options: what the authors' code did differently from their text, names in `AS_CODED`.
+        changes: other settings than the paper's, by their name in `TrainConfig`; kept in the record.
+        data_root, download, workers: as for `train`.
+        resume: go on where an earlier call was interrupted.
+
+    Returns:
+        The folder with a run folder for each seed.
+
+    Raises:
+        ValueError: a wrong setting.
+        WeightScaleError: data are missing, or the folder exists.
+    """
+    if seeds is not None and not 1 <= seeds <= len(preset.seeds):
+        raise ValueError(f"seeds must be 1 to {len(preset.seeds)}, the seeds of the paper; got {seeds}")
+    config = replace(as_coded(preset.config, options), **(changes or {}))
+    if config.epochs < 2:
+        raise ValueError(f"epochs must be 2 or more, for curves from epoch to epoch; got {config.epochs}")
+    folder = Path(root) / "-".join([config.model.removesuffix("-small"), Path(config.data).name, *options])
+    if folder.exists() and any(folder.iterdir()) and not resume:
+        raise WeightScaleError(f"{folder} exists: go on with it by --resume (resume=True), or choose another root")
+    about = {"preset": preset.name, "paper": preset.paper, "as_coded": list(options), "changed": dict(changes or {})}
+    for seed in preset.seeds[:seeds]:
+        train(
+            replace(config, seed=seed),
+            folder / f"seed-{seed}",
+            data_root=data_root,
+            download=download,
+            workers=workers,
+            resume=resume,
+            about=about,
+        )
+    return folder

@@ -1,0 +1,190 @@
+"""One page of all runs under a folder: accuracies, the papers' claims with their answers, and the papers' figures."""
+
+from __future__ import annotations
+
+import os
+import re
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..analysis import LayerClusters, cluster_layers
+from ..figures import clustered_curves, pca_panels
+from ..figures.blocks import block_curves
+from ..figures.style import count, set_title
+from ..figures.svg import svg_of
+from ..report import DPI
+from ..report_page import Picture, figure_html, fill_template
+from .claims import CLAIMS, STANDS_FOR, Verdict, by_network_and_data
+from .presets import PAPERS
+from .results import METRICS, Row, load_runs, table, verdicts, write_tables
+from .seeds import SeedRuns
+from .summary import agreement, block_runs
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+PAGE = "paper.html"
+DATA = ("cifar10", "cifar100", "svhn", "mnist", "fashion-mnist")
+
+
+def write_page(root: str | Path) -> Path:
+    """Write `paper.html`, its figures, `accuracy.csv` and `claims.csv` about all runs of presets under `root`.
+
+    Returns:
+        The path of the page, which needs no other file.
+
+    Raises:
+        WeightScaleError: there are no runs, or a package is missing.
+
+    Example:
+        `write_page("runs/paper")`
+    """
+    root = Path(root)
+    runs, failures = load_runs(root)
+    write_tables(runs, root)
+    rows = table(runs)
+    networks = list(dict.fromkeys(run.network for run in runs))
+    answers = [verdict.answer for verdict in verdicts(runs)]
+    counts = ", ".join(f"{answers.count(answer)} {answer}" for answer in ("holds", "does not hold", "not run"))
+    text = fill_template(
+        "paper_template.html",
+        title="The papers' experiments, run here",
+        lead=escape(
+            f"{count(len(runs), 'experiment')} of 18. Of the papers' claims, by network and data set: {counts}."
+        ),
+        accuracy="\n".join(map(_accuracy_row, rows)),
+        changed=_changes(rows, failures),
+        data="".join(f"<th>{escape(_heading(data, runs))}</th>" for data in DATA),
+        claims="\n".join(_claim_rows(runs)),
+        networks="\n".join(_network([run for run in runs if run.network == network], root) for network in networks),
+    )
+    temporary = root / f".{PAGE}.{os.getpid()}.tmp"
+    temporary.write_text(text, "utf-8")
+    return temporary.replace(root / PAGE)
+
+
+def _heading(data: str, runs: list[SeedRuns]) -> str:
+    """The data set, and what stood for it."""
+    used = {run.data for run in runs if STANDS_FOR.get(run.data, run.data) == data}
+    return data if used <= {data} else f"{data} ({', '.join(sorted(used - {data}))})"
+
+
+def _accuracy_row(row: Row) -> str:
+    cells = [
+        f"<td>{escape(row.network)}</td>",
+        f"<td>{escape(row.data)}</td>",
+        f'<td class="number">{row.seeds}</td>',
+        f'<td class="number">{row.epochs}<small>paper: {row.published_epochs}</small></td>',
+        f'<td class="number">{row.images}</td>',
+        *(_percent(row.accuracy[name]) for name in METRICS),
+        f'<td class="number">{"not at hand" if row.published is None else f"{row.published:.1%}"}</td>',
+        f'<td class="number">{row.recording_share:.1%}</td>',
+    ]
+    return f"<tr>{''.join(cells)}</tr>"
+
+
+def _percent(values: np.ndarray) -> str:
+    spread = f"<small>± {100 * values.std():.1f}</small>" if len(values) > 1 else ""
+    return f'<td class="number">{values.mean():.1%}{spread}</td>'
+
+
+def _changes(rows: list[Row], failures: list[str]) -> str:
+    """Where a run is not as in its paper, in a sentence each."""
+    told = []
+    for row in rows:
+        changes = ", ".join(f"{name} {value}" for name, value in row.changed.items())
+        told += [f"{row.network} on {row.data}: {changes}."] if changes else []
+        told += [f"{row.network}: {row.note}."] if row.note else []
+        for seed, epoch in row.diverged.items():
+            told.append(f"{row.network} on {row.data}: seed {seed} diverged in epoch {epoch}, and is left out.")
+    told += failures
+    items = "".join(f"<li>{escape(line)}</li>" for line in dict.fromkeys(told))
+    return f"<p>Other than in the papers:</p>\n<ul>{items}</ul>" if told else ""
+
+
+def _claim_rows(runs: list[SeedRuns]) -> list[str]:
+    """A row for each claim and network, a cell for each data set."""
+    found = by_network_and_data(runs)
+    rows = []
+    for claim in CLAIMS:
+        its_verdicts = list(claim.verdicts(found))
+        for network in claim.networks:
+            cell_of = {verdict.data: _verdict(verdict) for verdict in its_verdicts if verdict.network == network}
+            head = ""
+            if network == claim.networks[0]:
+                told = f"{PAPERS[claim.paper]}; {claim.measure}, {claim.expected} expected"
+                head = f"<td rowspan={len(claim.networks)}>{escape(claim.text)}<small>{escape(told)}</small></td>"
+            cells = "".join(cell_of.get(data, "<td></td>") for data in DATA)
+            rows.append(f"<tr>{head}<td>{escape(network)}</td>{cells}</tr>")
+    return rows
+
+
+def _verdict(verdict: Verdict) -> str:
+    if verdict.number is None:
+        return '<td class="not-run">not run</td>'
+    told = f"{verdict.number:.2f}"
+    if len(verdict.seeds) > 1:
+        told += f"; in {verdict.agreeing} of {count(len(verdict.seeds), 'seed')}"
+    return f'<td class="{verdict.answer.replace(" ", "-")}">{verdict.answer}<small>{told}</small></td>'
+
+
+def _network(runs: list[SeedRuns], root: Path) -> str:
+    """The figures of one network, its data sets side by side."""
+    network = runs[0].network
+    clusters = {run.data: cluster_layers(run.mean()) for run in runs}
+    pictures = [
+        Picture(
+            f"{network}: RWC of its blocks",
+            _save(block_curves({run.data: block_runs(run) for run in runs}), root / f"{network}-blocks"),
+            "Each line is the mean over the layers of a part of the network, from epoch to epoch. The panels share one "
+            "axis, so lines that lie higher in one of them changed more on that data set.",
+            half=len(runs) == 1,
+        ),
+        Picture(
+            f"{network}: maps of its layers",
+            _save(pca_panels(clusters), root / f"{network}-maps"),
+            "Each mark is a layer, and marks that lie close have similar curves. Every data set has its own components "
+            "and its own clusters, so compare how the layers fall into groups and not where the groups lie.",
+            half=len(runs) == 1,
+        ),
+        *(
+            Picture(
+                f"{network} on {run.data}: its clusters",
+                _save(_clustered(run, clusters[run.data]), root / f"{network}-{run.data}-clusters"),
+                "Each thin line is a layer, the mean over the seeds, and each thick line is the median of a cluster.",
+                half=False,
+            )
+            for run in runs
+        ),
+    ]
+    told = " ".join(_agreement(run, clusters[run.data]) for run in runs)
+    figures = "\n".join(map(figure_html, pictures))
+    return f'<h2>{escape(network)}</h2>\n<p>{escape(told)}</p>\n<div class="figures">\n{figures}\n</div>'
+
+
+def _clustered(run: SeedRuns, clusters: LayerClusters) -> Figure:
+    ax = clustered_curves(run.mean(), clusters)
+    set_title(ax, f"{run.network} on {run.data}, layers by cluster")
+    figure = ax.figure
+    assert figure is not None
+    return figure  # type: ignore[return-value]
+
+
+def _agreement(run: SeedRuns, clusters: LayerClusters) -> str:
+    told = f"On {run.data}: {count(len(clusters.names), 'layer')} in {count(clusters.k, 'cluster')}"
+    if len(run.histories) == 1:
+        return f"{told}, one seed."
+    return (
+        f"{told}; the seeds, each clustered by itself, agree by {agreement(run, clusters):.2f} (adjusted Rand index)."
+    )
+
+
+def _save(figure: Figure, path: Path) -> bytes:
+    """Write the figure as PNG; its SVG, for the page."""
+    svg = svg_of(figure, DPI)
+    figure.set_layout_engine("none")
+    figure.savefig(path.with_name(f"{re.sub(r'[^A-Za-z0-9_.-]+', '_', path.name)}.png"), dpi=DPI)
+    return svg

@@ -1,0 +1,129 @@
+"""All runs under a folder as tables: the papers' accuracies beside ours, and the papers' claims with their answers."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..errors import WeightScaleError
+from .claims import CLAIMS, STANDS_FOR, Verdict, by_network_and_data
+from .presets import PRESETS
+from .seeds import FloatArray, SeedRuns
+
+METRICS = ("train_top1", "train_top5", "test_top1", "test_top5")
+
+
+class Row(NamedTuple):
+    """A row of the papers' tables: one network on one data set."""
+
+    network: str
+    data: str  # what was trained on
+    seeds: int
+    epochs: int
+    published_epochs: int
+    images: str  # to train on, of how many
+    accuracy: dict[str, FloatArray]  # by name in METRICS, [R]
+    published: float | None  # top-1 test accuracy
+    recording_share: float  # of the training's time
+    changed: dict[str, Any]  # settings that are not the paper's
+    diverged: Mapping[int, int]  # seeds that are left out, and in which epoch
+    note: str
+
+
+def load_runs(root: str | Path) -> tuple[list[SeedRuns], list[str]]:
+    """The runs of every preset under `root` in the order of the presets, and why others cannot be shown.
+
+    Runs that did as the authors coded are no runs of their papers' text, and are left out.
+
+    Raises:
+        WeightScaleError: there is none.
+    """
+    folders = sorted({run.parent for run in Path(root).glob("**/seed-*") if (run / "metrics.jsonl").exists()})
+    runs, failures = [], []
+    for folder in folders:
+        try:
+            runs.append(SeedRuns.load(folder))
+        except WeightScaleError as error:
+            failures.append(str(error))
+    runs = [run for run in runs if run.settings.get("preset") in PRESETS and not run.settings["as_coded"]]
+    if not runs:
+        why = "; ".join(failures) or f"make some with weightscale paper NAME --runs {root}"
+        raise WeightScaleError(f"{root} holds no runs of presets to show: {why}")
+    order = list(PRESETS)
+    return sorted(runs, key=lambda run: (order.index(run.settings["preset"]), run.data)), failures
+
+
+def table(runs: Iterable[SeedRuns]) -> list[Row]:
+    """A row for each."""
+    rows = []
+    for run in runs:
+        preset, settings = PRESETS[run.settings["preset"]], run.settings
+        rows.append(
+            Row(
+                network=run.network,
+                data=run.data,
+                seeds=len(run.histories),
+                epochs=len(run.metrics[0]),
+                published_epochs=preset.config.epochs,
+                images=f"{settings['images'][0]:,} of {settings['images_of'][0]:,}",
+                accuracy={name: run.accuracy(name) for name in METRICS},
+                published=preset.published,
+                recording_share=float(np.mean([line["recording_share"] for lines in run.metrics for line in lines])),
+                changed=dict(settings["changed"]),
+                diverged=run.diverged,
+                note=preset.note,
+            )
+        )
+    return rows
+
+
+def verdicts(runs: list[SeedRuns]) -> list[Verdict]:
+    """What the runs say to every claim of both papers."""
+    found = by_network_and_data(runs)
+    return [verdict for claim in CLAIMS for verdict in claim.verdicts(found)]
+
+
+def shown_data(runs: list[SeedRuns], verdict: Verdict) -> str:
+    """The data set of a verdict, and what stood for it."""
+    run = by_network_and_data(runs).get((verdict.network, verdict.data))
+    return f"{verdict.data} ({run.data})" if run is not None and run.data in STANDS_FOR else verdict.data
+
+
+def write_tables(runs: list[SeedRuns], folder: Path) -> None:
+    """`accuracy.csv` and `claims.csv`."""
+    with open(folder / "accuracy.csv", "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        measured = [f"{name}_{what}" for name in METRICS for what in ("mean", "deviation")]
+        writer.writerow(
+            ("network", "data", "seeds", "epochs", "images", *measured, "paper_test_top1", "changed", "diverged")
+        )
+        for row in table(runs):
+            values = [
+                f"{value:.4f}" for name in METRICS for value in (row.accuracy[name].mean(), row.accuracy[name].std())
+            ]
+            writer.writerow(
+                (
+                    row.network,
+                    row.data,
+                    row.seeds,
+                    row.epochs,
+                    row.images,
+                    *values,
+                    row.published or "",
+                    row.changed,
+                    dict(row.diverged),
+                )
+            )
+    with open(folder / "claims.csv", "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(("paper", "claim", "network", "data", "measure", "expected", "number", "seeds", "answer"))
+        for verdict in verdicts(runs):
+            number = "" if verdict.number is None else f"{verdict.number:.4f}"
+            seeds = " ".join(f"{value:.4f}" for value in verdict.seeds)
+            data, claim = shown_data(runs, verdict), verdict.claim
+            about = (claim.paper, claim.text, verdict.network, data, claim.measure, claim.expected)
+            writer.writerow((*about, number, seeds, verdict.answer))

@@ -1,0 +1,70 @@
+"""TrainConfig: everything that decides what a run computes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+
+from ..definitions import check_definition
+
+OPTIMIZERS = ("adam", "adamw", "sgd")
+AUGMENTATIONS = ("none", "flip", "crop_flip")
+PRECISIONS = ("auto", "float32", "bfloat16")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Everything that decides what a run computes; kept in its record.
+
+    Raises:
+        ValueError: a setting is not one of its values.
+
+    Example:
+        >>> TrainConfig(model="resnet18", lr=0.1, optimizer="sgd").momentum
+        0.9
+    """
+
+    model: str = "resnet50"  # see create_model
+    data: str = "mnist-5k"  # see load_images
+    epochs: int = 5
+    batch_size: int = 64
+    optimizer: str = "adam"
+    lr: float = 1e-3  # constant
+    weight_decay: float = 0.0
+    momentum: float = 0.9  # of sgd
+    image_size: int | None = None  # pixels; None: as the images are
+    augment: str = "none"  # of the training images: flip from left to right, and crop within a margin of an eighth
+    shuffle: bool = True
+    limit: int | None = None  # training images, and the same share of the test images
+    stop_at: float | None = None  # test accuracy, 0 to 1, at which training ends early
+    precision: str = "auto"  # bfloat16 autocast and channels_last on a GPU, float32 on the CPU
+    definition: str = "norm_ratio"
+    every: int = 1
+    seed: int = 0
+    device: str = "auto"  # a GPU where there is one
+
+    def __post_init__(self) -> None:
+        for name, allowed in (("optimizer", OPTIMIZERS), ("augment", AUGMENTATIONS), ("precision", PRECISIONS)):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {getattr(self, name)!r}")
+        for name in ("epochs", "batch_size", "every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be 1 or more, got {getattr(self, name)}")
+        for name in ("image_size", "limit"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise ValueError(f"{name} must be 1 or more, got {getattr(self, name)}")
+        if self.stop_at is not None and not 0 < self.stop_at <= 1:
+            raise ValueError(f"stop_at must be an accuracy above 0, at most 1, got {self.stop_at}")
+        if self.augment == "crop_flip" and self.image_size is None:
+            raise ValueError("augment='crop_flip' needs image_size, the pixels to crop to")
+        check_definition(self.definition)
+
+    def resolved(self) -> TrainConfig:
+        """The settings with each `"auto"` made the choice for this machine."""
+        device, precision = self.device, self.precision
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        if precision == "auto":
+            precision = "float32" if device == "cpu" else "bfloat16"
+        return replace(self, device=device, precision=precision)
