@@ -1,0 +1,41 @@
+"""start_monitor: a monitor that begins where a framework says that training does."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+from torch.optim import Optimizer
+
+from ..monitor import RWCMonitor
+
+
+def start_monitor(
+    model: nn.Module,
+    optimizer: Optimizer | None,
+    *,
+    step: int,
+    state: Mapping[str, Any] | None,
+    earlier: RWCMonitor | None = None,
+    **options: Any,
+) -> RWCMonitor:
+    """A monitor that begins a record at step 0 and goes on with one at any other.
+
+    Args:
+        model: its weights are those at `step`.
+        optimizer: as for `RWCMonitor`.
+        step: the steps done so far; where there are none, an existing run folder is an error.
+        state: a monitor's state in the checkpoint that training goes on from.
+        earlier: without a state, the monitor to go on from, but with the weights of now: someone may have changed them.
+            Without it, too, the record goes on at `step`.
+        options: the others of `RWCMonitor`.
+    """
+    if not step:
+        return RWCMonitor(model, optimizer, **options)
+    monitor = RWCMonitor(model, optimizer, resume=options.get("run_dir") is not None, **options)
+    if state is None:
+        now = monitor.state_dict()
+        state = {**now, "step": step} if earlier is None else {**earlier.state_dict(), "weights": now["weights"]}
+    monitor.load_state_dict(state)
+    return monitor
