@@ -74,15 +74,15 @@ def test_accumulated_batches_are_one_row(tmp_path):
 
 
 def test_steps_that_the_scaler_skips_leave_no_row(tmp_path):
-    """A loss scale of 2^76 overflows the gradients until it has been halved often enough."""
+    """A loss scale of 2^80 overflows the gradients until it has been halved often enough."""
     callback = RWCTrainerCallback()
-    options = {"num_train_epochs": 2, "optim": "adamw_torch"}  # the fused one, the default, is called all the same
+    options = {"max_grad_norm": 0, "optim": "adamw_torch"}  # the fused one, the default, is called all the same
     trainer = trainer_with(tmp_path, callback, **options)
-    trainer.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**76)
+    trainer.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**80)
     stepped = []
     trainer.create_optimizer().register_step_post_hook(lambda *_: stepped.append(1))
     trainer.train()
-    assert 0 < len(stepped) < trainer.state.global_step == 24
+    assert 0 < len(stepped) < trainer.state.global_step == 12
     assert len(callback.history()) == len(stepped)
     assert (callback.history().rwc.max(axis=1) > 0).all()
 
