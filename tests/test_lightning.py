@@ -36,6 +36,9 @@ def module_of(base):
         def training_step(self, batch, index):
             return nn.functional.cross_entropy(self.net(batch[0]), batch[1])
 
+        def test_step(self, batch, index):
+            pass
+
         def configure_optimizers(self):
             optimizer = torch.optim.Adam(self.parameters(), lr=1e-2)
             optimizer.register_step_post_hook(self._count)
@@ -187,6 +190,19 @@ def test_a_second_fit_goes_on_from_the_weights_of_then():
     assert history.steps.tolist() == list(range(1, 17))
     assert np.array_equal(history.rwc[:8], before)
     assert history.rwc[8, 0] < 1
+
+
+def test_a_checkpoint_for_testing_changes_no_record(tmp_path):
+    module, callback = module_of(pl.LightningModule), RWCCallback(tmp_path / "run")
+    trainer = trainer_with([callback])
+    trainer.fit(module, batches(4))
+    trainer.save_checkpoint(tmp_path / "early.ckpt")
+    trainer.fit_loop.max_epochs = 2
+    trainer.fit(module, batches(4))
+    trainer.test(module, batches(4), ckpt_path=tmp_path / "early.ckpt", verbose=False)
+    trainer.fit_loop.max_epochs = 3
+    trainer.fit(module, batches(4))
+    assert callback.history().steps.tolist() == list(range(1, 13))
 
 
 def test_a_checkpoint_from_before_the_callback(tmp_path):

@@ -74,11 +74,11 @@ def test_accumulated_batches_are_one_row(tmp_path):
 
 
 def test_steps_that_the_scaler_skips_leave_no_row(tmp_path):
-    """A loss scale of 2^80 overflows the gradients until it has been halved often enough."""
+    """A loss scale of 2^70 overflows the norm of the gradients until it has been halved often enough."""
     callback = RWCTrainerCallback()
     options = {"max_grad_norm": 0, "optim": "adamw_torch"}  # the fused one, the default, is called all the same
     trainer = trainer_with(tmp_path, callback, **options)
-    trainer.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**80)
+    trainer.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**70)
     stepped = []
     trainer.create_optimizer().register_step_post_hook(lambda *_: stepped.append(1))
     trainer.train()
@@ -122,6 +122,21 @@ def test_a_checkpoint_from_before_the_callback(tmp_path):
         trainer_with(tmp_path, callback).train(resume_from_checkpoint=str(tmp_path / "checkpoint-10"))
     assert callback.history().steps.tolist() == [11, 12]
     assert (callback.history().rwc < 1).all()
+
+
+def test_a_smaller_batch_after_running_out_of_memory_begins_anew(tmp_path):
+    class Small(transformers.TrainerCallback):
+        def on_step_end(self, args, state, control, *, train_dataloader, **_):
+            if state.global_step == 2 and train_dataloader.total_batch_size > 2:
+                raise RuntimeError("CUDA out of memory. Tried to allocate 1 TiB")
+
+    callback = RWCTrainerCallback(tmp_path / "run")
+    trainer = trainer_with(tmp_path, callback, Small(), auto_find_batch_size=True)
+    trainer.train()
+    assert trainer.state.global_step == 24
+    assert wsf.RWCHistory.load(tmp_path / "run").steps.tolist() == list(range(1, 25))
+    with pytest.raises(wsf.WeightScaleError, match=r"run folder .*run exists"):
+        trainer.train()  # a record that is complete is not overwritten
 
 
 def test_model_only_checkpoints_stay_small(tmp_path):

@@ -78,6 +78,10 @@ class RWCCallback(Callback):
             )
         return self.monitors[optimizer].history()
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Forget what a checkpoint for testing brought: the next training does not go on from there."""
+        self._loaded = []
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take the snapshots: weights, checkpoint and optimizers are in place now."""
         chosen = _layers_by_optimizer(pl_module, trainer.optimizers, self._layers)

@@ -18,6 +18,7 @@ def start_monitor(
     step: int,
     state: Mapping[str, Any] | None,
     earlier: RWCMonitor | None = None,
+    again: bool = False,
     **options: Any,
 ) -> RWCMonitor:
     """A monitor that begins a record at step 0 and goes on with one at any other.
@@ -29,9 +30,10 @@ def start_monitor(
         state: a monitor's state in the checkpoint that training goes on from.
         earlier: without a state, the monitor to go on from, but with the weights of now: someone may have changed them.
             Without it, too, the record goes on at `step`.
+        again: the first steps are done once more: what an existing run folder has of them is dropped.
         options: the others of `RWCMonitor`.
     """
-    if not step:
+    if not step and not again:
         return RWCMonitor(model, optimizer, **options)
     monitor = RWCMonitor(model, optimizer, resume=options.get("run_dir") is not None, **options)
     if state is None:

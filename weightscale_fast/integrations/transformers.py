@@ -62,6 +62,7 @@ class RWCTrainerCallback(TrainerCallback):
         }
         self._tracker = tracker
         self._logged = 0  # the last step that the tracker knows
+        self._training = False
 
     def history(self) -> RWCHistory:
         """Everything recorded so far.
@@ -77,11 +78,14 @@ class RWCTrainerCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Take the snapshot: the weights, those of a checkpoint too, are in place now."""
+        again = False
         if self.monitor is not None:
-            self.monitor.close()  # of an earlier run that ended in an exception
+            again = args.auto_find_batch_size and self._training  # the Trainer tries once more, with smaller batches
+            self.monitor.close()
         self.monitor = start_monitor(
-            kwargs["model"], None, step=state.global_step, state=self._load(args, state), **self._options
+            kwargs["model"], None, step=state.global_step, state=self._load(args, state), again=again, **self._options
         )
+        self._training = True
         self._logged = self.monitor.step
 
     def on_optimizer_step(
@@ -109,6 +113,7 @@ class RWCTrainerCallback(TrainerCallback):
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Write what is left."""
+        self._training = False
         if self.monitor is not None:
             self.monitor.close()
 
