@@ -136,9 +136,9 @@ def test_steps_that_the_scaler_skips_leave_no_row():
 
 
 @pytest.mark.filterwarnings("ignore:The dirpath has changed:UserWarning")  # of the checkpoints, on purpose
-@pytest.mark.parametrize("to_folder", [False, True], ids=["memory", "folder"])
+@pytest.mark.parametrize(("to_folder", "every"), [(False, 1), (True, 3)], ids=["memory", "folder-every-3"])
 @pytest.mark.parametrize("make", [lambda: module_of(pl.LightningModule), TwoOptimizers], ids=["one", "two"])
-def test_resume_equals_the_unbroken_run(tmp_path, to_folder, make):
+def test_resume_equals_the_unbroken_run(tmp_path, to_folder, every, make):
     """Checkpoint after epoch 1, die in epoch 2, resume in epoch 2."""
 
     def run_dir(name):
@@ -155,7 +155,7 @@ def test_resume_equals_the_unbroken_run(tmp_path, to_folder, make):
         trainer = trainer_with([callback, *others, checkpoints], max_epochs=3, enable_checkpointing=True)
         trainer.fit(make(), batches(), ckpt_path=ckpt_path)
 
-    unbroken, broken, resumed = RWCCallback(run_dir("a")), RWCCallback(run_dir("b")), RWCCallback(run_dir("b"))
+    unbroken, broken, resumed = (RWCCallback(run_dir(name), every=every) for name in ("a", "b", "b"))
     with pytest.raises(RuntimeError, match="out of luck"):
         fit("broken", broken, Dies())
     fit("resumed", resumed, ckpt_path=tmp_path / "broken" / "checkpoints" / "epoch=0.ckpt")
@@ -163,7 +163,7 @@ def test_resume_equals_the_unbroken_run(tmp_path, to_folder, make):
     for i in range(len(unbroken.monitors)):
         assert resumed.history(i).steps.tolist() == unbroken.history(i).steps.tolist()
         assert np.array_equal(resumed.history(i).rwc, unbroken.history(i).rwc)
-    assert len(unbroken.history()) == 24
+    assert len(unbroken.history()) == 24 // every
 
 
 def test_an_exception_loses_nothing(tmp_path):
@@ -190,6 +190,17 @@ def test_a_second_fit_goes_on_from_the_weights_of_then():
     assert history.steps.tolist() == list(range(1, 17))
     assert np.array_equal(history.rwc[:8], before)
     assert history.rwc[8, 0] < 1
+
+
+def test_checkpoints_hold_the_weights_once(tmp_path):
+    """Twice only where something else than the optimizer changed them, or between two rows."""
+    module, callback, sparse = module_of(pl.LightningModule), RWCCallback(), RWCCallback(every=3)
+    trainer_with([callback, sparse]).fit(module, batches(4))
+    assert callback.state_dict()["monitors"][0]["weights"] is None
+    assert set(sparse.state_dict()["monitors"][0]["weights"]) == {"net.0.weight", "net.2.weight"}
+    with torch.no_grad():
+        module.net[0].weight.clamp_(-0.01, 0.01)
+    assert set(callback.state_dict()["monitors"][0]["weights"]) == {"net.0.weight", "net.2.weight"}
 
 
 def test_a_checkpoint_for_testing_changes_no_record(tmp_path):

@@ -21,7 +21,7 @@ from .test_figures import make_history, noisy
 
 NUMBERS = ["min", "q25", "median", "q75", "max", "moved_fraction", "layers_still", "layers_not_finite"]
 NAMES = [f"rwc/{name}" for name in NUMBERS]
-EXTRA = "pip install 'weightscale_fast[integrations]'"
+EXTRA = "needs pip install 'weightscale_fast[integrations]'"
 
 
 @pytest.fixture(scope="module")

@@ -87,21 +87,21 @@ def test_steps_that_the_scaler_skips_leave_no_row(tmp_path):
     assert (callback.history().rwc.max(axis=1) > 0).all()
 
 
-@pytest.mark.parametrize("to_folder", [False, True], ids=["memory", "folder"])
-def test_resume_equals_the_unbroken_run(tmp_path, to_folder):
+@pytest.mark.parametrize(("to_folder", "every"), [(False, 1), (True, 3)], ids=["memory", "folder-every-3"])
+def test_resume_equals_the_unbroken_run(tmp_path, to_folder, every):
     """Checkpoints after steps 5 and 10, die after step 14, resume from 10."""
 
     def run_dir(name):
         return tmp_path / name if to_folder else None
 
     options = {"save_strategy": "steps", "save_steps": 5, "num_train_epochs": 2}
-    unbroken, broken, resumed = (RWCTrainerCallback(run_dir(name)) for name in ("a", "b", "b"))
+    unbroken, broken, resumed = (RWCTrainerCallback(run_dir(name), every=every) for name in ("a", "b", "b"))
     trainer_with(tmp_path / "unbroken", unbroken, **options).train()
     with pytest.raises(RuntimeError, match="out of luck"):
         trainer_with(tmp_path / "broken", broken, Dies(14), **options).train()
-    assert len(broken.history()) == 14
+    assert len(broken.history()) == 14 // every
     trainer_with(tmp_path / "broken", resumed, **options).train(resume_from_checkpoint=True)
-    assert resumed.history().steps.tolist() == unbroken.history().steps.tolist() == list(range(1, 25))
+    assert resumed.history().steps.tolist() == unbroken.history().steps.tolist() == list(range(every, 25, every))
     assert np.array_equal(resumed.history().rwc, unbroken.history().rwc)
 
 

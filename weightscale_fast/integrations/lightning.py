@@ -12,7 +12,7 @@ from ..history import RWCHistory
 from ..layers import LayerSelector, select_layers
 from ..monitor import RWCMonitor
 from .recent import recent
-from .resume import start_monitor
+from .resume import checkpoint_state, start_monitor
 from .summary import summarize
 
 if TYPE_CHECKING:
@@ -118,8 +118,8 @@ class RWCCallback(Callback):
         self._close()
 
     def state_dict(self) -> dict[str, Any]:
-        """The records' part of a checkpoint: the previous weights; without `run_dir`, the records too."""
-        return {"monitors": [monitor.state_dict() for monitor in self.monitors]}
+        """The records' part of a checkpoint; without `run_dir`, the records themselves."""
+        return {"monitors": [checkpoint_state(monitor) for monitor in self.monitors]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keep it until training starts: here the model may not be where it will be trained."""

@@ -14,7 +14,7 @@ from ..history import RWCHistory
 from ..layers import LayerSelector
 from ..monitor import RWCMonitor
 from .recent import recent
-from .resume import start_monitor
+from .resume import checkpoint_state, start_monitor
 from .trackers import log_summary
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ class RWCTrainerCallback(TrainerCallback):
 
     Accumulated batches and steps that a gradient scaler skips leave no row. The state of the record lies in the
     Trainer's checkpoints, so that `trainer.train(resume_from_checkpoint=True)` goes on with no hole, no double row and
-    no false first value; it is as large as the layers' weights, and is left out with `save_only_model`.
+    no false first value; with `save_only_model` it is left out.
 
     Args:
         run_dir: a new folder for the record; None keeps it in memory. Where training goes on from a checkpoint, that
@@ -106,7 +106,7 @@ class RWCTrainerCallback(TrainerCallback):
         """Put the record's state into the checkpoint that was just written."""
         if self.monitor is None or args.save_only_model:
             return
-        monitor_state = self.monitor.state_dict()
+        monitor_state = checkpoint_state(self.monitor)
         folder = _checkpoint(args, state)
         if args.should_save and folder.is_dir():
             torch.save(monitor_state, folder / self._file)
