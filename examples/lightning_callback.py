@@ -11,7 +11,6 @@ import torch
 from lightning.pytorch.loggers import CSVLogger
 from torch import nn
 
-import weightscale_fast as wsf
 from weightscale_fast.integrations.lightning import RWCCallback
 
 
@@ -59,4 +58,3 @@ trainer(folder, callback, epochs=4).fit(Classifier(), batches, ckpt_path=folder 
 
 history = callback.history()
 print(f"{len(history)} steps of {len(history.names)} layers; explain them: weightscale analyze {folder / 'rwc'}")
-assert isinstance(history, wsf.RWCHistory)
