@@ -111,11 +111,13 @@ class RWCCallback(Callback):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write what is left."""
         self._log(trainer)
-        self._close()
+        for monitor in self.monitors:
+            monitor.close()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Write what was recorded until then."""
-        self._close()
+        for monitor in self.monitors:
+            monitor.__exit__(type(exception), exception, None)
 
     def state_dict(self) -> dict[str, Any]:
         """The records' part of a checkpoint; without `run_dir`, the records themselves."""
@@ -135,10 +137,6 @@ class RWCCallback(Callback):
                 for logger in trainer.loggers:
                     logger.log_metrics(values, step=trainer.global_step)
                 self._logged[i] = int(history.steps[-1])
-
-    def _close(self) -> None:
-        for monitor in self.monitors:
-            monitor.close()
 
 
 def _layers_by_optimizer(

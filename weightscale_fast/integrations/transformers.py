@@ -97,10 +97,12 @@ class RWCTrainerCallback(TrainerCallback):
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Sum up for the tracker."""
-        if self._tracker is None or self.monitor is None or not state.is_world_process_zero:
+        if self._tracker is None or self.monitor is None:
             return
-        log_summary(recent(self.monitor, after=self._logged), self._tracker, state.global_step)
+        history = recent(self.monitor, after=self._logged)
         self._logged = self.monitor.step
+        if state.is_world_process_zero:
+            log_summary(history, self._tracker, state.global_step)
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Put the record's state into the checkpoint that was just written."""
