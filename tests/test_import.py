@@ -3,7 +3,10 @@
 import subprocess
 import sys
 
+import pytest
+
 HEAVY = ("triton", "sklearn", "scipy", "matplotlib", "timm", "torchvision", "cuml", "tqdm", "torch._dynamo")
+HEAVY += ("lightning", "pytorch_lightning", "transformers", "accelerate", "tensorboard", "wandb", "trackio", "mlflow")
 SCRIPT = """
 import sys, torch
 before = set(sys.modules)
@@ -32,3 +35,26 @@ def test_the_pass_is_light_too():
 
 def test_the_test_above_can_fail():
     assert imported_by("import sklearn") != "[]"
+
+
+def test_trackers_are_imported_when_they_are_used():
+    assert imported_by("from weightscale_fast.integrations import recent, summary, trackers") == "[]"
+
+
+WITHOUT = """
+import sys
+class Without:
+    def __init__(self, finder):
+        self.finder = finder
+    def find_spec(self, name, *where):
+        return None if name.partition(".")[0] in {packages!r} else self.finder.find_spec(name, *where)
+sys.meta_path[:] = map(Without, sys.meta_path)
+import weightscale_fast.integrations.{module}
+"""
+
+
+@pytest.mark.parametrize("package", ["lightning", "transformers"])
+def test_a_missing_framework_is_an_error_with_its_install_line(package):
+    script = WITHOUT.format(packages=("pytorch_lightning", package), module=package)
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert f"{package} is not installed: run pip install 'weightscale_fast[integrations]'" in result.stderr

@@ -1,0 +1,169 @@
+"""RWCTrainerCallback in real trainings of a tiny transformer: when it records, how it resumes, what it reports."""
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+import weightscale_fast as wsf
+
+pytest.importorskip("accelerate", reason="needs Accelerate: pip install 'weightscale_fast[integrations]'")
+pytest.importorskip("transformers", reason="needs Transformers: pip install 'weightscale_fast[integrations]'")
+import transformers
+
+from weightscale_fast.integrations.transformers import RWCTrainerCallback
+
+LAYERS = 10  # two embeddings, and four of each of the two blocks; the head is tied to the first embedding
+
+
+class Tokens(torch.utils.data.Dataset):
+    def __len__(self):
+        return 48
+
+    def __getitem__(self, index):
+        tokens = (torch.arange(8) * (index % 5 + 1)) % 32
+        return {"input_ids": tokens, "labels": tokens}
+
+
+class Dies(transformers.TrainerCallback):
+    def __init__(self, step):
+        self.step = step
+
+    def on_step_end(self, args, state, control, **_):
+        if state.global_step == self.step:
+            raise RuntimeError("out of luck")
+
+
+def trainer_with(folder, *callbacks, **arguments):
+    torch.manual_seed(0)
+    config = transformers.GPT2Config(vocab_size=32, n_positions=8, n_embd=8, n_layer=2, n_head=2)
+    options = {"per_device_train_batch_size": 4, "num_train_epochs": 1, "save_strategy": "no", **arguments}
+    quiet = {"report_to": "none", "use_cpu": True, "disable_tqdm": True, "logging_strategy": "no"}
+    return transformers.Trainer(
+        transformers.GPT2LMHeadModel(config),
+        transformers.TrainingArguments(str(folder), **{**quiet, **options}),
+        train_dataset=Tokens(),
+        callbacks=list(callbacks),
+    )
+
+
+def test_one_row_a_step(tmp_path):
+    prev, expected = None, []
+
+    class ByHand(transformers.TrainerCallback):
+        def on_step_end(self, args, state, control, *, model, **_):
+            expected.append(wsf.fast_rwc(model, prev))
+
+    trainer = trainer_with(tmp_path, RWCTrainerCallback(tmp_path / "run"), ByHand())
+    prev = wsf.snapshot(trainer.model)
+    trainer.train()
+    history = wsf.RWCHistory.load(tmp_path / "run")  # closed: nothing has to be flushed
+    assert history.steps.tolist() == list(range(1, trainer.state.global_step + 1)) == list(range(1, 13))
+    assert len(history.names) == LAYERS
+    np.testing.assert_allclose(history.rwc, torch.stack(expected), rtol=1e-6)
+
+
+def test_accumulated_batches_are_one_row(tmp_path):
+    callback = RWCTrainerCallback(definition="mean_ratio", layers="attn")
+    trainer = trainer_with(tmp_path, callback, gradient_accumulation_steps=5)
+    trainer.train()
+    assert len(callback.history()) == trainer.state.global_step == 3
+    assert callback.history().definition == "mean_ratio"
+    assert all("attn" in name for name in callback.history().names)
+
+
+def test_steps_that_the_scaler_skips_leave_no_row(tmp_path):
+    """A loss scale of 2^70 overflows the norm of the gradients until it has been halved often enough."""
+    callback = RWCTrainerCallback()
+    options = {"max_grad_norm": 0, "optim": "adamw_torch"}  # the fused one, the default, is called all the same
+    trainer = trainer_with(tmp_path, callback, **options)
+    trainer.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**70)
+    stepped = []
+    trainer.create_optimizer().register_step_post_hook(lambda *_: stepped.append(1))
+    trainer.train()
+    assert 0 < len(stepped) < trainer.state.global_step == 12
+    assert len(callback.history()) == len(stepped)
+    assert (callback.history().rwc.max(axis=1) > 0).all()
+
+
+@pytest.mark.parametrize(("to_folder", "every"), [(False, 1), (True, 3)], ids=["memory", "folder-every-3"])
+def test_resume_equals_the_unbroken_run(tmp_path, to_folder, every):
+    """Checkpoints after steps 5 and 10, die after step 14, resume from 10."""
+
+    def run_dir(name):
+        return tmp_path / name if to_folder else None
+
+    options = {"save_strategy": "steps", "save_steps": 5, "num_train_epochs": 2}
+    unbroken, broken, resumed = (RWCTrainerCallback(run_dir(name), every=every) for name in ("a", "b", "b"))
+    trainer_with(tmp_path / "unbroken", unbroken, **options).train()
+    with pytest.raises(RuntimeError, match="out of luck"):
+        trainer_with(tmp_path / "broken", broken, Dies(14), **options).train()
+    assert len(broken.history()) == 14 // every
+    trainer_with(tmp_path / "broken", resumed, **options).train(resume_from_checkpoint=True)
+    assert resumed.history().steps.tolist() == unbroken.history().steps.tolist() == list(range(every, 25, every))
+    assert np.array_equal(resumed.history().rwc, unbroken.history().rwc)
+
+
+def test_a_moved_checkpoint_is_found_where_the_arguments_say(tmp_path):
+    options = {"save_strategy": "steps", "save_steps": 5, "num_train_epochs": 1}
+    trainer_with(tmp_path / "a", RWCTrainerCallback(tmp_path / "run"), **options).train()
+    moved = str(shutil.move(tmp_path / "a" / "checkpoint-10", tmp_path / "moved"))
+    resumed = RWCTrainerCallback(tmp_path / "run")
+    trainer = trainer_with(tmp_path / "b", resumed, num_train_epochs=1, resume_from_checkpoint=moved)
+    trainer.train(resume_from_checkpoint=moved)
+    assert resumed.history().steps.tolist() == list(range(1, 13))
+
+
+def test_a_checkpoint_from_before_the_callback(tmp_path):
+    trainer_with(tmp_path, save_strategy="steps", save_steps=5).train()
+    callback = RWCTrainerCallback(tmp_path / "run")
+    with pytest.warns(UserWarning, match=r"no weightscale_fast_every_1.pt in .*the record goes on at step 10"):
+        trainer_with(tmp_path, callback).train(resume_from_checkpoint=str(tmp_path / "checkpoint-10"))
+    assert callback.history().steps.tolist() == [11, 12]
+    assert (callback.history().rwc < 1).all()
+
+
+def test_a_smaller_batch_after_running_out_of_memory_begins_anew(tmp_path):
+    class Small(transformers.TrainerCallback):
+        def on_step_end(self, args, state, control, *, train_dataloader, **_):
+            if state.global_step == 2 and train_dataloader.total_batch_size > 2:
+                raise RuntimeError("CUDA out of memory. Tried to allocate 1 TiB")
+
+    callback = RWCTrainerCallback(tmp_path / "run")
+    trainer = trainer_with(tmp_path, callback, Small(), auto_find_batch_size=True)
+    trainer.train()
+    assert trainer.state.global_step == 24
+    assert wsf.RWCHistory.load(tmp_path / "run").steps.tolist() == list(range(1, 25))
+    with pytest.raises(wsf.WeightScaleError, match=r"run folder .*run exists"):
+        trainer.train()  # a record that is complete is not overwritten
+
+
+def test_model_only_checkpoints_stay_small(tmp_path):
+    trainer_with(tmp_path, RWCTrainerCallback(), save_strategy="steps", save_steps=5, save_only_model=True).train()
+    assert (tmp_path / "checkpoint-5" / "model.safetensors").exists()
+    assert not list(tmp_path.glob("checkpoint-*/weightscale_fast*"))
+
+
+def test_the_tracker_gets_eight_numbers_a_log(tmp_path):
+    logged = []
+
+    class Tracker:
+        def scalars(self, values, step):
+            logged.append((step, values))
+
+        def image(self, name, png, step): ...
+
+        def page(self, html): ...
+
+    callback = RWCTrainerCallback(tracker=Tracker())
+    trainer_with(tmp_path, callback, logging_strategy="steps", logging_steps=5).train()
+    assert [step for step, _ in logged] == [5, 10, 12]
+    assert all(len(values) == 8 for _, values in logged)
+
+
+def test_history_before_training():
+    with pytest.raises(
+        wsf.WeightScaleError, match=r"nothing is recorded before training: call trainer.train\(\) first"
+    ):
+        RWCTrainerCallback().history()

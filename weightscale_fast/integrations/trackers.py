@@ -1,0 +1,175 @@
+"""Summaries and figures to TensorBoard, Weights & Biases, Trackio and MLflow: eight numbers a log, not one a layer."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+
+from ..errors import WeightScaleError
+from ..extras import import_extra
+from ..history import RWCHistory
+from .summary import summarize
+
+FIGURES = ("clustered_curves", "heat_map")  # of the report, those that tell most by themselves
+EXTRA = "integrations"
+
+
+@runtime_checkable
+class Tracker(Protocol):
+    """What a tracker must be able to do; an object with these three methods is one."""
+
+    def scalars(self, values: Mapping[str, float], step: int) -> None:
+        """Numbers by name, at an optimizer step."""
+
+    def image(self, name: str, png: Path, step: int) -> None:
+        """A PNG file."""
+
+    def page(self, html: Path) -> None:
+        """A self-contained HTML page."""
+
+
+def log_summary(history: RWCHistory, tracker: Any, step: int | None = None) -> None:
+    """Log the eight numbers of `summarize`.
+
+    Args:
+        history: the steps to sum up, as `recent` gives them; nothing is logged of an empty one.
+        tracker: a TensorBoard `SummaryWriter`; `wandb` or a run of it; `trackio`; `mlflow`, a run or a client's
+            `(client, run_id)`; a Lightning logger of one of these; or any `Tracker`.
+        step: where to log, the last step of the history if not given.
+
+    Raises:
+        TypeError: a tracker of no kind that is listed here.
+        WeightScaleError: its run was not started.
+
+    Example:
+        `log_summary(recent(monitor, after=monitor.step - 50), writer)`
+    """
+    tracker = tracker_for(tracker)
+    if len(history):
+        tracker.scalars(summarize(history), int(history.steps[-1]) if step is None else step)
+
+
+def log_report(page: str | Path, tracker: Any, step: int = 0) -> None:
+    """Log a report and two of its figures, the curves by cluster and the heat map.
+
+    Args:
+        page: `report.html`, as `write_report` returns it and `weightscale analyze` prints it; the figures lie beside.
+        tracker: as for `log_summary`.
+        step: where to log the figures.
+
+    Raises:
+        FileNotFoundError: the page or its figures are not there.
+        TypeError, WeightScaleError: as for `log_summary`.
+
+    Example:
+        `log_report(wsf.write_report(history, wsf.cluster_layers(history), "runs/first/analysis"), wandb.run)`
+    """
+    page = Path(page).absolute()
+    images = {f"rwc/{name}": page.with_name(f"{name}.png") for name in FIGURES}
+    for path in (page, *images.values()):
+        if not path.is_file():
+            raise FileNotFoundError(f"{path} is not there: give the report.html that write_report returned")
+    tracker = tracker_for(tracker)
+    for name, png in images.items():
+        tracker.image(name, png, step)
+    tracker.page(page)
+
+
+def tracker_for(target: Any) -> Tracker:
+    """What speaks to `target`; see `log_summary` for what that may be."""
+    if isinstance(target, Tracker):
+        return target
+    if hasattr(target, "add_scalar"):
+        return _TensorBoard(target)
+    is_module = isinstance(target, ModuleType)
+    package = (target.__name__ if is_module else type(target).__module__).partition(".")[0]
+    if package == "wandb":
+        return _WandB(_started(target.run if is_module else target, "wandb.init()"))
+    if package == "trackio":
+        return _Trackio(target)
+    if package == "mlflow":
+        run = _started(target.active_run() if is_module else target, "mlflow.start_run()")
+        return _MLflow(import_extra("mlflow", EXTRA).MlflowClient(), run.info.run_id)
+    if isinstance(target, tuple) and len(target) == 2 and hasattr(target[0], "log_batch"):
+        return _MLflow(*target)
+    if hasattr(target, "experiment"):  # a Lightning logger; MLflow's is a client, which serves many runs
+        experiment = target.experiment
+        return tracker_for((experiment, target.run_id) if hasattr(experiment, "log_batch") else experiment)
+    raise TypeError(
+        "tracker must be a TensorBoard SummaryWriter, wandb, trackio or mlflow or a run of theirs, a Lightning logger "
+        f"of one of these, or an object with scalars, image and page; got {type(target).__name__}"
+    )
+
+
+def _started(run: Any, how: str) -> Any:
+    if run is None:
+        raise WeightScaleError(f"no run is active to log to: call {how} first")
+    return run
+
+
+class _TensorBoard:
+    def __init__(self, writer: Any) -> None:
+        self._writer = writer
+
+    def scalars(self, values: Mapping[str, float], step: int) -> None:
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, step)
+
+    def image(self, name: str, png: Path, step: int) -> None:
+        with import_extra("PIL.Image", "plots").open(png) as image:
+            self._writer.add_image(name, np.asarray(image.convert("RGB")), step, dataformats="HWC")
+
+    def page(self, html: Path) -> None:
+        shutil.copy(html, self._writer.log_dir)  # TensorBoard shows no pages, so it lies beside its files
+
+
+class _WandB:
+    """Steps are the metric `rwc/step`, for W&B's own step only rises: a value at an earlier one would be dropped."""
+
+    def __init__(self, run: Any) -> None:
+        self._run = run
+        run.define_metric("rwc*", step_metric="rwc/step")
+
+    def scalars(self, values: Mapping[str, float], step: int) -> None:
+        self._run.log({**values, "rwc/step": step})
+
+    def image(self, name: str, png: Path, step: int) -> None:
+        self._run.log({name: import_extra("wandb", EXTRA).Image(str(png)), "rwc/step": step})
+
+    def page(self, html: Path) -> None:
+        self._run.log({"rwc/report": import_extra("wandb", EXTRA).Html(str(html), inject=False)})
+
+
+class _Trackio:
+    def __init__(self, run: Any) -> None:
+        self._run = run  # or the module, whose functions are those of its current run
+
+    def scalars(self, values: Mapping[str, float], step: int) -> None:
+        self._run.log(dict(values), step=step)
+
+    def image(self, name: str, png: Path, step: int) -> None:
+        self._run.log({name: import_extra("trackio", EXTRA).Image(png)}, step=step)
+
+    def page(self, html: Path) -> None:
+        self._run.log_artifact(html, type="report")
+
+
+class _MLflow:
+    def __init__(self, client: Any, run_id: str) -> None:
+        self._client, self._run_id = client, run_id
+
+    def scalars(self, values: Mapping[str, float], step: int) -> None:
+        metric, now = import_extra("mlflow.entities", EXTRA).Metric, int(time.time() * 1000)
+        self._client.log_batch(self._run_id, [metric(name, value, now, step) for name, value in values.items()])
+
+    def image(self, name: str, png: Path, step: int) -> None:
+        self._client.log_artifact(self._run_id, str(png), "rwc")
+
+    def page(self, html: Path) -> None:
+        self._client.log_artifact(self._run_id, str(html), "rwc")

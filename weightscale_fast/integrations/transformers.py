@@ -1,0 +1,147 @@
+"""RWCTrainerCallback: the record of a training run of the Transformers Trainer."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ..errors import WeightScaleError
+from ..extras import import_extra
+from ..history import RWCHistory
+from ..layers import LayerSelector
+from ..monitor import RWCMonitor
+from .recent import recent
+from .resume import checkpoint_state, start_monitor
+from .trackers import log_summary
+
+if TYPE_CHECKING:
+    from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+else:
+    TrainerCallback = import_extra("transformers", "integrations").TrainerCallback
+
+
+class RWCTrainerCallback(TrainerCallback):
+    """Record the relative weight change of every layer after each real step of the optimizer.
+
+    Accumulated batches and steps that a gradient scaler skips leave no row. The state of the record lies in the
+    Trainer's checkpoints, so that `trainer.train(resume_from_checkpoint=True)` goes on with no hole, no double row and
+    no false first value; with `save_only_model` it is left out.
+
+    Args:
+        run_dir: a new folder for the record; None keeps it in memory. Where training goes on from a checkpoint, that
+            run's folder.
+        every: as for `RWCMonitor`, and so are `layers` and `definition`.
+        tracker: gets the eight numbers of `summarize` whenever the Trainer logs; what `log_summary` takes. A Trainer
+            has no way to hand its own trackers on, so name the one you use: `wandb`, `mlflow`, a `SummaryWriter`, ...
+
+    Raises:
+        WeightScaleError: Transformers is not installed; and when training starts, what `RWCMonitor` raises.
+
+    Example:
+        `Trainer(..., callbacks=[RWCTrainerCallback("runs/first")])`, and after `train` `weightscale analyze runs/first`
+    """
+
+    def __init__(
+        self,
+        run_dir: str | Path | None = None,
+        *,
+        every: int = 1,
+        layers: LayerSelector = None,
+        definition: str = "norm_ratio",
+        tracker: Any = None,
+    ) -> None:
+        self.monitor: RWCMonitor | None = None  # from the start of training on
+        self._options: dict[str, Any] = {
+            "run_dir": run_dir,
+            "every": every,
+            "layers": layers,
+            "definition": definition,
+        }
+        self._tracker = tracker
+        self._logged = 0  # the last step that the tracker knows
+        self._training = False
+
+    def history(self) -> RWCHistory:
+        """Everything recorded so far.
+
+        Raises:
+            WeightScaleError: training has not started.
+        """
+        if self.monitor is None:
+            raise WeightScaleError("nothing is recorded before training: call trainer.train() first")
+        return self.monitor.history()
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Take the snapshot: the weights, those of a checkpoint too, are in place now."""
+        again = False
+        if self.monitor is not None:
+            again = args.auto_find_batch_size and self._training  # the Trainer tries once more, with smaller batches
+            self.monitor.close()
+        self.monitor = start_monitor(
+            kwargs["model"], None, step=state.global_step, state=self._load(args, state), again=again, **self._options
+        )
+        self._training = True
+        self._logged = self.monitor.step
+
+    def on_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Record, unless the gradient scaler skipped the step."""
+        if self.monitor is not None and not getattr(kwargs["optimizer"], "step_was_skipped", False):
+            self.monitor.record()
+
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Sum up for the tracker."""
+        if self._tracker is None or self.monitor is None:
+            return
+        history = recent(self.monitor, after=self._logged)
+        self._logged = self.monitor.step
+        if state.is_world_process_zero:
+            log_summary(history, self._tracker, state.global_step)
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Put the record's state into the checkpoint that was just written."""
+        if self.monitor is None or args.save_only_model:
+            return
+        monitor_state = checkpoint_state(self.monitor)
+        folder = _checkpoint(args, state)
+        if args.should_save and folder.is_dir():
+            torch.save(monitor_state, folder / self._file)
+
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Write what is left."""
+        self._training = False
+        if self.monitor is not None:
+            self.monitor.close()
+
+    @property
+    def _file(self) -> str:
+        """Another for each of several callbacks, as one a step and one an epoch."""
+        return f"weightscale_fast_every_{self._options['every']}.pt"
+
+    def _load(self, args: TrainingArguments, state: TrainerState) -> dict[str, Any] | None:
+        """The record's state in the checkpoint that training goes on from, if it does and if it is there."""
+        if not state.global_step:
+            return None
+        folders = [_checkpoint(args, state)]
+        if isinstance(args.resume_from_checkpoint, str):
+            folders.insert(0, Path(args.resume_from_checkpoint))
+        for folder in folders:
+            if (folder / self._file).is_file():
+                loaded: dict[str, Any] = torch.load(folder / self._file, map_location="cpu", weights_only=True)
+                return loaded
+        warnings.warn(
+            f"no {self._file} in {' or '.join(map(str, folders))}: the record goes on at step {state.global_step} from "
+            "the weights of now; to resume from elsewhere, name it in TrainingArguments(resume_from_checkpoint=...)",
+            stacklevel=2,
+        )
+        return None
+
+
+def _checkpoint(args: TrainingArguments, state: TrainerState) -> Path:
+    return Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
