@@ -67,6 +67,10 @@ class Recorder:
             count = sum(len(rows.steps) for rows in self._kept)
             warnings.warn(f"{count} recorded steps could not be written to {self._run.path}", stacklevel=2)
 
+    def abandon(self) -> None:
+        """Close when nobody did: at garbage collection, at exit, or on the way out of an error."""
+        self.close()
+
     def rows(self) -> Rows:
         """Everything recorded so far, from the folder and from memory."""
         self.flush()
