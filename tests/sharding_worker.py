@@ -48,7 +48,7 @@ def case(*sizes):
 
 
 class Block(nn.Module):
-    """Layers that are cut well and badly: two matrices, one with fewer rows than ranks, one of a weight, and a tied one."""
+    """Layers that are cut well and badly: two matrices, one of fewer rows than ranks, one of a weight, a tied one."""
 
     def __init__(self):
         super().__init__()
@@ -87,7 +87,7 @@ def whole(model, names=LAYERS):
 
 def train(model, monitor=None, steps=STEPS, lr=1e-3, then=lambda: None):
     """Steps of SGD on other data on each rank; the sums of every layer at each, in float64: [steps, 4, L]."""
-    optimizer = torch.optim.SGD([p for p in model.parameters()], lr=lr)
+    optimizer = torch.optim.SGD(list(model.parameters()), lr=lr)
     expected = []
     for step in range(steps):
         before = whole(model)
@@ -336,7 +336,7 @@ def fsdp2_over_tensor_parallel():
 
 @case(4)
 def a_mesh_beside_the_model():
-    """Two ranks of four train together, and the other two by themselves: two records, and no rank waits for another's."""
+    """Two ranks of four train together, and the other two by themselves: two records, and nobody waits."""
     pairs = mesh(2, 2, names=("independent", "dp"))
     model = fully_shard(block(seed=pairs.get_coordinate()[0]), mesh=pairs["dp"])
     monitor = wsf.RWCMonitor(model)
@@ -509,6 +509,9 @@ def different_models():
         wsf.RWCMonitor(nn.Linear(3, 3), pipeline=True)
     with raises(wsf.WeightScaleError, "rank 1 monitors with every=2", "rank 0 with every=1"):
         wsf.RWCMonitor(nn.Linear(3, 3), process_group=dist.group.WORLD, every=1 + dist.get_rank())
+    folder = shared_folder()
+    with raises(wsf.WeightScaleError, "no run_dir", "a run_dir"):
+        wsf.RWCMonitor(nn.Linear(3, 3), process_group=dist.group.WORLD, run_dir=(folder, None)[dist.get_rank()])
 
 
 @case(2)
@@ -553,6 +556,10 @@ def single_calls_on_dtensors():
 
 @case(2)
 def wrong_arguments():
+    from torch.distributed.fsdp import FullyShardedDataParallel
+
+    with raises(TypeError, "FullyShardedDataParallel keeps its weights in flat parameters", "fully_shard"):
+        wsf.RWCMonitor(FullyShardedDataParallel(nn.Linear(2, 2), device_id=torch.device("cpu"), use_orig_params=True))
     with raises(TypeError, "process_group must be a torch.distributed.ProcessGroup", "mesh.get_group()"):
         wsf.RWCMonitor(nn.Linear(2, 2), process_group=mesh(2))
     alone = [dist.new_group([rank]) for rank in range(2)]

@@ -31,7 +31,7 @@ def local_part(name: str, weights: Tensor) -> Tensor:
 
 
 def shard_position(weights: Tensor) -> tuple[int, ...] | None:
-    """Which part of the whole this process has: its place on the mesh, along the dimensions that the weights are cut by.
+    """Which part of the whole this process has: its place on the mesh, along the dimensions that cut the weights.
 
     Equal positions hold equal weights. None where the process has no place on the mesh, and thus no weights.
     """

@@ -25,9 +25,7 @@ def unwrap(model: nn.Module) -> nn.Module:
             return model
 
 
-def select_layers(
-    model: nn.Module, layers: LayerSelector = None, *, shards: bool = False
-) -> dict[str, nn.Parameter]:
+def select_layers(model: nn.Module, layers: LayerSelector = None, *, shards: bool = False) -> dict[str, nn.Parameter]:
     """The parameters that count as layers, by name, in `named_parameters()` order.
 
     Args:

@@ -22,9 +22,9 @@ from .ring import Ring, is_capturing
 from .run_folder import Rows, RunFolder
 from .rwc.op import choose_backend, run_plan
 from .rwc.plan import sum_dtype
+from .sharding import agree
 from .shared_recorder import SharedRecorder
 from .shared_snapshot import SharedSnapshot
-from .sharding import agree
 from .snapshot import Snapshot
 
 if TYPE_CHECKING:
@@ -48,8 +48,8 @@ class RWCMonitor:
         settings: anything that JSON can hold about the run (model, data, seed, hyper-parameters); kept in the record.
         resume: go on with an existing `run_dir` after its last row; `load_state_dict` takes it back to a checkpoint.
         process_group: the processes that train this model together. By default those of its wrapper of
-            `DistributedDataParallel` or of its DTensors (FSDP2, HSDP, tensor parallel); otherwise this one alone. Weights
-            that are no DTensors must then be equal on all of them.
+            `DistributedDataParallel` or of its DTensors (FSDP2, HSDP, tensor parallel); otherwise this one alone.
+            Weights that are no DTensors must then be equal on all of them.
         pipeline: every process holds some stages of the model, under the names that layers have in the whole model.
 
     With several processes, making the monitor, `flush`, `history`, `state_dict` and `close` are collective calls: every
@@ -104,7 +104,8 @@ class RWCMonitor:
             numel = self._snapshot.numel
             kinds = tuple(layer_kind(model, name) for name in self._snapshot.names)
         else:
-            arguments = f"every={every}, definition={definition!r}, pipeline={pipeline}"
+            folder = "no run_dir" if run_dir is None else "a run_dir"
+            arguments = f"every={every}, definition={definition!r}, {folder}, resume={resume}, pipeline={pipeline}"
             shares = agree(model, layers, ranks, pipeline=pipeline, arguments=arguments)
             self._snapshot, numel, kinds = SharedSnapshot(model, shares), shares.numel, shares.kinds
         plan, _ = self._snapshot.plan_for(model)
@@ -123,7 +124,8 @@ class RWCMonitor:
             choose_backend(group.device)  # its first use may compile, which a CUDA graph could not hold
         if run_dir is not None:
             self._open_run(Path(run_dir), resume, ranks)
-        # Rows still in the ring reach the folder even when nobody calls close(): at garbage collection or at exit.
+        # Rows still in the ring reach the folder even when nobody calls close(), at garbage collection or at exit: but
+        # those of several processes, which then may not come any more.
         self._unclosed = weakref.finalize(self, self._recorder.abandon)
         self._hook = optimizer.register_step_post_hook(lambda *_: self._after_step()) if optimizer else None
 
@@ -171,7 +173,7 @@ class RWCMonitor:
         return self._snapshot.nbytes
 
     def history(self) -> RWCHistory:
-        """Everything recorded so far. With several processes and a run folder only rank 0 has it, the others no rows."""
+        """Everything recorded so far; of several processes with a run folder, rank 0 has it and the others no rows."""
         self.flush()
         return RWCHistory.from_rows(self._meta, self._recorder.rows())
 
@@ -204,8 +206,8 @@ class RWCMonitor:
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint needs so that a resumed run has no hole, no double row and no false first value.
 
-        It holds the previous weights, as large as the model's layers; without a run folder, the record too. With several
-        processes each has its own share of the weights: save and load it on all of them.
+        It holds the previous weights, as large as the model's layers; without a run folder, the record too. Of several
+        processes each has its share of the weights: save and load it on all of them.
         """
         self.flush()
         return {
@@ -213,7 +215,7 @@ class RWCMonitor:
             "every": self._meta["every"],
             "definition": self._meta["definition"],
             "weights": self._snapshot.state_dict(),
-            # Without a run folder; as bytes, for a distributed checkpoint loads tensors only into tensors of their size.
+            # Without a run folder. Bytes: a distributed checkpoint loads tensors only into tensors of their size.
             "rows": None if self._recorder.has_folder else self._recorder.rows().to_bytes(),
         }
 

@@ -6,9 +6,10 @@ collectives, so that one call too few or too many can never mix with gradients.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from datetime import timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -37,9 +38,9 @@ class Ranks:
         self._group = group
         if dist.is_gloo_available():
             members = dist.get_process_group_ranks(group)
-            self._group = dist.new_group(  # type: ignore[no-untyped-call]
-                members, backend="gloo", timeout=_timeout(group), use_local_synchronization=True
-            )
+            own = dist.new_group(members, backend="gloo", timeout=_timeout(group), use_local_synchronization=True)
+            assert isinstance(own, dist.ProcessGroup)  # this process is one of the members
+            self._group = own
 
     def gather(self, make: Callable[[], T]) -> list[T]:
         """What `make` returns on every rank, in their order; where it raises on one, this raises on all.
@@ -53,7 +54,7 @@ class Ranks:
             mine = make()
         except Exception as raised:  # whatever it is, the others must not wait for this rank in vain
             error = raised
-        everyone: list[tuple[T, str | None]] = [None] * self.size  # type: ignore[list-item]
+        everyone: list[Any] = [None] * self.size
         try:
             dist.all_gather_object(everyone, (mine, error and f"{type(error).__name__}: {error}"), group=self._group)
         except RuntimeError as lost:
@@ -99,6 +100,7 @@ def find_ranks(model: nn.Module, process_group: object = None, pipeline: bool = 
     if not ready:
         return None
     _refuse_fsdp1(model)
+    _release_gathered(model)
     group = process_group or (dist.group.WORLD if pipeline else _group_of(model))
     if group is None:
         return None
@@ -125,16 +127,25 @@ def _group_of(model: nn.Module) -> dist.ProcessGroup | None:
         groups[tuple(sorted(mesh.mesh.flatten().tolist()))] = mesh.get_group() if mesh.ndim == 1 else None
     if not groups:
         return None
-    (*_, group) = groups.values()
-    return group if len(groups) == 1 and group is not None else dist.group.WORLD
+    first = next(iter(groups.values()))
+    return first if len(groups) == 1 and first is not None else dist.group.WORLD
 
 
 def _refuse_fsdp1(model: nn.Module) -> None:
-    if any(type(module).__name__ == "FullyShardedDataParallel" for module in model.modules()):
+    fsdp = sys.modules.get("torch.distributed.fsdp")
+    if fsdp is not None and any(isinstance(module, fsdp.FullyShardedDataParallel) for module in model.modules()):
         raise TypeError(
             "FullyShardedDataParallel keeps its weights in flat parameters that know no layers: "
             "shard the model with torch.distributed.fsdp.fully_shard"
         )
+
+
+def _release_gathered(model: nn.Module) -> None:
+    """Let go of what FSDP2 gathered in a forward pass that no backward pass followed: its DTensors then are back."""
+    fsdp = sys.modules.get("torch.distributed.fsdp")
+    for module in model.modules():
+        if fsdp is not None and isinstance(module, fsdp.FSDPModule):
+            module.reshard()
 
 
 def _timeout(group: dist.ProcessGroup) -> timedelta | None:

@@ -42,8 +42,8 @@ class Recorder:
         """The step of the last row."""
         return self._ring.recorded * self._every
 
-    def write_to(self, run: RunFolder) -> None:
-        """Send every further row to this folder."""
+    def write_to(self, run: RunFolder | None) -> None:
+        """Send every further row to this folder; None if another process does."""
         self._run = run
 
     def commit(self) -> None:

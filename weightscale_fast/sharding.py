@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from .dtensor import local_part, placements, shard_position
 from .errors import WeightScaleError
@@ -21,6 +21,8 @@ from .kinds import layer_kind
 from .layers import LayerSelector, no_layer, select_layers
 from .ranks import Ranks
 from .rwc.plan import CHUNK, is_dense
+
+CHECKSUM_PART = 2**24  # weights
 
 
 class Piece(NamedTuple):
@@ -85,9 +87,6 @@ def agree(model: nn.Module, layers: LayerSelector, ranks: Ranks, *, pipeline: bo
 
 
 def _pieces(model: nn.Module, layers: LayerSelector) -> dict[str, Piece]:
-    for module in model.modules():
-        if hasattr(module, "reshard") and any(base.__name__ == "FSDPModule" for base in type(module).__mro__):
-            module.reshard()  # after a forward pass without a backward pass its weights still lie gathered
     pieces = {}
     for name, weights in select_layers(model, layers, shards=True).items():
         local = local_part(name, weights)
@@ -101,9 +100,18 @@ def _pieces(model: nn.Module, layers: LayerSelector) -> dict[str, Piece]:
             held=local.numel(),
             size=local.element_size(),
             dense=is_dense(local),
-            checksum=local.abs().sum(dtype=torch.float64).item(),
+            checksum=_checksum(local),
         )
     return pieces
+
+
+def _checksum(weights: Tensor) -> float:
+    """Sum of the absolute values, without a copy as large as the weights."""
+    flat = weights.reshape(-1)
+    if is_dense(weights):
+        flat = weights.as_strided((weights.numel(),), (1,), weights.storage_offset())
+    parts = [part.double().abs().sum() for part in torch.split(flat, CHECKSUM_PART)]
+    return torch.stack(parts).sum().item()
 
 
 def _check_names(held: Sequence[dict[str, Piece]]) -> None:

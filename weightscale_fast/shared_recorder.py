@@ -8,6 +8,7 @@ Letters: K sums (3, or 4 with the ratios), L layers.
 
 from __future__ import annotations
 
+import os
 import time
 import warnings
 
@@ -42,8 +43,7 @@ class SharedRecorder(Recorder):
     def write_to(self, run: RunFolder | None) -> None:
         """Send every further row to this folder of rank 0; other ranks say None and keep nothing."""
         self._keeps = run is not None
-        if run is not None:
-            super().write_to(run)
+        super().write_to(run)
 
     @property
     def has_folder(self) -> bool:
@@ -81,6 +81,8 @@ class SharedRecorder(Recorder):
 
     def abandon(self) -> None:
         """End without a collective call, to which nobody might come; rows that were not added up are lost."""
+        if os.getpid() != self._process:  # a forked child: the rows are its parent's
+            return
         super()._keep([])  # what the folder did not take before
         lost = self._ring.waiting
         if lost and self._ended is None and self._ranks.rank == 0:
