@@ -344,6 +344,15 @@ def a_mesh_beside_the_model():
     check(monitor.history(), expected)
 
 
+@case(4)
+def a_mesh_of_two_dimensions_beside_the_model():
+    cube = mesh(2, 2, 1, names=("independent", "replicate", "shard"))
+    model = fully_shard(block(), mesh=cube["replicate", "shard"])  # equal at the start, and then no more
+    monitor = wsf.RWCMonitor(model)
+    expected = train(model, monitor, lr=1e-3 * (1 + cube.get_coordinate()[0]))
+    check(monitor.history(), expected)
+
+
 def stage(number):
     torch.manual_seed(number)
     model = nn.Module()

@@ -1,8 +1,4 @@
-"""Ranks: the processes that hold one model, and the two things they ever say to each other.
-
-They speak over a gloo group of their own: on the host, so that no device is waited for, and apart from the training's
-collectives, so that one call too few or too many can never mix with gradients.
-"""
+"""Ranks: the processes that hold one model, and the two things they ever say to each other."""
 
 from __future__ import annotations
 
@@ -25,22 +21,21 @@ T = TypeVar("T")
 
 
 class Ranks:
-    """The processes of a group. Every method is a collective call: all of them must make it, in the same order.
+    """Some processes, this one among them. All it does is collective: each must do it, in the same order.
+
+    Args:
+        members: their numbers among all processes.
+        group: a process group of them, where there is one.
 
     Attributes:
-        rank: the number of this process in the group.
+        rank: the number of this process among the members.
         size: how many there are.
     """
 
-    def __init__(self, group: dist.ProcessGroup) -> None:
-        self.rank = dist.get_rank(group)
-        self.size = dist.get_world_size(group)
-        self._group = group
-        if dist.is_gloo_available():
-            members = dist.get_process_group_ranks(group)
-            own = dist.new_group(members, backend="gloo", timeout=_timeout(group), use_local_synchronization=True)
-            assert isinstance(own, dist.ProcessGroup)  # this process is one of the members
-            self._group = own
+    def __init__(self, members: frozenset[int], group: dist.ProcessGroup | None) -> None:
+        self._group = _own_group(members, group)
+        self.rank = dist.get_rank(self._group)
+        self.size = dist.get_world_size(self._group)
 
     def gather(self, make: Callable[[], T]) -> list[T]:
         """What `make` returns on every rank, in their order; where it raises on one, this raises on all.
@@ -58,10 +53,7 @@ class Ranks:
         try:
             dist.all_gather_object(everyone, (mine, error and f"{type(error).__name__}: {error}"), group=self._group)
         except RuntimeError as lost:
-            raise WeightScaleError(
-                f"RWCMonitor did not hear from all {self.size} ranks: each of them must make one, in the same order "
-                f"({_first_line(lost)})"
-            ) from (error or lost)
+            raise _unheard(self.size, lost) from (error or lost)
         if error is not None:
             raise error
         for rank, (_, message) in enumerate(everyone):
@@ -75,17 +67,47 @@ class Ranks:
         Raises:
             RuntimeError: a rank did not come, or its process is gone.
         """
-        device = "cpu" if dist.is_gloo_available() else torch.device("cuda", torch.cuda.current_device())
-        tensor = torch.from_numpy(numbers).to(device)
+        on_host = "cpu:" in dist.get_backend_config(self._group)
+        tensor = torch.from_numpy(numbers).to("cpu" if on_host else torch.accelerator.current_accelerator())
         dist.all_reduce(tensor, group=self._group)
         return tensor.cpu().numpy()
+
+
+def _own_group(members: frozenset[int], group: dist.ProcessGroup | None) -> dist.ProcessGroup:
+    """A gloo group of the members, if that can be had.
+
+    It works on the host, so that no device is waited for, and apart from the training's collectives, so that one call
+    too few or too many can never mix with gradients. PyTorch names groups by counting them, on each process: with some
+    of the processes only, a new one would put the counts of all apart, so the training's own group must do.
+
+    Raises:
+        WeightScaleError: not all of them came to make it.
+    """
+    everyone = len(members) == dist.get_world_size()
+    if not everyone and group is not None:
+        return group
+    backend = "gloo" if dist.is_gloo_available() else None
+    wait = _timeout(group or dist.group.WORLD)
+    try:
+        own = dist.new_group(sorted(members), backend=backend, timeout=wait, use_local_synchronization=not everyone)
+    except RuntimeError as error:
+        raise _unheard(len(members), error) from error
+    assert isinstance(own, dist.ProcessGroup)  # and not what a process gets that is no member
+    return own
+
+
+def _unheard(size: int, error: RuntimeError) -> WeightScaleError:
+    reason = str(error).strip().partition("\n")[0]
+    return WeightScaleError(
+        f"RWCMonitor did not hear from all {size} ranks: each of them must make one, in the same order ({reason})"
+    )
 
 
 def find_ranks(model: nn.Module, process_group: object = None, pipeline: bool = False) -> Ranks | None:
     """The ranks that `process_group` or else the model itself names; None for one process alone.
 
-    A model says so by its wrapper of DistributedDataParallel or by its DTensors. Where these name several groups, as
-    the meshes of tensor parallelism in data parallelism do, it is all processes.
+    A model says so by its wrapper of DistributedDataParallel or by the meshes of its DTensors: by the one that holds
+    all others, and where none does, as with tensor parallelism in data parallelism, it is all processes.
 
     Raises:
         TypeError: `process_group` is no process group; or the model is of FSDP1, which keeps no layers.
@@ -101,34 +123,37 @@ def find_ranks(model: nn.Module, process_group: object = None, pipeline: bool = 
         return None
     _refuse_fsdp1(model)
     _release_gathered(model)
-    group = process_group or (dist.group.WORLD if pipeline else _group_of(model))
-    if group is None:
-        return None
-    if not isinstance(group, dist.ProcessGroup):
+    if process_group is None:
+        groups = _groups(model) if not pipeline else {}
+        together = frozenset[int]().union(*groups)
+        if pipeline or (together not in groups and groups):
+            together = frozenset(range(dist.get_world_size()))
+        group = groups.get(together)
+    elif not isinstance(process_group, dist.ProcessGroup):
         raise TypeError(
-            f"process_group must be a torch.distributed.ProcessGroup or None, got {type(group).__name__}; "
+            f"process_group must be a torch.distributed.ProcessGroup or None, got {type(process_group).__name__}; "
             "a DeviceMesh of one dimension has it as mesh.get_group()"
         )
-    if dist.get_rank(group) < 0:
+    elif dist.get_rank(process_group) < 0:
         raise ValueError(f"process {dist.get_rank()} is not in process_group: make its monitor with its own group")
-    if dist.get_world_size(group) == 1 and not any(map(is_dtensor, model.parameters())):
+    else:
+        group = process_group
+        together = frozenset(dist.get_process_group_ranks(process_group))
+    if len(together) <= 1 and not any(map(is_dtensor, model.parameters())):
         return None
-    return Ranks(group)
+    return Ranks(together, group)
 
 
-def _group_of(model: nn.Module) -> dist.ProcessGroup | None:
-    groups: dict[tuple[int, ...], dist.ProcessGroup | None] = {}  # ranks -> the group, or None if nobody has made it
+def _groups(model: nn.Module) -> dict[frozenset[int], dist.ProcessGroup | None]:
+    """The processes that the model's wrapper and each of its meshes name, with their group where one was made."""
     inner = unwrap(model)
+    groups: dict[frozenset[int], dist.ProcessGroup | None] = {}
     for module in model.modules():
         if isinstance(module, nn.parallel.DistributedDataParallel) and unwrap(module) is inner:
-            groups[tuple(dist.get_process_group_ranks(module.process_group))] = module.process_group
-    for parameter in filter(is_dtensor, model.parameters()):
-        mesh = parameter.device_mesh  # type: ignore[attr-defined]
-        groups[tuple(sorted(mesh.mesh.flatten().tolist()))] = mesh.get_group() if mesh.ndim == 1 else None
-    if not groups:
-        return None
-    first = next(iter(groups.values()))
-    return first if len(groups) == 1 and first is not None else dist.group.WORLD
+            groups[frozenset(dist.get_process_group_ranks(module.process_group))] = module.process_group
+    for mesh in {parameter.device_mesh for parameter in model.parameters() if is_dtensor(parameter)}:  # type: ignore[attr-defined]
+        groups[frozenset(mesh.mesh.flatten().tolist())] = mesh.get_group() if mesh.ndim == 1 else None
+    return groups
 
 
 def _refuse_fsdp1(model: nn.Module) -> None:
@@ -148,16 +173,12 @@ def _release_gathered(model: nn.Module) -> None:
             module.reshard()
 
 
-def _timeout(group: dist.ProcessGroup) -> timedelta | None:
+def _timeout(group: dist.ProcessGroup | None) -> timedelta | None:
     """How long the group waits for a rank, or None where it does not say."""
     for device in ("cpu", "cuda"):
         try:
-            timeout = group._get_backend(torch.device(device)).options._timeout
-        except (RuntimeError, AttributeError):
+            timeout = group._get_backend(torch.device(device)).options._timeout  # type: ignore[union-attr]
+        except (RuntimeError, AttributeError):  # it has no backend for the device, or one that does not say
             continue
         return timeout if isinstance(timeout, timedelta) else None
     return None
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().partition("\n")[0]
