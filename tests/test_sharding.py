@@ -138,6 +138,32 @@ def test_a_process_that_dies(tmp_path, model, argument, error):
     assert wsf.RWCHistory.load(folder).steps.tolist() == list(range(1, 257))
 
 
+ABSENT = """
+    import os, time, torch, torch.distributed as dist
+    from datetime import timedelta
+    from torch import nn
+    import weightscale_fast as wsf
+    dist.init_process_group("gloo", timeout=timedelta(seconds=3))
+    model = nn.parallel.DistributedDataParallel(nn.Linear(8, 8))
+    if dist.get_rank() == 0:
+        try:
+            wsf.RWCMonitor(model)
+        except wsf.WeightScaleError as error:
+            print("WeightScaleError:", error, flush=True)
+    else:
+        time.sleep(5)
+    os._exit(0)
+"""
+
+
+def test_a_rank_that_makes_no_monitor():
+    """The usual slip of `if rank == 0`: the group's timeout ends it with what is wanted."""
+    waiting, absent = start(ABSENT)
+    output = output_of(waiting)
+    output_of(absent)
+    assert "WeightScaleError: RWCMonitor did not hear from all 2 ranks: each of them must make one" in output
+
+
 def piece(held, *, size=4, dense=True):
     return Piece("", (held,), "", "", "", (), held, size, dense, 0.0)
 

@@ -179,6 +179,11 @@ def cut_evenly(row: Sequence[Piece], parts: int) -> Iterator[list[int]]:
     """For each piece where the parts begin in it, and its end: [parts + 1] numbers of weights.
 
     Cuts fall between the chunks of the pass, so that float32 sums, which never cross a chunk, stay what they were.
+
+    Example:
+        >>> piece = Piece("w", (3, CHUNK), "float32", "linear", "whole", (), 3 * CHUNK, 4, True, 0.0)
+        >>> list(cut_evenly([piece, piece], 2)) == [[0, 3 * CHUNK, 3 * CHUNK], [0, 0, 3 * CHUNK]]
+        True
     """
     total, before = sum(piece.held * piece.size for piece in row), 0
     for piece in row:
