@@ -178,7 +178,7 @@ class RWCMonitor:
         return RWCHistory.from_rows(self._meta, self._recorder.rows())
 
     def flush(self) -> None:
-        """Bring every recorded row to the run folder now; this waits for the device.
+        """Bring every recorded row to the run folder now; this waits for the device, and for the other ranks if any.
 
         Only where a CUDA graph holds `record()` is it needed: at least once in 512 replays, of which the host knows
         nothing.
