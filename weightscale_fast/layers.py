@@ -8,6 +8,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from .dtensor import is_dtensor, local_part
+
 LayerSelector = str | Callable[[str, nn.Parameter], bool] | None
 FLOATING_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
@@ -23,13 +25,14 @@ def unwrap(model: nn.Module) -> nn.Module:
             return model
 
 
-def select_layers(model: nn.Module, layers: LayerSelector = None) -> dict[str, nn.Parameter]:
+def select_layers(model: nn.Module, layers: LayerSelector = None, *, shards: bool = False) -> dict[str, nn.Parameter]:
     """The parameters that count as layers, by name, in `named_parameters()` order.
 
     Args:
         model: any module; wrappers of `torch.compile` and data parallelism are looked through.
         layers: None for the authors' rule, every parameter of more than one dimension (no biases, no norm scales); a
             regular expression searched in the name; a predicate `(name, parameter) -> bool`; or `"all"`.
+        shards: the model is spread over processes: DTensors are welcome, and this process may have no layer at all.
 
     Storage that two parameters share counts once, under its first name.
 
@@ -53,20 +56,26 @@ def select_layers(model: nn.Module, layers: LayerSelector = None) -> dict[str, n
             raise ValueError(f"layer {name!r} is not initialised yet: run the model once before the snapshot")
         if not keep(name, parameter):
             continue
-        check_weights(name, parameter)
-        storage = (parameter.device, parameter.data_ptr(), parameter.numel())
-        if parameter.numel() and storage in seen:
+        weights = local_part(name, parameter) if shards else parameter
+        check_weights(name, weights)
+        storage = (weights.device, weights.data_ptr(), weights.numel())
+        if weights.numel() and storage in seen:
             continue
         seen.add(storage)
         chosen[name] = parameter
-    if not chosen:
-        names = [name for name, _ in unwrap(model).named_parameters()]
-        found = f"its {len(names)} parameters are {', '.join(names[:5])}, ..." if names else "it has no parameters"
-        raise ValueError(
-            f"no layer of {type(model).__name__} matches layers={layers!r}: {found} "
-            '(the default takes parameters of more than one dimension; layers="all" takes every one)'
-        )
+    if not chosen and not shards:
+        raise no_layer(model, layers)
     return chosen
+
+
+def no_layer(model: nn.Module, layers: LayerSelector) -> ValueError:
+    """The error that nothing in the model was chosen."""
+    names = [name for name, _ in unwrap(model).named_parameters()]
+    found = f"its {len(names)} parameters are {', '.join(names[:5])}, ..." if names else "it has no parameters"
+    return ValueError(
+        f"no layer of {type(model).__name__} matches layers={layers!r}: {found} "
+        '(the default takes parameters of more than one dimension; layers="all" takes every one)'
+    )
 
 
 def _predicate(layers: LayerSelector) -> Callable[[str, nn.Parameter], bool]:
@@ -88,6 +97,11 @@ def _predicate(layers: LayerSelector) -> Callable[[str, nn.Parameter], bool]:
 def check_weights(name: str, weights: Tensor) -> None:
     """Raise `TypeError` or `ValueError`, naming the layer, unless the pass can read these weights."""
     advice = "leave the layer out with layers="
+    if is_dtensor(weights):
+        raise TypeError(
+            f"layer {name!r} is a DTensor, of which this process has only a part: record the model with RWCMonitor, "
+            "which adds the parts of all processes up"
+        )
     if weights.layout != torch.strided:
         raise TypeError(f"layer {name!r} must be dense, got layout {weights.layout}; {advice}")
     if weights.dtype not in FLOATING_DTYPES:

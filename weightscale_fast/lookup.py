@@ -25,7 +25,7 @@ class LayerLookup:
 
     def __init__(self, model: nn.Module, names: tuple[str, ...]) -> None:
         self.model = model
-        self._names = names
+        self.names = names
         self._walk()
 
     def __call__(self) -> tuple[list[Tensor], Fingerprint]:
@@ -34,20 +34,23 @@ class LayerLookup:
         Raises:
             WeightScaleError: the model no longer has one of them.
         """
-        if [table.get(key) for table, key in self._edges] != self._children:
-            self._walk()
         try:
-            found: list[Tensor] = [table[key] for table, key in self._slots]  # type: ignore[misc]
+            found = self._parameters()
             return found, fingerprint(found)
         except (KeyError, TypeError):  # removed, or set to None
             self._walk()
             raise
 
+    def _parameters(self) -> list[Tensor]:
+        if [table.get(key) for table, key in self._edges] != self._children:
+            self._walk()
+        return [table[key] for table, key in self._slots]  # type: ignore[misc]
+
     def _walk(self) -> None:
         root = unwrap(self.model)
         edges: dict[tuple[int, str], tuple[dict[str, nn.Module | None], str, nn.Module]] = {}
         self._slots: list[tuple[dict[str, nn.Parameter | None], str]] = []
-        for name in self._names:
+        for name in self.names:
             *path, key = name.split(".")
             module = root
             for part in path:

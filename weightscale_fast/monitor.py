@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -16,12 +16,19 @@ from .errors import WeightScaleError
 from .history import RWCHistory
 from .kinds import layer_kind
 from .layers import LayerSelector
+from .ranks import Ranks, find_ranks
 from .recorder import Recorder
 from .ring import Ring, is_capturing
 from .run_folder import Rows, RunFolder
 from .rwc.op import choose_backend, run_plan
 from .rwc.plan import sum_dtype
+from .sharding import agree
+from .shared_recorder import SharedRecorder
+from .shared_snapshot import SharedSnapshot
 from .snapshot import Snapshot
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup  # a build of torch may be without
 
 
 class RWCMonitor:
@@ -40,10 +47,20 @@ class RWCMonitor:
             a step then do not grow with the run.
         settings: anything that JSON can hold about the run (model, data, seed, hyper-parameters); kept in the record.
         resume: go on with an existing `run_dir` after its last row; `load_state_dict` takes it back to a checkpoint.
+        process_group: the processes that train this model together. By default those of its wrapper of
+            `DistributedDataParallel` or of its DTensors (FSDP2, HSDP, tensor parallel); otherwise this one alone.
+            Weights that are no DTensors must then be equal on all of them.
+        pipeline: every process holds some stages of the model, under the names that layers have in the whole model.
+
+    With several processes, making the monitor, `flush`, `history`, `state_dict` and `close` are collective calls: every
+    rank must make them, after the same step. Each rank counts its share of the weights, and nothing is sent at a step:
+    one all-reduce adds up at most 256 rows at a time. Rank 0 writes `run_dir`; what was not added up when the processes
+    end, because not all of them called `close`, is lost.
 
     Raises:
         ValueError, TypeError: a wrong argument, or no layer in the model.
-        WeightScaleError: the run folder exists, cannot be written, or is another run's.
+        WeightScaleError: the run folder exists, cannot be written, or is another run's; or the ranks' models do not fit
+            together.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 1))
@@ -69,50 +86,59 @@ class RWCMonitor:
         run_dir: str | Path | None = None,
         settings: Mapping[str, Any] | None = None,
         resume: bool = False,
+        process_group: ProcessGroup | None = None,
+        pipeline: bool = False,
     ) -> None:
         check_definition(definition)
         if not isinstance(every, int) or every < 1:
             raise ValueError(f"every must be a whole number of steps, 1 or more, got {every!r}")
         if optimizer is not None and not isinstance(optimizer, torch.optim.Optimizer):
             raise TypeError(f"optimizer must be a torch.optim.Optimizer or None, got {type(optimizer).__name__}")
+        if resume and run_dir is None:
+            raise ValueError("resume=True needs run_dir, the folder of the run to go on with")
         self.model = model
         self.step = 0
-        self._snapshot = Snapshot(model, layers=layers)
+        ranks = find_ranks(model, process_group, pipeline)
+        if ranks is None:
+            self._snapshot = Snapshot(model, layers=layers)
+            numel = self._snapshot.numel
+            kinds = tuple(layer_kind(model, name) for name in self._snapshot.names)
+        else:
+            folder = "no run_dir" if run_dir is None else "a run_dir"
+            arguments = f"every={every}, definition={definition!r}, {folder}, resume={resume}, pipeline={pipeline}"
+            shares = agree(model, layers, ranks, pipeline=pipeline, arguments=arguments)
+            self._snapshot, numel, kinds = SharedSnapshot(model, shares), shares.numel, shares.kinds
         plan, _ = self._snapshot.plan_for(model)
         self._meta: dict[str, Any] = {
             "names": list(self._snapshot.names),
-            "numel": list(self._snapshot.numel),
-            "kinds": [layer_kind(model, name) for name in self._snapshot.names],
+            "numel": list(numel),
+            "kinds": list(kinds),
             "definition": definition,
             "every": every,
             "settings": dict(settings or {}),
         }
         sums = 4 if definition == "mean_ratio" else 3
         self._ring = Ring(sums, len(self._snapshot), device=plan.device, dtype=sum_dtype(plan.device))
-        self._recorder = Recorder(self._ring, every)
+        self._recorder = Recorder(self._ring, every) if ranks is None else SharedRecorder(self._ring, every, ranks)
         for group in plan.groups:
             choose_backend(group.device)  # its first use may compile, which a CUDA graph could not hold
         if run_dir is not None:
-            self._recorder.write_to(self._open_run(Path(run_dir), resume))
-        elif resume:
-            raise ValueError("resume=True needs run_dir, the folder of the run to go on with")
-        # Rows still in the ring reach the folder even when nobody calls close(): at garbage collection or at exit.
-        self._close_recorder = weakref.finalize(self, self._recorder.close)
+            self._open_run(Path(run_dir), resume, ranks)
+        # Rows still in the ring reach the folder even when nobody calls close(), at garbage collection or at exit: but
+        # those of several processes, which then may not come any more.
+        self._unclosed = weakref.finalize(self, self._recorder.abandon)
         self._hook = optimizer.register_step_post_hook(lambda *_: self._after_step()) if optimizer else None
 
-    def _open_run(self, path: Path, resume: bool) -> RunFolder:
-        if not resume or not path.exists() or not any(path.iterdir()):
-            return RunFolder.create(path, self._meta)
-        run = RunFolder.open(path)
-        for key in ("names", "numel", "definition", "every"):
-            if run.meta[key] != self._meta[key]:
-                raise WeightScaleError(
-                    f"run folder {path} is of another run: its {key} differ from this monitor's; choose another name"
-                )
-        self._meta = run.meta
-        self.step = run.last_step()
-        self._ring.restart(self.step // run.meta["every"])
-        return run
+    def _open_run(self, path: Path, resume: bool, ranks: Ranks | None) -> None:
+        def begin() -> tuple[RunFolder | None, dict[str, Any], int]:
+            if ranks is not None and ranks.rank != 0:
+                return None, {}, 0
+            run = RunFolder.begin(path, self._meta, resume=resume)
+            return run, run.meta, run.last_step()
+
+        run, self._meta, self.step = begin() if ranks is None else ranks.gather(begin)[0]
+        self._recorder.write_to(run if ranks is None or ranks.rank == 0 else None)
+        self._ring.restart(self.step // self._meta["every"])
 
     def record(self) -> None:
         """One step is done: compare the weights with those `every` steps ago, if it is time.
@@ -124,7 +150,7 @@ class RWCMonitor:
             raise WeightScaleError(
                 "this monitor records after each optimizer.step() by itself: drop the call, or the optimizer argument"
             )
-        if not self._close_recorder.alive:
+        if not self._unclosed.alive:
             raise WeightScaleError("the monitor is closed: make a new one to record on")
         self._after_step()
 
@@ -141,13 +167,18 @@ class RWCMonitor:
             self._recorder.commit()
         self.step = step  # last: a step whose record failed does not count, so that rows and steps stay together
 
+    @property
+    def nbytes(self) -> int:
+        """Memory that the previous weights take on this process, in bytes."""
+        return self._snapshot.nbytes
+
     def history(self) -> RWCHistory:
-        """Everything recorded so far."""
+        """Everything recorded so far; of several processes with a run folder, rank 0 has it and the others no rows."""
         self.flush()
         return RWCHistory.from_rows(self._meta, self._recorder.rows())
 
     def flush(self) -> None:
-        """Bring every recorded row to the run folder now; this waits for the device.
+        """Bring every recorded row to the run folder now; this waits for the device, and for the other ranks if any.
 
         Only where a CUDA graph holds `record()` is it needed: at least once in 512 replays, of which the host knows
         nothing.
@@ -156,32 +187,36 @@ class RWCMonitor:
         self.step = max(self.step, self._recorder.step)
 
     def close(self) -> None:
-        """Flush and stop recording; `history()` stays."""
+        """Flush and stop recording; `history()` stays, and is then no collective call."""
+        self._end(self._recorder.close)
+
+    def _end(self, last_call: Callable[[], None]) -> None:
         if self._hook is not None:
             self._hook.remove()
             self._hook = None
-        self._close_recorder()
+        if self._unclosed.detach() is not None:
+            last_call()
 
     def __enter__(self) -> RWCMonitor:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
+        self._end(self._recorder.close if error is None else self._recorder.abandon)
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint needs so that a resumed run has no hole, no double row and no false first value.
 
-        It holds the previous weights, as large as the model's layers; without a run folder, the record too.
+        It holds the previous weights, as large as the model's layers; without a run folder, the record too. Of several
+        processes each has its share of the weights: save and load it on all of them.
         """
         self.flush()
-        rows = None if self._recorder.has_folder else self._recorder.rows()._asdict()
-        tensors = {key: torch.from_numpy(array) for key, array in (rows or {}).items() if array is not None}
         return {
             "step": self.step,
             "every": self._meta["every"],
             "definition": self._meta["definition"],
             "weights": self._snapshot.state_dict(),
-            "rows": tensors,  # without a run folder
+            # Without a run folder. Bytes: a distributed checkpoint loads tensors only into tensors of their size.
+            "rows": None if self._recorder.has_folder else self._recorder.rows().to_bytes(),
         }
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
@@ -196,11 +231,9 @@ class RWCMonitor:
                 raise ValueError(
                     f"the state is of a monitor with {key}={state_dict[key]!r}, this has {self._meta[key]!r}"
                 )
-        rows = {key: tensor.cpu().numpy() for key, tensor in state_dict["rows"].items()}
-        if not rows and not self._recorder.has_folder and state_dict["step"]:
+        rows = None if state_dict["rows"] is None else Rows.from_bytes(state_dict["rows"])
+        if rows is None and not self._recorder.has_folder and state_dict["step"]:
             raise ValueError("the state's rows are in its run folder: give run_dir and resume=True to go on with them")
         self._snapshot.load_state_dict(state_dict["weights"])
-        self._recorder.restart(
-            Rows(ratio_sum=rows.pop("ratio_sum", None), **rows) if rows else None, state_dict["step"]
-        )
+        self._recorder.restart(rows, state_dict["step"])
         self.step = state_dict["step"]

@@ -42,8 +42,8 @@ class Recorder:
         """The step of the last row."""
         return self._ring.recorded * self._every
 
-    def write_to(self, run: RunFolder) -> None:
-        """Send every further row to this folder."""
+    def write_to(self, run: RunFolder | None) -> None:
+        """Send every further row to this folder; None if another process does."""
         self._run = run
 
     def commit(self) -> None:
@@ -66,6 +66,10 @@ class Recorder:
         if self._run is not None and self._kept:
             count = sum(len(rows.steps) for rows in self._kept)
             warnings.warn(f"{count} recorded steps could not be written to {self._run.path}", stacklevel=2)
+
+    def abandon(self) -> None:
+        """Close when nobody did: at garbage collection, at exit, or on the way out of an error."""
+        self.close()
 
     def rows(self) -> Rows:
         """Everything recorded so far, from the folder and from memory."""

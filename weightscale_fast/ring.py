@@ -59,6 +59,11 @@ class Ring:
         else:
             self.recorded += 1
 
+    @property
+    def waiting(self) -> int:
+        """Rows that the host knows of and has not got."""
+        return self.recorded - self._taken + (0 if self._travel is None else len(self._travel.host))
+
     def restart(self, recorded: int) -> None:
         """Forget what is in the ring; `recorded` rows count as taken."""
         self.take(wait=True)

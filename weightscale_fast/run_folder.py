@@ -45,6 +45,19 @@ class Rows(NamedTuple):
         ratio_sum = None if self.ratio_sum is None else self.ratio_sum[keep]
         return Rows(self.steps[keep], self.delta_l1[keep], self.prev_l1[keep], self.moved[keep], ratio_sum)
 
+    def to_bytes(self) -> bytes:
+        """The rows as the content of a safetensors file."""
+        arrays = {"step": self.steps, "delta_l1": self.delta_l1, "prev_l1": self.prev_l1, "moved": self.moved}
+        if self.ratio_sum is not None:
+            arrays["ratio_sum"] = self.ratio_sum
+        return safetensors.numpy.save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Rows:
+        """The rows that `to_bytes` wrote."""
+        arrays = safetensors.numpy.load(data)
+        return cls(arrays.pop("step"), ratio_sum=arrays.pop("ratio_sum", None), **arrays)
+
 
 def concatenate(parts: list[Rows], layers: int, with_ratio: bool) -> Rows:
     """All the rows of `parts` in their order; with no part, no rows of `layers` layers."""
@@ -108,20 +121,34 @@ class RunFolder:
             raise WeightScaleError(f"{path} is not a run folder: expected format {FORMAT!r}, got {found!r}")
         return cls(path, meta)
 
+    @classmethod
+    def begin(cls, path: str | Path, meta: Mapping[str, Any], *, resume: bool) -> RunFolder:
+        """Make the folder; or, with `resume` and if there is one, find it.
+
+        Raises:
+            WeightScaleError: it exists and is not to be resumed, is another run's, or cannot be written.
+        """
+        path = Path(path)
+        if not resume or not path.exists() or not any(path.iterdir()):
+            return cls.create(path, meta)
+        run = cls.open(path)
+        for key in ("names", "numel", "definition", "every"):
+            if run.meta[key] != meta[key]:
+                raise WeightScaleError(
+                    f"run folder {path} is of another run: its {key} differ from this monitor's; choose another name"
+                )
+        return run
+
     def append(self, rows: Rows) -> None:
         """Write the rows as one shard.
 
         Raises:
             OSError: the disk is full or gone; nothing of the shard is then left, and no other shard is touched.
         """
-        arrays = {"step": rows.steps, "delta_l1": rows.delta_l1, "prev_l1": rows.prev_l1, "moved": rows.moved}
-        if rows.ratio_sum is not None:
-            arrays["ratio_sum"] = rows.ratio_sum
-        contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
         shard = self.path / "rwc" / f"part-{rows.steps[0]:09d}-{rows.steps[-1]:09d}.safetensors"
         temporary = shard.with_suffix(".tmp")
         try:
-            _write_and_sync(temporary, safetensors.numpy.save(contiguous))
+            _write_and_sync(temporary, rows.to_bytes())
             temporary.replace(shard)
         except OSError:
             temporary.unlink(missing_ok=True)

@@ -32,11 +32,14 @@ class Snapshot:
     numel: tuple[int, ...]
 
     def __init__(self, model: nn.Module, *, layers: LayerSelector = None) -> None:
-        chosen = select_layers(model, layers)
-        self.names = tuple(chosen)
-        self.numel = tuple(parameter.numel() for parameter in chosen.values())
-        self._arenas, self._weights = _copy_to_arenas([parameter.detach() for parameter in chosen.values()])
-        self._lookup: LayerLookup | None = LayerLookup(model, self.names)
+        self._take(LayerLookup(model, tuple(select_layers(model, layers))))
+
+    def _take(self, lookup: LayerLookup) -> None:
+        weights, _ = lookup()
+        self.names = lookup.names
+        self.numel = tuple(w.numel() for w in weights)
+        self._arenas, self._weights = _copy_to_arenas([w.detach() for w in weights])
+        self._lookup: LayerLookup | None = lookup
         self._plan: Plan | None = None
         self._seen: Fingerprint | None = None  # what the plan was made for
 
@@ -61,7 +64,7 @@ class Snapshot:
 
     def state_dict(self) -> dict[str, Tensor]:
         """A copy of the snapshot's weights, by layer name."""
-        return {name: weights.clone() for name, weights in zip(self.names, self._weights, strict=True)}
+        return {name: weights.clone() for name, weights in self._entries().items()}
 
     def load_state_dict(self, state_dict: Mapping[str, Tensor]) -> None:
         """Take the weights of `state_dict()`.
@@ -69,16 +72,20 @@ class Snapshot:
         Raises:
             ValueError: the names or shapes are not this snapshot's; nothing was then loaded.
         """
-        missing, extra = set(self.names) - set(state_dict), set(state_dict) - set(self.names)
+        entries = self._entries()
+        missing, extra = set(entries) - set(state_dict), set(state_dict) - set(entries)
         if missing or extra:
             raise ValueError(
                 "the state has other layers than the snapshot: "
                 f"missing {sorted(missing)[:5]}, extra {sorted(extra)[:5]}"
             )
-        for name, weights in zip(self.names, self._weights, strict=True):
+        for name, weights in entries.items():
             check_same(name, state_dict[name], weights, dtype=False, device=False)
-        for name, weights in zip(self.names, self._weights, strict=True):
+        for name, weights in entries.items():
             weights.copy_(state_dict[name].detach())
+
+    def _entries(self) -> dict[str, Tensor]:
+        return dict(zip(self.names, self._weights, strict=True))
 
     def plan_for(self, model: nn.Module) -> tuple[Plan, list[Tensor]]:
         """The plan that compares `model` with the snapshot, and the model's current weights.

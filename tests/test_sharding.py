@@ -1,0 +1,203 @@
+"""Several processes, real ones under torchrun on gloo: tests/sharding_worker.py has the cases, one launch for all of a
+number of ranks, for a start takes longer than any of them."""
+
+import functools
+import importlib.util
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import weightscale_fast as wsf
+from weightscale_fast.rwc.plan import CHUNK
+from weightscale_fast.sharding import Piece, cut_evenly
+
+ROOT = Path(__file__).parents[1]
+WORKER = Path(__file__).with_name("sharding_worker.py")
+SECONDS = 180  # a launch that takes longer hangs
+pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="torch was built without distributed")
+
+
+def environment(**variables):
+    package = str(Path(wsf.__file__).parents[1])  # the workers must test what we test
+    path = os.pathsep.join([package, *filter(None, [os.environ.get("PYTHONPATH")])])
+    return {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", **{k: str(v) for k, v in variables.items()}}
+
+
+def cases():
+    """(ranks, case) of every case of the worker, read from its source: importing it would import half of torch."""
+    found = re.findall(r"^@case\(([\d, ]+)\)\ndef (\w+)", WORKER.read_text(), re.MULTILINE)
+    return [(int(size), name) for sizes, name in found for size in sizes.split(",")]
+
+
+@functools.cache
+def outcomes_of(ranks, folder):
+    """What every case ended with on each rank, {case: None or a traceback}, and the launch's output."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
+    try:
+        run = subprocess.run(
+            [*command, str(WORKER), str(folder)],
+            env=environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=SECONDS,
+            check=False,
+        )
+        output = run.stdout
+    except subprocess.TimeoutExpired as error:
+        output = error.stdout or b""
+    files = [folder / f"rank-{rank}.json" for rank in range(ranks)]
+    return [json.loads(file.read_text()) if file.exists() else {} for file in files], output.decode()
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    folders = {ranks: tmp_path_factory.mktemp(f"ranks-{ranks}") for ranks in {ranks for ranks, _ in cases()}}
+    return lambda ranks: outcomes_of(ranks, folders[ranks])
+
+
+@pytest.mark.parametrize(("ranks", "case"), cases(), ids=lambda value: str(value).replace("_", " "))
+def test_case(ranks, case, results):
+    outcomes, output = results(ranks)
+    for rank, of_rank in enumerate(outcomes):
+        assert case in of_rank, f"rank {rank} did not come to it; the launch ended with:\n{output[-4000:]}"
+        assert of_rank[case] is None, f"rank {rank}:\n{of_rank[case]}"
+
+
+def free_port():
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        return listening.getsockname()[1]
+
+
+def start(source, ranks=2):
+    """The source on each rank, without torchrun: it would kill the others itself where one dies."""
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(), "WORLD_SIZE": ranks}
+    return [
+        subprocess.Popen(
+            [sys.executable, "-c", textwrap.dedent(source)],
+            env=environment(**shared, RANK=rank),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in range(ranks)
+    ]
+
+
+def output_of(process):
+    try:
+        return process.communicate(timeout=60)[0]
+    finally:
+        process.kill()
+
+
+DIES = """
+    import os, sys, torch, torch.distributed as dist
+    from torch import nn
+    import weightscale_fast as wsf
+    dist.init_process_group("gloo")
+    torch.manual_seed(0)
+    model = {model}
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    with wsf.RWCMonitor(model, optimizer, {argument} run_dir={folder!r}) as monitor:
+        for step in range(600):
+            if step == 300 and dist.get_rank() == 1:
+                os._exit(9)
+            model(torch.ones(1, 8)).sum().backward()
+            optimizer.step()
+"""
+
+
+@pytest.mark.parametrize(
+    ("model", "argument", "error"),
+    [
+        ("nn.Linear(8, 8)", "process_group=dist.group.WORLD,", "could not add up steps 257"),
+        ("nn.parallel.DistributedDataParallel(nn.Linear(8, 8))", "", "RuntimeError: "),
+    ],
+    ids=["found by the monitor", "found by the training"],
+)
+def test_a_process_that_dies(tmp_path, model, argument, error):
+    """The other ends at once, with an error and no hang, and the record of what was added up loads."""
+    folder = tmp_path / "run"
+    survivor, dead = start(DIES.format(model=model, argument=argument, folder=str(folder)))
+    output = output_of(survivor)
+    assert dead.wait(60) == 9
+    dead.stdout.close()
+    assert survivor.returncode in (1, -6), output  # gloo may abort in its teardown, after the error was printed
+    assert error in output
+    assert wsf.RWCHistory.load(folder).steps.tolist() == list(range(1, 257))
+
+
+ABSENT = """
+    import os, time, torch, torch.distributed as dist
+    from datetime import timedelta
+    from torch import nn
+    import weightscale_fast as wsf
+    dist.init_process_group("gloo", timeout=timedelta(seconds=3))
+    model = nn.parallel.DistributedDataParallel(nn.Linear(8, 8))
+    if dist.get_rank() == 0:
+        try:
+            wsf.RWCMonitor(model)
+        except wsf.WeightScaleError as error:
+            print("WeightScaleError:", error, flush=True)
+    else:
+        time.sleep(5)
+    os._exit(0)
+"""
+
+
+def test_a_rank_that_makes_no_monitor():
+    """The usual slip of `if rank == 0`: the group's timeout ends it with what is wanted."""
+    waiting, absent = start(ABSENT)
+    output = output_of(waiting)
+    output_of(absent)
+    assert "WeightScaleError: RWCMonitor did not hear from all 2 ranks: each of them must make one" in output
+
+
+def piece(held, *, size=4, dense=True):
+    return Piece("", (held,), "", "", "", (), held, size, dense, 0.0)
+
+
+@pytest.mark.parametrize("parts", [1, 2, 3, 4, 7])
+def test_cuts_cover_everything_once_and_evenly(parts):
+    generator = np.random.default_rng(0)
+    row = [piece(int(n), size=s) for n, s in zip(generator.integers(0, 10 * CHUNK, 40), [2, 4, 8, 4] * 10, strict=True)]
+    row += [piece(5 * CHUNK, dense=False), piece(1)]
+    load = np.zeros(parts)
+    for one, cuts in zip(row, cut_evenly(row, parts), strict=True):
+        assert cuts[0] == 0
+        assert cuts[-1] == one.held
+        assert cuts == sorted(cuts)
+        assert all(cut % CHUNK == 0 or cut == one.held for cut in cuts)
+        assert one.dense or set(cuts) <= {0, one.held}
+        load += np.diff(cuts) * one.size
+    assert load.max() - load.min() <= 5 * CHUNK * 4 + 2 * 8 * CHUNK
+
+
+def test_arguments_that_need_processes():
+    with pytest.raises(ValueError, match="process_group and pipeline need several processes: call torch.distributed"):
+        wsf.RWCMonitor(nn.Linear(2, 2), pipeline=True)
+
+
+def test_one_process_imports_no_more(tmp_path):
+    """A monitor of one process loads nothing of DTensors or FSDP."""
+    source = """
+        import sys, weightscale_fast as wsf
+        from torch import nn
+        wsf.RWCMonitor(nn.Linear(2, 2)).close()
+        loaded = [name for name in ("torch.distributed.tensor", "torch.distributed.fsdp") if name in sys.modules]
+        assert not loaded, loaded
+    """
+    run = subprocess.run([sys.executable, "-c", textwrap.dedent(source)], env=environment(), check=False, timeout=60)
+    assert run.returncode == 0
+    assert importlib.util.find_spec("torch.distributed.tensor") is not None

@@ -1,0 +1,51 @@
+"""DTensors: what of a weight that is spread over processes lies in this one. Nothing here communicates."""
+
+from __future__ import annotations
+
+import sys
+
+from torch import Tensor
+
+
+def is_dtensor(weights: Tensor) -> bool:
+    """Whether the weights are a DTensor, as FSDP2 and tensor parallelism make them."""
+    module = sys.modules.get("torch.distributed.tensor")  # whoever made one has imported it; we do not
+    return module is not None and isinstance(weights, module.DTensor)
+
+
+def local_part(name: str, weights: Tensor) -> Tensor:
+    """The part of a DTensor that lies in this process, which may be empty; other weights as they are.
+
+    Raises:
+        TypeError: the DTensor is a sum that is not added up yet, so that no process has its weights.
+    """
+    if not is_dtensor(weights):
+        return weights.detach()
+    if any(placement.is_partial() for placement in weights.placements):  # type: ignore[attr-defined]
+        raise TypeError(
+            f"layer {name!r} is a DTensor with a pending partial sum (placements {placements(weights)}), of which no "
+            "process has the weights: redistribute it to Replicate() or Shard(...), or leave the layer out with layers="
+        )
+    local: Tensor = weights._local_tensor  # type: ignore[attr-defined]  # to_local() is an autograd function
+    return local.detach()
+
+
+def shard_position(weights: Tensor) -> tuple[int, ...] | None:
+    """Which part of the whole this process has: its place on the mesh, along the dimensions that cut the weights.
+
+    Equal positions hold equal weights. None where the process has no place on the mesh, and thus no weights.
+    """
+    if not is_dtensor(weights):
+        return ()
+    place = weights.device_mesh.get_coordinate()  # type: ignore[attr-defined]
+    if place is None:
+        return None
+    cuts = [not placement.is_replicate() for placement in weights.placements]  # type: ignore[attr-defined]
+    return tuple(number for number, cut in zip(place, cuts, strict=True) if cut)
+
+
+def placements(weights: Tensor) -> str:
+    """How the weights are spread, in words to compare and to show."""
+    if not is_dtensor(weights):
+        return "whole"
+    return ", ".join(map(str, weights.placements))  # type: ignore[attr-defined]

@@ -1,0 +1,142 @@
+"""SharedRecorder: the rows of all ranks' rings, added up on their way to rank 0's run folder, or to every memory.
+
+Each ring holds what its rank counted. Many rows are added up in one collective call, and all ranks must come to it
+after the same row: so the moment hangs on the number of rows, and on nothing that differs between ranks.
+
+Letters: K sums (3, or 4 with the ratios), L layers.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+import warnings
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import WeightScaleError
+from .ranks import Ranks
+from .recorder import SHARD_SECONDS, Recorder
+from .ring import SHARD_ROWS, Part, Ring
+from .run_folder import Rows, RunFolder
+
+FIRST_ROWS = 16  # before it is known how long a step takes
+HEADER = 3  # number of the first row, count of rows, seconds since the last collective call on rank 0
+
+
+class SharedRecorder(Recorder):
+    """A recorder whose flushes are collective calls.
+
+    Rows are added up at 256, or earlier where steps are slow: rank 0 says with each sum how long its rows took, and
+    from that all ranks reckon how many make a minute.
+    """
+
+    def __init__(self, ring: Ring, every: int, ranks: Ranks) -> None:
+        super().__init__(ring, every)
+        self._ranks = ranks
+        self._keeps = True  # whether this rank keeps the sums
+        self._interval = FIRST_ROWS  # rows
+        self._due = self._next_due()
+        self._ended: str | None = None  # why there are no collective calls any more
+
+    def write_to(self, run: RunFolder | None) -> None:
+        """Send every further row to this folder of rank 0; other ranks say None and keep nothing."""
+        self._keeps = run is not None
+        super().write_to(run)
+
+    @property
+    def has_folder(self) -> bool:
+        """Whether the rows go to a run folder, of rank 0."""
+        return super().has_folder or not self._keeps
+
+    def commit(self) -> None:
+        """The ring got a row.
+
+        Raises:
+            WeightScaleError: the ranks could not add their sums up, now or before.
+        """
+        if self._ended is not None:
+            raise WeightScaleError(f"nothing is recorded any more: {self._ended}")
+        self._ring.advance()
+        if self._ring.recorded >= self._due:
+            self._keep(self._ring.take(wait=False))
+            self._due = self._next_due()
+
+    def flush(self) -> None:
+        """Add up every row that is in the rings, if there are any. A collective call.
+
+        Raises:
+            WeightScaleError: a rank did not come, or came after another row.
+        """
+        if self._ended is None:
+            super().flush()
+            self._due = self._next_due()
+
+    def close(self) -> None:
+        """Flush; once that has failed, say what is lost."""
+        if self._ended is None:
+            super().close()
+        self.abandon()
+
+    def abandon(self) -> None:
+        """End without a collective call, to which nobody might come; rows that were not added up are lost."""
+        if os.getpid() != self._process:  # a forked child: the rows are its parent's
+            return
+        super()._keep([])  # what the folder did not take before
+        lost = self._ring.waiting
+        if lost and self._ended is None and self._ranks.rank == 0:
+            warnings.warn(
+                f"the last {lost} recorded steps are lost, for they were not added up over the {self._ranks.size} "
+                "ranks: call close() on all of them",
+                stacklevel=2,
+            )
+        self._ended = self._ended or "the monitor was abandoned"
+
+    def restart(self, kept: Rows | None, step: int) -> None:
+        """Forget every row after `step`, on this rank; without a run folder the record is then `kept`."""
+        super().restart(kept, step)
+        self._due = self._next_due()
+
+    def _next_due(self) -> int:
+        """The number of rows at which the next are added up; never past a half of the ring."""
+        recorded = self._ring.recorded
+        return min(recorded + self._interval, (recorded // SHARD_ROWS + 1) * SHARD_ROWS)
+
+    def _keep(self, arrived: list[Part]) -> None:
+        if arrived:
+            sums = np.concatenate([part.sums for part in arrived])
+            starts = range(0, len(sums), SHARD_ROWS)
+            arrived = [self._add(arrived[0].first + i, sums[i : i + SHARD_ROWS]) for i in starts]
+        super()._keep(arrived if self._keeps else [])
+
+    def _add(self, first: int, sums: NDArray[np.float64]) -> Part:
+        """The rows [n, K, L] of all ranks, added up. What travels is always as long, whatever n: gloo ends the process
+        where two ranks send different lengths, and so we can tell them what is wrong."""
+        n, K, L = sums.shape
+        buffer = np.zeros(HEADER + SHARD_ROWS * K * L)
+        now = time.monotonic()
+        buffer[:HEADER] = first, n, now - self._last if self._ranks.rank == 0 else 0.0
+        buffer[HEADER : HEADER + sums.size] = sums.ravel()
+        self._last = now
+        what = f"RWCMonitor could not add up steps {(first + 1) * self._every} to {(first + n) * self._every}"
+        try:
+            total = self._ranks.add(buffer)
+        except RuntimeError as error:
+            raise self._end(
+                f"{what} over {self._ranks.size} ranks: one of them is gone, or did not come "
+                "(flush, history, state_dict and close must be called on every rank). "
+                f"The steps before are safe. {str(error).strip()}"
+            ) from error
+        if tuple(total[: HEADER - 1]) != (first * self._ranks.size, n * self._ranks.size):
+            raise self._end(
+                f"{what}: the {self._ranks.size} ranks came after different steps; step every rank's optimizer equally "
+                "often, and call flush, history, state_dict and close after the same step everywhere"
+            )
+        seconds = max(total[HEADER - 1], 1e-9)
+        self._interval = int(min(max(n * SHARD_SECONDS / seconds, 1), SHARD_ROWS))
+        return Part(first, total[HEADER : HEADER + sums.size].reshape(n, K, L))
+
+    def _end(self, reason: str) -> WeightScaleError:
+        self._ended = reason
+        return WeightScaleError(reason)
