@@ -504,3 +504,16 @@ def test_trend_is_the_running_median():
     assert median[middle] == np.median(curve[steps[middle] - half : steps[middle] + half + 1])
     assert median[0] == np.median(curve[: half + 1])
     np.testing.assert_array_equal(trend(np.arange(300), curve[:300])[1], curve[:300])
+
+
+def test_steps_may_be_epochs(history, clusters):
+    """What the settings say that steps count stands on every axis of steps."""
+    epochs = replace(history, settings={"unit": "epoch"})
+    assert figures.rwc_curves(epochs).get_xlabel() == "epoch"
+    assert figures.rwc_curves(epochs).get_ylabel().endswith("per epoch")
+    assert figures.heat_map(epochs).get_xlabel() == "epoch"
+    assert figures.moved_fraction(epochs).get_xlabel() == "epoch"
+    assert figures.phases(epochs, clusters).get_xlabel() == "epoch"
+    assert figures.small_multiples(epochs, clusters).get_xlabel() == "epoch, from 1 to 100 in each panel"
+    assert figures.rwc_curves(history).get_xlabel() == "optimizer step"
+    assert figures.rwc_curves(replace(epochs, every=5)).get_ylabel().endswith("over 5 epochs")

@@ -9,6 +9,7 @@ import pytest
 import weightscale_fast as wsf
 from weightscale_fast import WeightScaleError
 from weightscale_fast.cli import main
+from weightscale_fast.figures.blocks import BlockRuns, block_curves
 from weightscale_fast.groups import group_layers
 from weightscale_fast.history import RWCHistory
 from weightscale_fast.kinds import layer_kind
@@ -313,6 +314,22 @@ def test_blocks(network, sizes):
     assert np.all(np.diff(np.concatenate(list(blocks.values()))) > 0)
     with pytest.raises(ValueError, match="network must be a ResNet, an EfficientNet"):
         blocks_of("vit", names, kinds)
+
+
+def test_the_figure_of_blocks_draws_means_and_spans():
+    rwc = np.array([[[1.0, 3.0, 8.0], [2.0, 4.0, 0.0]], [[3.0, 5.0, 8.0], [4.0, 6.0, np.inf]]])  # [R, E, L]
+    runs = BlockRuns(rwc, {"block 1": np.array([0, 1]), "block 2": np.array([2])})
+    figure = block_curves({"CIFAR-10": runs, "cost in $": runs})
+    first, second = figure.axes
+    assert first.lines[0].get_ydata().tolist() == [3.0, 4.0]  # the mean of 2, 4 and of 3, 5
+    assert np.isnan(first.lines[1].get_ydata()[1])  # neither a zero nor an infinity is on a log axis
+    assert first.get_yscale() == "log"
+    assert first.get_ylim() == second.get_ylim()
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["block 1", "block 2"]
+    assert first.get_xlabel() == "epoch"
+    figure.draw_without_rendering()
+    with pytest.raises(ValueError, match="panels must be 1 to 9 for one page, got 0"):
+        block_curves({})
 
 
 def test_mean_history_refuses_what_has_no_mean():
