@@ -9,6 +9,8 @@ import weightscale_fast as wsf
 from weightscale_fast.ring import SHARD_ROWS
 from weightscale_fast.rwc.op import choose_backend
 from weightscale_fast.rwc.plan import CHUNK
+from weightscale_fast.train import TrainConfig, train
+from weightscale_fast.train.loop import read_metrics, recorded_config
 
 from .oracle import TOLERANCE, module_of, oracle_sums
 
@@ -201,3 +203,23 @@ def test_fast_rwc_in_a_graph(fused_backend):
 
 def test_a_gpu_takes_the_triton_backend():
     assert choose_backend(torch.device("cuda", 0)).__name__ == "weightscale_fast.rwc.triton"
+
+
+def test_training_in_bfloat16_and_its_resumption(tmp_path):
+    """Autocast, channels_last, events around the record, and a checkpoint that comes back to the device."""
+    settings = {
+        "model": "resnet18-small",
+        "data": "digits",
+        "batch_size": 256,
+        "image_size": 32,
+        "augment": "crop_flip",
+    }
+    run = train(TrainConfig(**settings, epochs=2, stop_at=0.01), tmp_path / "run")
+    (line,) = read_metrics(run)
+    assert 0 < line["recording_share"] < 0.5
+    config = recorded_config(run)
+    assert (config.device, config.precision) == ("cuda", "bfloat16")
+    assert len(read_metrics(train(config, run, resume=True))) == 1
+    history = wsf.RWCHistory.load(run)
+    assert history.rwc.shape == (6, 21)
+    assert np.isfinite(history.rwc).all()

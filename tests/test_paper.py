@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -189,21 +190,36 @@ def test_a_diverged_seed_is_named_and_left_out(root, tmp_path):
         RWCHistory.load(source / "epochs").save(run / "epochs")
         lines = (source / "metrics.jsonl").read_text().splitlines()
         if seed == 42:
-            lines[1] = json.dumps(json.loads(lines[1]) | {"loss": None})
+            lines = [lines[0], json.dumps(json.loads(lines[1]) | {"loss": None})]
         (run / "metrics.jsonl").write_text("\n".join(lines))
     runs = SeedRuns.load(tmp_path / "alexnet-mnist-5k")
-    assert runs.diverged == {42: 2}
+    assert runs.left_out == {42: "diverged in epoch 2"}
     assert runs.rwc.shape == (1, 3, 8)
     assert "seed 42 diverged in epoch 2, and is left out" in write_page(tmp_path).read_text()
+
+
+def test_unfinished_seeds_wait_for_the_others(root, tmp_path):
+    for seed, epochs in ((0, 3), (42, 2)):
+        source, run = root / "alexnet-mnist-5k" / f"seed-{seed}", tmp_path / "alexnet-mnist-5k" / f"seed-{seed}"
+        RWCHistory.load(source).save(run)
+        RWCHistory.load(source / "epochs").save(run / "epochs")
+        (run / "metrics.jsonl").write_text("\n".join((source / "metrics.jsonl").read_text().splitlines()[:epochs]))
+    runs = SeedRuns.load(tmp_path / "alexnet-mnist-5k")
+    assert runs.left_out == {42: "has 2 of 3 epochs"}
+    assert runs.rwc.shape == (1, 3, 8)
+    shutil.rmtree(tmp_path / "alexnet-mnist-5k" / "seed-0")
+    alone = SeedRuns.load(tmp_path / "alexnet-mnist-5k")
+    assert alone.left_out == {}
+    assert alone.rwc.shape == (1, 2, 8)
 
 
 def test_runs_that_all_diverged_are_named(tmp_path, root):
     run = tmp_path / "alexnet-mnist" / "seed-0"
     RWCHistory.load(root / "alexnet-mnist-5k" / "seed-0").save(run)
     (run / "metrics.jsonl").write_text(json.dumps({"epoch": 1, "loss": None}))
-    with pytest.raises(WeightScaleError, match="have diverged: in epoch 1"):
+    with pytest.raises(WeightScaleError, match="has diverged: diverged in epoch 1"):
         summarize(tmp_path / "alexnet-mnist")
-    with pytest.raises(WeightScaleError, match="holds no runs of presets to show: .*have diverged"):
+    with pytest.raises(WeightScaleError, match="holds no runs of presets to show: .*has diverged"):
         load_runs(tmp_path)
 
 

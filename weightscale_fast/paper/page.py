@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +14,7 @@ import numpy as np
 from ..analysis import LayerClusters, cluster_layers
 from ..figures import clustered_curves, pca_panels
 from ..figures.blocks import block_curves
-from ..figures.style import count, set_title
+from ..figures.style import count, set_title, styled
 from ..figures.svg import svg_of
 from ..report import DPI
 from ..report_page import Picture, figure_html, fill_template
@@ -25,6 +26,8 @@ from .summary import agreement, block_runs
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+    from ..history import RWCHistory
 
 PAGE = "paper.html"
 DATA = ("cifar10", "cifar100", "svhn", "mnist", "fashion-mnist")
@@ -98,8 +101,8 @@ def _changes(rows: list[Row], failures: list[str]) -> str:
         changes = ", ".join(f"{name} {value}" for name, value in row.changed.items())
         told += [f"{row.network} on {row.data}: {changes}."] if changes else []
         told += [f"{row.network}: {row.note}."] if row.note else []
-        for seed, epoch in row.diverged.items():
-            told.append(f"{row.network} on {row.data}: seed {seed} diverged in epoch {epoch}, and is left out.")
+        for seed, reason in row.left_out.items():
+            told.append(f"{row.network} on {row.data}: seed {seed} {reason}, and is left out.")
     told += failures
     items = "".join(f"<li>{escape(line)}</li>" for line in dict.fromkeys(told))
     return f"<p>Other than in the papers:</p>\n<ul>{items}</ul>" if told else ""
@@ -150,27 +153,43 @@ def _network(runs: list[SeedRuns], root: Path) -> str:
             "and its own clusters, so compare how the layers fall into groups and not where the groups lie.",
             half=len(runs) == 1,
         ),
-        *(
-            Picture(
-                f"{network} on {run.data}: its clusters",
-                _save(_clustered(run, clusters[run.data]), root / f"{network}-{run.data}-clusters"),
-                "Each thin line is a layer, the mean over the seeds, and each thick line is the median of a cluster.",
-                half=False,
-            )
-            for run in runs
-        ),
+        *(picture for run in runs for picture in _clustered(run, clusters[run.data], root)),
     ]
     told = " ".join(_agreement(run, clusters[run.data]) for run in runs)
     figures = "\n".join(map(figure_html, pictures))
     return f'<h2>{escape(network)}</h2>\n<p>{escape(told)}</p>\n<div class="figures">\n{figures}\n</div>'
 
 
-def _clustered(run: SeedRuns, clusters: LayerClusters) -> Figure:
-    ax = clustered_curves(run.mean(), clusters)
-    set_title(ax, f"{run.network} on {run.data}, layers by cluster")
-    figure = ax.figure
-    assert figure is not None
-    return figure  # type: ignore[return-value]
+def _clustered(run: SeedRuns, clusters: LayerClusters, root: Path) -> Iterator[Picture]:
+    """The curves of a run by cluster: from epoch to epoch, the mean over the seeds, and at every step of one seed."""
+    name = f"{run.network} on {run.data}"
+    per_step = run.per_step()
+    every = "every step" if per_step.every == 1 else f"every {per_step.every} steps"
+    for history, what, reading in (
+        (
+            run.mean(),
+            "from epoch to epoch",
+            "Each thin line is a layer, the mean over the seeds, and each thick line is the median of a cluster.",
+        ),
+        (
+            per_step,
+            f"{every} of seed {per_step.settings['seed']}",
+            "The same clusters from step to step. Layers that move much at every step and little from epoch to epoch "
+            "go back and forth.",
+        ),
+    ):
+        figure = _curves(history, clusters, f"{name}, {what}")
+        path = root / f"{run.network}-{run.data}-{'steps' if history is per_step else 'epochs'}"
+        yield Picture(f"{name}, {what}", _save(figure, path), reading, half=True)
+
+
+@styled
+def _curves(history: RWCHistory, clusters: LayerClusters, title: str) -> Figure:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.6, 4.4), layout="constrained")
+    set_title(clustered_curves(history, clusters, figure.add_subplot()), title)
+    return figure
 
 
 def _agreement(run: SeedRuns, clusters: LayerClusters) -> str:

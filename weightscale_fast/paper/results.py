@@ -30,7 +30,7 @@ class Row(NamedTuple):
     published: float | None  # top-1 test accuracy
     recording_share: float  # of the training's time
     changed: dict[str, Any]  # settings that are not the paper's
-    diverged: Mapping[int, int]  # seeds that are left out, and in which epoch
+    left_out: Mapping[int, str]  # seeds, and why
     note: str
 
 
@@ -74,7 +74,7 @@ def table(runs: Iterable[SeedRuns]) -> list[Row]:
                 published=preset.published,
                 recording_share=float(np.mean([line["recording_share"] for lines in run.metrics for line in lines])),
                 changed=dict(settings["changed"]),
-                diverged=run.diverged,
+                left_out=run.left_out,
                 note=preset.note,
             )
         )
@@ -99,7 +99,7 @@ def write_tables(runs: list[SeedRuns], folder: Path) -> None:
         writer = csv.writer(file)
         measured = [f"{name}_{what}" for name in METRICS for what in ("mean", "deviation")]
         writer.writerow(
-            ("network", "data", "seeds", "epochs", "images", *measured, "paper_test_top1", "changed", "diverged")
+            ("network", "data", "seeds", "epochs", "images", *measured, "paper_test_top1", "changed", "left_out")
         )
         for row in table(runs):
             values = [
@@ -115,7 +115,7 @@ def write_tables(runs: list[SeedRuns], folder: Path) -> None:
                     *values,
                     row.published or "",
                     row.changed,
-                    dict(row.diverged),
+                    dict(row.left_out),
                 )
             )
     with open(folder / "claims.csv", "w", newline="", encoding="utf-8") as file:

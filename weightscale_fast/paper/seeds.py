@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from ..errors import WeightScaleError
 from ..history import RWCHistory
-from ..train.loop import PER_EPOCH, diverged, read_metrics
+from ..train.loop import PER_EPOCH, diverged, is_over, read_metrics, recorded_config
 
 FloatArray = NDArray[np.float64]
 
@@ -28,31 +28,38 @@ class SeedRuns:
         folder: where their run folders are.
         histories: the per-epoch record of each, R of them, cut to the epochs that all have.
         metrics: the lines of `metrics.jsonl` of each, cut likewise.
-        diverged: the seeds of runs that are left out, and the epoch in which the loss of each was not finite.
+        left_out: the seeds of other runs, and why: diverged ones, and unfinished ones where another is finished.
     """
 
     folder: Path
     histories: tuple[RWCHistory, ...]
     metrics: tuple[list[dict[str, Any]], ...]
-    diverged: Mapping[int, int]
+    left_out: Mapping[int, str]
 
     @classmethod
     def load(cls, folder: str | Path) -> SeedRuns:
-        """Read what `run_preset` has written so far: the whole epochs of every run that has not diverged.
+        """Read what `run_preset` has written so far.
 
         Raises:
             WeightScaleError: there is no run, one has less than two epochs, all have diverged, or networks differ.
         """
         folder = Path(folder)
-        runs = sorted(folder.glob("seed-*"), key=lambda run: int(run.name.removeprefix("seed-")))
+        runs = sorted(folder.glob("seed-*"), key=_seed)
         metrics = {run: lines for run in runs if (lines := read_metrics(run))}
         if not metrics:
             raise WeightScaleError(f"{folder} holds no run with a whole epoch: expected folders seed-0, ... in it")
-        ends = {run: next((line["epoch"] for line in lines if diverged(line)), None) for run, lines in metrics.items()}
-        lost = {int(run.name.removeprefix("seed-")): epoch for run, epoch in ends.items() if epoch is not None}
-        metrics = {run: lines for run, lines in metrics.items() if ends[run] is None}
+        lost = {run: f"diverged in epoch {epoch}" for run, lines in metrics.items() if (epoch := _end_of_loss(lines))}
+        going_on = {
+            run: f"has {len(lines)} of {config.epochs} epochs"
+            for run, lines in metrics.items()
+            if run not in lost and not is_over(config := recorded_config(run), lines[-1])
+        }
+        if len(lost) + len(going_on) == len(metrics):
+            going_on = {}  # then as far as they are
+        left_out = lost | going_on
+        metrics = {run: lines for run, lines in metrics.items() if run not in left_out}
         if not metrics:
-            raise WeightScaleError(f"the runs in {folder} have diverged: in epoch {', '.join(map(str, lost.values()))}")
+            raise WeightScaleError(f"every run in {folder} has diverged: {', '.join(lost.values())}")
         epochs = min(map(len, metrics.values()))
         if epochs < 2:
             raise WeightScaleError(f"a run in {folder} has one whole epoch only, and no curve yet: go on with --resume")
@@ -66,7 +73,7 @@ class SeedRuns:
             folder,
             tuple(replace(history, settings={**history.settings, "unit": "epoch"}) for history in histories),
             tuple(lines[:epochs] for lines in metrics.values()),
-            lost,
+            {_seed(run): reason for run, reason in left_out.items()},
         )
 
     @property
@@ -93,9 +100,22 @@ class SeedRuns:
         """The history whose RWC is the mean over the runs: see `mean_history`."""
         return mean_history(self.histories)
 
+    def per_step(self) -> RWCHistory:
+        """The record of every step of the first run."""
+        return RWCHistory.load(self.folder / f"seed-{self.settings['seed']}")
+
     def accuracy(self, name: str) -> FloatArray:
         """[R] a metric such as `"test_top1"` after the last epoch of each run."""
         return np.array([lines[-1][name] for lines in self.metrics])
+
+
+def _seed(run: Path) -> int:
+    return int(run.name.removeprefix("seed-"))
+
+
+def _end_of_loss(lines: list[dict[str, Any]]) -> int | None:
+    """The epoch whose loss was not finite, if any."""
+    return next((line["epoch"] for line in lines if diverged(line)), None)
 
 
 def mean_history(histories: Sequence[RWCHistory]) -> RWCHistory:

@@ -92,7 +92,7 @@ def train(
             save_checkpoint(run_dir, 0, parts)
         metrics = read_metrics(run_dir)[:done]
         for epoch in range(done + 1, config.epochs + 1):
-            if metrics and _is_over(config, metrics[-1]):
+            if metrics and is_over(config, metrics[-1]):
                 break
             _seed_epoch(config.seed, epoch, training)
             line = {"epoch": epoch, **_train_epoch(config, epoch, model, optimizer, training, per_step)}
@@ -110,8 +110,10 @@ def diverged(line: Mapping[str, Any]) -> bool:
     return line["loss"] is None or not math.isfinite(line["loss"])
 
 
-def _is_over(config: TrainConfig, line: Mapping[str, Any]) -> bool:
-    return diverged(line) or (config.stop_at is not None and line["test_top1"] >= config.stop_at)
+def is_over(config: TrainConfig, line: Mapping[str, Any]) -> bool:
+    """Whether a run ends with the epoch of this line."""
+    reached = config.stop_at is not None and line["test_top1"] >= config.stop_at
+    return line["epoch"] >= config.epochs or reached or diverged(line)
 
 
 def recorded_config(run_dir: Path) -> TrainConfig:
