@@ -10,7 +10,8 @@ from weightscale_fast.ring import SHARD_ROWS
 from weightscale_fast.rwc.op import choose_backend
 from weightscale_fast.rwc.plan import CHUNK
 from weightscale_fast.train import TrainConfig, train
-from weightscale_fast.train.loop import read_metrics, recorded_config
+from weightscale_fast.train.config import recorded_config
+from weightscale_fast.train.metrics import read_metrics
 
 from .oracle import TOLERANCE, module_of, oracle_sums
 

@@ -14,7 +14,7 @@ from weightscale_fast import WeightScaleError
 from weightscale_fast.cli import main
 from weightscale_fast.train import TrainConfig, train
 from weightscale_fast.train.checkpoint import checkpoint_path, save_checkpoint
-from weightscale_fast.train.loop import read_metrics
+from weightscale_fast.train.metrics import read_metrics
 
 # Dropout, augmentation, momentum and shuffling: everything that draws random numbers or keeps a state.
 FLAGS = (

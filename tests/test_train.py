@@ -8,7 +8,8 @@ import torch
 
 import weightscale_fast as wsf
 from weightscale_fast.train import TrainConfig, train
-from weightscale_fast.train.loop import diverged, read_metrics, recorded_config
+from weightscale_fast.train.config import recorded_config
+from weightscale_fast.train.metrics import diverged, read_metrics
 from weightscale_fast.train.models import SMALL, create_model
 
 FAST = TrainConfig(model="resnet10t", data="digits", epochs=2, batch_size=256, image_size=32)

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from ..train import TrainConfig, train
-from ..train.config import AUGMENTATIONS, OPTIMIZERS, PRECISIONS
+from ..train.config import AUGMENTATIONS, OPTIMIZERS, PRECISIONS, recorded_config
 from ..train.data import NAMES
-from ..train.loop import recorded_config
 from ..train.models import SMALL
 from .analysis import analyze
 

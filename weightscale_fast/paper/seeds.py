@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 
 from ..errors import WeightScaleError
 from ..history import RWCHistory
-from ..train.loop import PER_EPOCH, diverged, is_over, read_metrics, recorded_config
+from ..train.config import recorded_config
+from ..train.loop import PER_EPOCH
+from ..train.metrics import diverged, is_over, read_metrics
 
 FloatArray = NDArray[np.float64]
 

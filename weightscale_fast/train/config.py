@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
 
 import torch
 
 from ..definitions import check_definition
+from ..errors import WeightScaleError
+from ..run_folder import RunFolder
 
 OPTIMIZERS = ("adam", "adamw", "sgd")
 AUGMENTATIONS = ("none", "flip", "crop_flip")
@@ -68,3 +71,26 @@ class TrainConfig:
         if precision == "auto":
             precision = "float32" if device == "cpu" else "bfloat16"
         return replace(self, device=device, precision=precision)
+
+
+def recorded_config(run_dir: Path) -> TrainConfig:
+    """The config that a run was started with.
+
+    Raises:
+        WeightScaleError: the folder holds no run, or one that this package did not train.
+    """
+    settings = RunFolder.open(run_dir).meta["settings"]
+    names = [field.name for field in fields(TrainConfig)]
+    if any(name not in settings for name in names):
+        raise WeightScaleError(f"run folder {run_dir} was not made by weightscale train, which alone can resume it")
+    return TrainConfig(**{name: settings[name] for name in names})
+
+
+def check_same(config: TrainConfig, before: TrainConfig, run_dir: Path) -> None:
+    """Raise `WeightScaleError` unless a run that was started with `before` can go on with `config`."""
+    for name, was in vars(before).items():
+        if name != "device" and getattr(config, name) != was:
+            raise WeightScaleError(
+                f"run folder {run_dir} was started with {name}={was!r}, and can only go on so; got "
+                f"{getattr(config, name)!r}: drop it, or choose another folder"
+            )

@@ -2,30 +2,27 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
-from collections.abc import Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..errors import WeightScaleError
 from ..extras import import_extra
 from ..monitor import RWCMonitor
-from ..run_folder import META, RunFolder
+from ..run_folder import META
 from .checkpoint import load_checkpoint, save_checkpoint
-from .config import TrainConfig
+from .config import TrainConfig, check_same, recorded_config
 from .data import Loader, batches, load_images
 from .meter import Meter
+from .metrics import is_over, read_metrics, told, write_metrics
 from .models import create_model
 from .stopwatch import Stopwatch
 
 PER_EPOCH = "epochs"  # the folder inside a run that holds its per-epoch record
-METRICS = "metrics.jsonl"
 SHOWN_EVERY = 0.5  # seconds: reading the loss waits for the device
 
 
@@ -64,7 +61,7 @@ def train(
     """
     config, run_dir = config.resolved(), Path(run_dir)
     if resume and (run_dir / META).exists():
-        _check_same(config, recorded_config(run_dir), run_dir)
+        check_same(config, recorded_config(run_dir), run_dir)
     data = load_images(config, data_root=data_root, download=download)
     training, test = batches(data, config, workers=workers)
     torch.manual_seed(config.seed)
@@ -99,49 +96,10 @@ def train(
             per_epoch.record()
             line |= _test(config, model, test)
             metrics.append(line)
-            _write_metrics(run_dir, metrics)
+            write_metrics(run_dir, metrics)
             save_checkpoint(run_dir, epoch, parts)
-            import_extra("tqdm", "train").tqdm.write(_told(line))
+            import_extra("tqdm", "train").tqdm.write(told(line))
     return run_dir
-
-
-def diverged(line: Mapping[str, Any]) -> bool:
-    """Whether the loss of an epoch was not finite; such a run ends with that epoch."""
-    return line["loss"] is None or not math.isfinite(line["loss"])
-
-
-def is_over(config: TrainConfig, line: Mapping[str, Any]) -> bool:
-    """Whether a run ends with the epoch of this line."""
-    reached = config.stop_at is not None and line["test_top1"] >= config.stop_at
-    return line["epoch"] >= config.epochs or reached or diverged(line)
-
-
-def recorded_config(run_dir: Path) -> TrainConfig:
-    """The config that a run was started with.
-
-    Raises:
-        WeightScaleError: the folder holds no run, or one that this package did not train.
-    """
-    settings = RunFolder.open(run_dir).meta["settings"]
-    names = [field.name for field in fields(TrainConfig)]
-    if any(name not in settings for name in names):
-        raise WeightScaleError(f"run folder {run_dir} was not made by weightscale train, which alone can resume it")
-    return TrainConfig(**{name: settings[name] for name in names})
-
-
-def read_metrics(run_dir: Path) -> list[dict[str, Any]]:
-    """The lines of `metrics.jsonl`, one an epoch; none where there is no such file yet."""
-    path = run_dir / METRICS
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-
-
-def _check_same(config: TrainConfig, before: TrainConfig, run_dir: Path) -> None:
-    for name, was in vars(before).items():
-        if name != "device" and getattr(config, name) != was:
-            raise WeightScaleError(
-                f"run folder {run_dir} was started with {name}={was!r}, and can only go on so; got "
-                f"{getattr(config, name)!r}: drop it, or choose another folder"
-            )
 
 
 def _seed_epoch(seed: int, epoch: int, training: Loader) -> None:
@@ -229,20 +187,3 @@ def _to_device(config: TrainConfig, images: Tensor, labels: Tensor) -> tuple[Ten
 
 def _autocast(config: TrainConfig) -> torch.autocast:
     return torch.autocast(torch.device(config.device).type, torch.bfloat16, enabled=config.precision == "bfloat16")
-
-
-def _write_metrics(run_dir: Path, metrics: list[dict[str, Any]]) -> None:
-    """Replace the file at once, so that a kill leaves the old one or the new one."""
-    temporary = run_dir / f".{METRICS}.tmp"
-    temporary.write_text("".join(json.dumps(line) + "\n" for line in metrics))
-    temporary.replace(run_dir / METRICS)
-
-
-def _told(line: dict[str, Any]) -> str:
-    if diverged(line):
-        return f"epoch {line['epoch']}: the loss is not finite; training has diverged, and ends"
-    return (
-        f"epoch {line['epoch']}: loss {line['loss']:.3f}, accuracy {line['train_top1']:.1%}, on test images "
-        f"{line['test_top1']:.1%}, {line['seconds']:.0f} s at {line['images_per_second']:,.0f} images/s, of them "
-        f"{line['recording_share']:.1%} recording"
-    )

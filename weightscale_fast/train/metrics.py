@@ -1,0 +1,58 @@
+"""The metrics of a run, a line an epoch.
+
+RUN/metrics.jsonl    epoch, step, loss, train_top1, train_top5, test_top1, test_top5, images_per_second, seconds,
+                     recording_share
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from .config import TrainConfig
+
+METRICS = "metrics.jsonl"
+
+
+def read_metrics(run_dir: Path) -> list[dict[str, Any]]:
+    """The lines of `metrics.jsonl`, one an epoch; none where there is no such file yet."""
+    path = run_dir / METRICS
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def write_metrics(run_dir: Path, metrics: list[dict[str, Any]]) -> None:
+    """Replace the file at once, so that a kill leaves the old one or the new one; a full disk leaves the old one."""
+    temporary = run_dir / f".{METRICS}.tmp"
+    try:
+        temporary.write_text("".join(json.dumps(line) + "\n" for line in metrics))
+        temporary.replace(run_dir / METRICS)
+    except OSError as error:
+        warnings.warn(
+            f"{run_dir / METRICS} cannot be written ({error}); after the next epoch it is tried again", stacklevel=2
+        )
+
+
+def told(line: dict[str, Any]) -> str:
+    """The line as a person wants to read it."""
+    if diverged(line):
+        return f"epoch {line['epoch']}: the loss is not finite; training has diverged, and ends"
+    return (
+        f"epoch {line['epoch']}: loss {line['loss']:.3f}, accuracy {line['train_top1']:.1%}, on test images "
+        f"{line['test_top1']:.1%}, {line['seconds']:.0f} s at {line['images_per_second']:,.0f} images/s, of them "
+        f"{line['recording_share']:.1%} recording"
+    )
+
+
+def diverged(line: Mapping[str, Any]) -> bool:
+    """Whether the loss of an epoch was not finite; such a run ends with that epoch."""
+    return line["loss"] is None or not math.isfinite(line["loss"])
+
+
+def is_over(config: TrainConfig, line: Mapping[str, Any]) -> bool:
+    """Whether a run ends with the epoch of this line."""
+    reached = config.stop_at is not None and line["test_top1"] >= config.stop_at
+    return line["epoch"] >= config.epochs or reached or diverged(line)
