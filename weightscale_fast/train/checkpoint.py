@@ -58,6 +58,6 @@ def load_checkpoint(run_dir: Path, parts: dict[str, Any], device: str) -> int:
         state = torch.load(path, map_location=device, weights_only=True)
         for name, part in parts.items():
             part.load_state_dict(state[name])
-    except (RuntimeError, ValueError, KeyError, EOFError) as error:
+    except (RuntimeError, ValueError, TypeError, KeyError, EOFError) as error:
         raise WeightScaleError(f"the checkpoint {path} does not fit this run or is damaged: {error}") from error
     return int(state["epoch"])
