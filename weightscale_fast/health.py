@@ -24,13 +24,13 @@ BoolArray = NDArray[np.bool_]
 KINDS = ("not_finite", "runaway", "stopped", "stuck", "still")
 BLOCK = 16  # steps whose median is a layer's level: a spike of one step, or a few skipped ones, do not count
 FEWEST_ROWS = 4  # of a block, where a row is of several steps
-CONFIRM = 3  # blocks in a row before a layer is reported
-CONFIRM_STILL = 4  # the same for a layer that never moved
+CONFIRM = {"runaway": 6, "stopped": 3, "stuck": 3, "still": 4}  # blocks in a row before a layer is reported
 RECOVER = 2.0  # how far a layer must come back over a limit before it can be reported again
 STOPPED = 1e-3  # of the others' median
 STOPPED_IF_FALLEN = 1e-2  # the same, where the layer's share of it is less than 1 / FALLEN of what it once was
 FALLEN = 20.0
-RUNAWAY = 20.0  # times the others' median
+RUNAWAY = 10.0  # times the others' median
+FALLING = 0.5  # of its own most in as many blocks: weights that began at 0 move fast and ever less, and do not run away
 STUCK = 1e-3  # share of the weights that move at a step
 SIXTEEN_BIT = ("bfloat16", "float16")
 NAMED = 3  # layers found at once that are a finding each; more are one
@@ -86,14 +86,14 @@ def check_health(history: RWCHistory) -> list[Finding]:
     | kind | a layer |
     |---|---|
     | `not_finite` | has NaN or infinity among its weights |
-    | `runaway` | moves more than 20 times as much as the other layers' median |
+    | `runaway` | moves more than 10 times as much as the other layers' median, and not ever less |
     | `stopped` | moved before, and now less than 1/1,000 as much as that median, or 1/100 if once 20 times as much |
     | `stuck` | has 16-bit weights that move, but at a step fewer than 1 in 1,000 of them |
     | `still` | did not move once in the record: frozen, unused, or its steps are lost to rounding |
 
     What moves is the RWC of Eq. 1, its median over a block of 16 steps (4 rows where a row is of 4 steps or more). All
-    but NaN must last 3 blocks in a row (`still`: 4), and what was found is found again only after it got better by a
-    factor of 2. More than 3 layers that become the same in the same block are one finding.
+    but NaN must last: `stopped` and `stuck` 3 blocks in a row, `still` 4, `runaway` 6. What was found is found again
+    only after it got better by a factor of 2. More than 3 layers that become the same in one block are one finding.
 
     A network that stops as a whole is not found, nor is a single layer: there is nothing to compare with. `stuck` is
     found where the record knows the weights' dtypes.
@@ -128,7 +128,8 @@ class HealthCheck:
         self._broken = np.zeros(L, bool)
         self._ever_moved = np.zeros(L, bool)
         self._most = np.zeros(L)  # of the others' median, in any block so far
-        self._conditions = {kind: _Condition(L) for kind in KINDS[1:]}
+        self._before = np.zeros((CONFIRM["runaway"], L))  # the same in the last blocks
+        self._conditions = {kind: _Condition(L, blocks) for kind, blocks in CONFIRM.items()}
 
     def update(self, rows: Rows | RWCHistory) -> list[Finding]:
         """What is new with these rows; those that do not fill a block wait for the next, but NaN does not."""
@@ -159,10 +160,13 @@ class HealthCheck:
             ratio = np.where(median > 0, level / median, np.nan)
         self._ever_moved |= share > 0
         limit = np.clip(self._most / FALLEN, STOPPED, STOPPED_IF_FALLEN)
-        self._most = np.fmax(self._most, np.where(np.isfinite(ratio), ratio, 0.0))
+        known = np.where(np.isfinite(ratio), ratio, 0.0)
+        falling = known < FALLING * self._before.max(axis=0)
+        self._most = np.maximum(self._most, known)
+        self._before = np.vstack([self._before[1:], known])
         stuck = self._ever_moved & self._sixteen_bit & np.isfinite(level)
         badness = {  # above 1 it is so
-            "runaway": ratio / RUNAWAY,
+            "runaway": np.where(falling & (ratio > RUNAWAY), np.nan, ratio / RUNAWAY),
             "stopped": np.where(self._ever_moved, limit / np.maximum(ratio, np.finfo(float).tiny), 0.0),
             "stuck": np.where(stuck, STUCK / np.maximum(share, np.finfo(float).tiny), 0.0),
             "still": np.where(self._ever_moved, 0.0, np.inf),
@@ -170,7 +174,7 @@ class HealthCheck:
         badness["stopped"] = np.where(badness["stuck"] > 1, 0.0, badness["stopped"])  # the better name for it
         found = []
         for kind, condition in self._conditions.items():
-            new = condition.update(badness[kind], first, CONFIRM_STILL if kind == "still" else CONFIRM)
+            new = condition.update(badness[kind], first)
             value = share if kind == "stuck" else level
             found += self._findings(kind, new, condition.since[new], last, value, median)
         return found
@@ -239,18 +243,19 @@ class HealthWatch:
 class _Condition:
     """Which of L layers something is true of, how long, and whether it was said."""
 
-    def __init__(self, L: int) -> None:
+    def __init__(self, L: int, confirm: int) -> None:
+        self._confirm = confirm  # blocks
         self.since = np.zeros(L, np.int64)  # the step with which it began
         self._blocks = np.zeros(L, np.int64)
         self._said = np.zeros(L, bool)
 
-    def update(self, badness: FloatArray, step: int, confirm: int) -> NDArray[np.intp]:
+    def update(self, badness: FloatArray, step: int) -> NDArray[np.intp]:
         """One block more: the layers to report now. Badness that is NaN says nothing of a layer: it stays as it is."""
         bad = badness > 1
         self.since = np.where(bad & (self._blocks == 0), step, self.since)
         self._blocks = np.where(bad, self._blocks + 1, np.where(badness <= 1, 0, self._blocks))
         self._said &= ~(badness < 1 / RECOVER)
-        new: NDArray[np.intp] = np.flatnonzero((self._blocks >= confirm) & ~self._said)
+        new: NDArray[np.intp] = np.flatnonzero((self._blocks >= self._confirm) & ~self._said)
         self._said[new] = True
         return new
 
