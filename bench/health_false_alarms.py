@@ -4,7 +4,8 @@
 
 prints, for each run folder, how many findings of each kind there are per 1,000 steps, and the first few; and how near
 it came to the limits: the least and the most of the other layers' median that any layer held for as many blocks as it
-takes to be reported (of "most" also while it falls, as it does where weights begin at 0). At the end it prints what the check costs.
+takes to be reported (of "most" also while it falls, as it does where weights begin at 0). At the end it prints what the
+check costs.
 """
 
 from __future__ import annotations
@@ -81,7 +82,7 @@ def main() -> None:
     for layers in (161, 1000):
         seconds = cost(layers)
         print(
-            f"{layers:,} layers: {seconds * 1e3:.1f} ms for {SHARD_ROWS} rows, {seconds / SHARD_ROWS * 1e6:.0f} us a row"
+            f"{layers:,} layers: {seconds * 1e3:.1f} ms for {SHARD_ROWS} rows, {seconds / SHARD_ROWS * 1e6:.0f} us each"
         )
 
 

@@ -4,7 +4,7 @@ from . import figures as figures
 from .analysis import LayerClusters as LayerClusters
 from .analysis import cluster_layers as cluster_layers
 from .errors import WeightScaleError as WeightScaleError
-from .health import Finding as Finding
+from .finding import Finding as Finding
 from .health import check_health as check_health
 from .history import RWCHistory as RWCHistory
 from .monitor import RWCMonitor as RWCMonitor

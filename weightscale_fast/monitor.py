@@ -13,7 +13,8 @@ from torch import nn
 from .definitions import check_definition
 from .eager import always_eager
 from .errors import WeightScaleError
-from .health import Finding, HealthWatch
+from .finding import Finding
+from .health import HealthWatch
 from .history import RWCHistory
 from .kinds import layer_kind
 from .layers import LayerSelector
@@ -55,8 +56,10 @@ class RWCMonitor:
             Weights that are no DTensors must then be equal on all of them.
         pipeline: every process holds some stages of the model, under the names that layers have in the whole model.
         on_finding: called with each `Finding` of `check_health` as training goes on, `print` for one. It costs no wait
-            for the device, because it sees rows on their way to the record: each half of the ring, or minute. Nothing
-            is said twice unless it had got better. It is called after a step is recorded, and may raise to end the run.
+            for the device, because it sees rows on their way to the record: every 256 rows or every minute, whichever
+            comes first, and on a GPU one such part later. Nothing is said twice unless it had got better. It is called
+            after a step is recorded, and may raise to end the run. Of several processes those call it that keep the
+            record: rank 0 with a run folder, else all.
 
     With several processes, making the monitor, `flush`, `history`, `state_dict` and `close` are collective calls: every
     rank must make them, after the same step. Each rank counts its share of the weights, and nothing is sent at a step:

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .health import Finding, check_health
+from .finding import Finding
+from .health import check_health
 from .history import RWCHistory
 
 SHOWN = 3  # layers at either end
