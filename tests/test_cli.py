@@ -199,8 +199,6 @@ def test_a_missing_package_is_named_with_its_install_line(tmp_path):
 import sys
 sys.modules["timm"] = None
 from weightscale_fast.cli import main
-
-from .test_figures import make_history, noisy
 sys.exit(main(["train", sys.argv[1], "--data", "digits"]))
 """
     command = [sys.executable, "-c", script, str(tmp_path / "run")]
