@@ -14,7 +14,6 @@ from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 
 import weightscale_fast as wsf
-from weightscale_fast.integrations.recent import recent
 from weightscale_fast.integrations.trackers import log_report, log_summary
 
 folder = Path(sys.argv[1] if len(sys.argv) > 1 else "runs/trackers")
@@ -30,7 +29,7 @@ with SummaryWriter(folder / "tensorboard") as writer, wsf.RWCMonitor(model, opti
         nn.functional.mse_loss(model(inputs), targets).backward()
         optimizer.step()
         if step % 10 == 0:
-            log_summary(recent(monitor, after=step - 10), writer)
+            log_summary(monitor.recent(after=step - 10), writer)
 
     history = monitor.history()
     page = wsf.write_report(history, wsf.cluster_layers(history), folder / "analysis")

@@ -197,6 +197,27 @@ def ddp_over_the_optimizer_hook_and_halves_of_the_ring():
 
 
 @case(2)
+def ddp_health():
+    """Whoever keeps the record hears of it, from sums over all ranks; a summary of one share is refused."""
+    model = DistributedDataParallel(nn.Sequential(nn.Linear(300, 300), nn.Linear(300, 300), nn.Linear(300, 300)))
+    heard, heard_of_folder = [], []
+    in_memory = wsf.RWCMonitor(model, on_finding=heard.append)
+    in_folder = wsf.RWCMonitor(model, run_dir=shared_folder(), on_finding=heard_of_folder.append)
+    for _ in range(70):
+        with torch.no_grad():
+            for layer in (model.module[0], model.module[2]):
+                layer.weight.mul_(1.001)
+        in_memory.record()
+        in_folder.record()
+    with raises(wsf.WeightScaleError, "call history() on every rank"):
+        in_memory.summary()
+    in_memory.close()
+    in_folder.close()
+    assert [(finding.kind, finding.layer) for finding in heard] == [("still", "1.weight")], heard
+    assert heard_of_folder == [] if dist.get_rank() else [f.layer for f in heard_of_folder] == ["1.weight"]
+
+
+@case(2)
 def replicas_by_an_explicit_group():
     model, total = block(), 0.0
     monitor = wsf.RWCMonitor(model, process_group=dist.group.WORLD)

@@ -12,6 +12,8 @@ import pytest
 import weightscale_fast as wsf
 from weightscale_fast.cli import main
 
+from .test_figures import make_history, noisy
+
 TRAIN = ["--model", "resnet10t", "--data", "digits", "--batch-size", "256", "--image-size", "32"]
 
 
@@ -37,6 +39,27 @@ def test_analyze(run, capsys):
     assert (run / "analysis" / "report.html").exists()
     assert (run / "analysis" / "labels.csv").exists()
     assert (run / "analysis" / "pca_map.png").exists()
+
+
+def test_analyze_says_what_is_wrong(tmp_path, capsys):
+    rwc = noisy(300, 12)
+    rwc[100:, 3] = 0
+    make_history(rwc).save(tmp_path / "stopped")
+    assert main(["analyze", str(tmp_path / "stopped")]) == 0
+    assert "! blocks.0.3.se.conv_reduce.weight stopped: RWC 0.0e+00 over steps 97 to" in capsys.readouterr().out
+
+
+def test_analyze_says_when_a_run_diverged(tmp_path, capsys):
+    """Such a record cannot be clustered: what is wrong with it is said before."""
+    rwc = noisy(300, 12)
+    rwc[200:] = np.nan
+    make_history(rwc).save(tmp_path / "diverged")
+    assert main(["analyze", str(tmp_path / "diverged")]) == 2
+    said = capsys.readouterr()
+    assert (
+        "! blocks.0.0.se.conv_reduce.weight and 11 more layers not finite: NaN or infinite since step 201" in said.out
+    )
+    assert "curves must be finite" in said.err
 
 
 def test_analyze_flags(run):

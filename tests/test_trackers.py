@@ -13,7 +13,6 @@ import torch
 from torch import nn
 
 import weightscale_fast as wsf
-from weightscale_fast.integrations.recent import recent
 from weightscale_fast.integrations.summary import summarize
 from weightscale_fast.integrations.trackers import log_report, log_summary, tracker_for
 
@@ -85,25 +84,25 @@ class TestRecent:
     @pytest.mark.parametrize("count", [7, 600])
     def test_equals_the_history(self, monitor, count):
         monitor.steps(count)
-        rows, history = recent(monitor, after=count - 5), monitor.history()
+        rows, history = monitor.recent(after=count - 5), monitor.history()
         assert rows.steps.tolist() == list(range(count - 4, count + 1))
         assert np.array_equal(rows.rwc, history.rwc[-5:])
 
     def test_goes_back_512_rows(self, monitor):
         monitor.steps(600)
-        assert recent(monitor, after=0).steps.tolist() == list(range(89, 601))
+        assert monitor.recent(after=0).steps.tolist() == list(range(89, 601))
 
     def test_of_nothing_new_is_empty(self, monitor):
-        assert len(recent(monitor, after=0)) == 0
+        assert len(monitor.recent(after=0)) == 0
         monitor.steps(3)
-        assert len(recent(monitor, after=3)) == 0
+        assert len(monitor.recent(after=3)) == 0
 
     def test_writes_no_shard(self, tmp_path):
         model = nn.Linear(3, 2)
         monitor = wsf.RWCMonitor(model, every=2, definition="mean_ratio", run_dir=tmp_path / "run")
         for _ in range(4):
             monitor.record()
-        assert recent(monitor, after=2).steps.tolist() == [4]
+        assert monitor.recent(after=2).steps.tolist() == [4]
         assert list((tmp_path / "run" / "rwc").iterdir()) == []
 
 

@@ -39,6 +39,7 @@ class RWCHistory:
         definition: `"norm_ratio"` or `"mean_ratio"`, what `rwc` is.
         every: optimizer steps between w_prev and w_t.
         settings: what the run was told about itself: model, data, seed, hyper-parameters.
+        dtypes: what each layer's weights are (`"float32"`, `"bfloat16"`, ...), L of them; none where it is not known.
 
     Example:
         >>> import numpy as np
@@ -64,6 +65,7 @@ class RWCHistory:
     definition: str = "norm_ratio"
     every: int = 1
     settings: Mapping[str, Any] = field(default_factory=dict)
+    dtypes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         check_definition(self.definition)
@@ -74,6 +76,8 @@ class RWCHistory:
             raise ValueError(
                 f"names, numel and kinds must be as long as each other, got {L}, {len(self.numel)}, {len(self.kinds)}"
             )
+        if len(self.dtypes) not in (0, L):
+            raise ValueError(f"dtypes must be one of each of the {L} layers, or none, got {len(self.dtypes)}")
         for name in ("delta_l1", "prev_l1", "moved", "ratio_sum"):
             array = getattr(self, name)
             if array is not None and array.shape != (S, L):
@@ -129,6 +133,7 @@ class RWCHistory:
             names=tuple(self.names[i] for i in columns),
             numel=self.numel[columns],
             kinds=tuple(self.kinds[i] for i in columns),
+            dtypes=tuple(self.dtypes[i] for i in columns if self.dtypes),
             steps=self.steps[rows],
             delta_l1=cut(self.delta_l1),
             prev_l1=cut(self.prev_l1),
@@ -149,6 +154,7 @@ class RWCHistory:
             "definition": self.definition,
             "every": self.every,
             "settings": dict(self.settings),
+            "dtypes": list(self.dtypes),
         }
         run = RunFolder.create(folder, meta)
         if len(self):
@@ -174,6 +180,7 @@ class RWCHistory:
             definition=meta["definition"],
             every=meta["every"],
             settings=meta["settings"],
+            dtypes=tuple(meta.get("dtypes", ())),  # earlier runs did not say
             **rows._asdict(),
         )
 

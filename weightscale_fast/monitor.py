@@ -13,13 +13,17 @@ from torch import nn
 from .definitions import check_definition
 from .eager import always_eager
 from .errors import WeightScaleError
+from .finding import Finding
+from .health import HealthWatch
 from .history import RWCHistory
 from .kinds import layer_kind
 from .layers import LayerSelector
 from .ranks import Ranks, find_ranks
+from .recent import recent_rows
 from .recorder import Recorder
 from .ring import Ring, is_capturing
 from .run_folder import Rows, RunFolder
+from .run_summary import RunSummary
 from .rwc.op import choose_backend, run_plan
 from .rwc.plan import sum_dtype
 from .sharding import agree
@@ -51,6 +55,11 @@ class RWCMonitor:
             `DistributedDataParallel` or of its DTensors (FSDP2, HSDP, tensor parallel); otherwise this one alone.
             Weights that are no DTensors must then be equal on all of them.
         pipeline: every process holds some stages of the model, under the names that layers have in the whole model.
+        on_finding: called with each `Finding` of `check_health` as training goes on, `print` for one. It costs no wait
+            for the device, because it sees rows on their way to the record: every 256 rows or every minute, whichever
+            comes first, and on a GPU one such part later. Nothing is said twice unless it had got better. It is called
+            after a step is recorded, and may raise to end the run. Of several processes those call it that keep the
+            record: rank 0 with a run folder, else all.
 
     With several processes, making the monitor, `flush`, `history`, `state_dict` and `close` are collective calls: every
     rank must make them, after the same step. Each rank counts its share of the weights, and nothing is sent at a step:
@@ -88,6 +97,7 @@ class RWCMonitor:
         resume: bool = False,
         process_group: ProcessGroup | None = None,
         pipeline: bool = False,
+        on_finding: Callable[[Finding], object] | None = None,
     ) -> None:
         check_definition(definition)
         if not isinstance(every, int) or every < 1:
@@ -116,10 +126,15 @@ class RWCMonitor:
             "definition": definition,
             "every": every,
             "settings": dict(settings or {}),
+            # A stage of a pipeline knows its own only.
+            "dtypes": [] if pipeline else [str(w.dtype).removeprefix("torch.") for w in plan.prev],
         }
         sums = 4 if definition == "mean_ratio" else 3
         self._ring = Ring(sums, len(self._snapshot), device=plan.device, dtype=sum_dtype(plan.device))
         self._recorder = Recorder(self._ring, every) if ranks is None else SharedRecorder(self._ring, every, ranks)
+        self._watch = HealthWatch(self._meta, on_finding)
+        if on_finding is not None:
+            self._recorder.on_rows = self._watch.take
         for group in plan.groups:
             choose_backend(group.device)  # its first use may compile, which a CUDA graph could not hold
         if run_dir is not None:
@@ -166,6 +181,7 @@ class RWCMonitor:
             run_plan(plan, cur, self._ring.rows, self._ring.cursor, update=True)
             self._recorder.commit()
         self.step = step  # last: a step whose record failed does not count, so that rows and steps stay together
+        self._watch.tell()
 
     @property
     def nbytes(self) -> int:
@@ -177,6 +193,42 @@ class RWCMonitor:
         self.flush()
         return RWCHistory.from_rows(self._meta, self._recorder.rows())
 
+    def recent(self, *, after: int) -> RWCHistory:
+        """The rows after step `after`, 512 at most: those that the ring on the device still holds.
+
+        It copies these rows to the host and so waits for the device, once; what is recorded and when it is written
+        stays as it is, where `history()` would close a shard and read the whole run. Not for a monitor in a CUDA graph:
+        of its rows only the device knows. Of several processes each has the sums of its own share of the weights.
+
+        Args:
+            after: a step; `monitor.step - 50` for the last 50.
+
+        Returns:
+            A history; of no rows where none was recorded since.
+
+        Example:
+            >>> monitor = RWCMonitor(nn.Linear(2, 2))
+            >>> for _ in range(3):
+            ...     monitor.record()
+            >>> monitor.recent(after=1).steps
+            array([2, 3])
+        """
+        return recent_rows(self._ring, self._meta, after=after)
+
+    def summary(self) -> RunSummary:
+        """The last 512 rows on half a page, with what `check_health` finds in them; cheap enough for every epoch.
+
+        Raises:
+            ValueError: nothing is recorded yet.
+            WeightScaleError: several processes record, and each has only its share of the last rows.
+        """
+        if isinstance(self._recorder, SharedRecorder):
+            raise WeightScaleError(
+                "summary() reads the last rows of one process, and several record: call history() on every rank, and "
+                "RunSummary.of(history) where it has rows"
+            )
+        return RunSummary.of(self.recent(after=0))
+
     def flush(self) -> None:
         """Bring every recorded row to the run folder now; this waits for the device, and for the other ranks if any.
 
@@ -185,10 +237,12 @@ class RWCMonitor:
         """
         self._recorder.flush()
         self.step = max(self.step, self._recorder.step)
+        self._watch.tell()
 
     def close(self) -> None:
         """Flush and stop recording; `history()` stays, and is then no collective call."""
         self._end(self._recorder.close)
+        self._watch.tell()
 
     def _end(self, last_call: Callable[[], None]) -> None:
         if self._hook is not None:
@@ -201,7 +255,10 @@ class RWCMonitor:
         return self
 
     def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
-        self._end(self._recorder.close if error is None else self._recorder.abandon)
+        if error is None:
+            self.close()
+        else:
+            self._end(self._recorder.abandon)
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint needs so that a resumed run has no hole, no double row and no false first value.
@@ -236,4 +293,5 @@ class RWCMonitor:
             raise ValueError("the state's rows are in its run folder: give run_dir and resume=True to go on with them")
         self._snapshot.load_state_dict(state_dict["weights"])
         self._recorder.restart(rows, state_dict["step"])
+        self._watch.restart()
         self.step = state_dict["step"]

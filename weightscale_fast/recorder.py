@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import time
 import warnings
+from collections.abc import Callable
 
 import numpy as np
 
@@ -31,6 +32,7 @@ class Recorder:
         self._warned = False
         self._last = time.monotonic()  # when rows were taken
         self._process = os.getpid()
+        self.on_rows: Callable[[Rows], object] | None = None  # gets every part of the record when it has arrived
 
     @property
     def has_folder(self) -> bool:
@@ -90,6 +92,8 @@ class Recorder:
             steps = (first + 1 + np.arange(len(sums))) * self._every
             ratio_sum = sums[:, 3] if sums.shape[1] == 4 else None
             self._kept.append(Rows(steps, sums[:, 0], sums[:, 1], sums[:, 2].astype(np.int64), ratio_sum))
+            if self.on_rows is not None:
+                self.on_rows(self._kept[-1])
         if self._run is not None and self._kept:
             self._write(self._run)
 

@@ -16,9 +16,12 @@ from ..figures.sampling import finite_median
 from ..figures.style import OUTLIER, count, labels_of
 from ..figures.svg import svg_of
 from ..groups import cluster_groups, group_layers
+from ..health import check_health
 from ..history import RWCHistory
 from ..report import DPI, write_report
 from ..train.loop import PER_EPOCH
+
+MOST_FINDINGS = 8  # lines
 
 
 def add_commands(commands: Any) -> None:
@@ -103,11 +106,12 @@ def analyze(
 ) -> Path:
     """Cluster the layers of the run, write RUN/analysis/, print what a person wants to read; the report's path."""
     history = _load(run, layers, steps)
+    print(f"{len(history.names)} layers, {history.numel.sum():,} weights, {len(history):,} recorded steps")
+    _print_findings(history)  # before what refuses a record with NaN
     groups = _clusters_by(history, by, options) if by is not None else {}
     clusters = cluster_layers(history, **options)
     per_epoch = RWCHistory.load(run / PER_EPOCH).select(layers) if (run / PER_EPOCH).exists() else None
     report = write_report(history, clusters, run / "analysis", per_epoch=per_epoch, groups=groups)
-    print(f"{len(history.names)} layers, {history.numel.sum():,} weights, {len(history):,} recorded steps")
     _print_clusters(history, clusters)
     for group, its_clusters in groups.items():
         print(f"\n{group}: {'too few layers to cluster' if its_clusters is None else ''}".rstrip())
@@ -115,6 +119,14 @@ def analyze(
             _print_clusters(history, its_clusters)
     print(f"report: {report}")
     return report
+
+
+def _print_findings(history: RWCHistory) -> None:
+    findings = check_health(history)
+    for finding in findings[:MOST_FINDINGS]:
+        print(f"! {finding}")
+    if len(findings) > MOST_FINDINGS:
+        print(f"! and {len(findings) - MOST_FINDINGS} more, which check_health(history) lists")
 
 
 def _print_clusters(history: RWCHistory, clusters: LayerClusters) -> None:

@@ -11,7 +11,6 @@ from ..extras import import_extra
 from ..history import RWCHistory
 from ..layers import LayerSelector, select_layers
 from ..monitor import RWCMonitor
-from .recent import recent
 from .resume import checkpoint_state, start_monitor
 from .summary import summarize
 
@@ -131,7 +130,7 @@ class RWCCallback(Callback):
         if not trainer.loggers:
             return
         for i, monitor in enumerate(self.monitors):
-            history = recent(monitor, after=self._logged[i])
+            history = monitor.recent(after=self._logged[i])
             if len(history):
                 values = summarize(history, "rwc" if len(self.monitors) == 1 else f"rwc_optimizer_{i}")
                 for logger in trainer.loggers:

@@ -19,7 +19,7 @@ def summarize(history: RWCHistory, prefix: str = "rwc") -> dict[str, float]:
     tell whether a run is healthy; which layers do what is for the figures and the report.
 
     Args:
-        history: the steps to sum up, as `recent` gives them.
+        history: the steps to sum up, as `RWCMonitor.recent` gives them.
         prefix: what the names begin with, as in `"rwc/median"`.
 
     Returns:

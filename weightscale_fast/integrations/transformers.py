@@ -13,7 +13,6 @@ from ..extras import import_extra
 from ..history import RWCHistory
 from ..layers import LayerSelector
 from ..monitor import RWCMonitor
-from .recent import recent
 from .resume import checkpoint_state, start_monitor
 from .trackers import log_summary
 
@@ -99,7 +98,7 @@ class RWCTrainerCallback(TrainerCallback):
         """Sum up for the tracker."""
         if self._tracker is None or self.monitor is None:
             return
-        history = recent(self.monitor, after=self._logged)
+        history = self.monitor.recent(after=self._logged)
         self._logged = self.monitor.step
         if state.is_world_process_zero:
             log_summary(history, self._tracker, state.global_step)

@@ -1,0 +1,323 @@
+"""Health: faults that are made for real, each found with its name and about its step; and healthy runs, silent."""
+
+import math
+import warnings
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import weightscale_fast as wsf
+from weightscale_fast.health import BLOCK, CONFIRM, HealthCheck, median_of_others
+from weightscale_fast.ring import SHARD_ROWS
+
+from .test_figures import make_history, noisy
+
+LATE = CONFIRM["stopped"] * BLOCK + BLOCK  # steps after which a fault must be found, if it starts within a block
+
+
+def layers_at(rwc):
+    """A history of `layer0.weight` and so on with this RWC [S, L]."""
+    return make_history(rwc, names=[f"layer{i}.weight" for i in range(rwc.shape[1])])
+
+
+class Block(nn.Module):
+    """A residual block, so that one that breaks leaves the others alive."""
+
+    def __init__(self, zero):
+        super().__init__()
+        self.up, self.down = nn.Linear(16, 32), nn.Linear(32, 16)
+        if zero:
+            nn.init.zeros_(self.down.weight)
+
+    def forward(self, x):
+        return x + self.down(torch.relu(self.up(x)))
+
+
+class Training:
+    """A small residual network that learns to tell four clouds of points apart, recorded."""
+
+    def __init__(
+        self, optimizer="adam", lr=1e-3, *, zero=False, dtype=torch.float32, fast=None, watch=False, **options
+    ):
+        torch.manual_seed(0)
+        blocks = {f"block{i}": Block(zero) for i in range(4)}
+        self.model = nn.Sequential()
+        for name, module in {"stem": nn.Linear(8, 16), **blocks, "head": nn.Linear(16, 4)}.items():
+            self.model.add_module(name, module)
+        self.model.to(dtype)
+        groups = [{"params": [p], "name": name} for name, p in self.model.named_parameters()]
+        create = {"adam": torch.optim.Adam, "sgd": lambda *a, **k: torch.optim.SGD(*a, momentum=0.9, **k)}[optimizer]
+        self.optimizer = create(groups, lr=lr)
+        self.found = []
+        self.monitor = wsf.RWCMonitor(
+            self.model, self.optimizer, on_finding=self.found.append if watch else None, **options
+        )
+        generator = torch.Generator().manual_seed(7)
+        self.centres = torch.randn(4, 8, generator=generator).to(dtype)
+        self.dtype, self.generator = dtype, generator
+
+    def raise_lr(self, name, factor):
+        for group in self.optimizer.param_groups:
+            if group["name"] == name:
+                group["lr"] *= factor
+
+    def steps(self, count, schedule=None, scale=None):
+        base = [group["lr"] for group in self.optimizer.param_groups]
+        for step in range(count):
+            labels = torch.randint(4, (32,), generator=self.generator)
+            noise = torch.randn(32, 8, generator=self.generator).to(self.dtype)
+            for group, lr in zip(self.optimizer.param_groups, base, strict=True):
+                group["lr"] = lr * (1 if schedule is None else schedule(step))
+            self.optimizer.zero_grad()
+            loss = nn.functional.cross_entropy(self.model(self.centres[labels] + noise).float(), labels)
+            (loss * (1 if scale is None else scale(step))).backward()
+            self.optimizer.step()
+        return self
+
+    def findings(self):
+        return wsf.check_health(self.monitor.history())
+
+
+def warmup_and_cosine(step, steps=400):
+    return min(1, (step + 1) / 50) * (1 + math.cos(math.pi * step / steps)) / 2
+
+
+class TestFaults:
+    @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+    def test_a_dead_relu_stops_both_its_layers(self, optimizer):
+        run = Training(optimizer, lr=1e-3 if optimizer == "adam" else 0.02).steps(200)
+        nn.init.constant_(run.model.block2.up.bias, -1e3)
+        found = run.steps(300).findings()
+        assert [(finding.kind, finding.layer) for finding in found] == [
+            ("stopped", "block2.up.weight"),
+            ("stopped", "block2.down.weight"),
+        ]
+        assert all(200 < finding.step <= finding.last <= 500 for finding in found)
+        assert all(finding.value < finding.median / 100 for finding in found)
+
+    @pytest.mark.parametrize("factor", [30, 100, 300])
+    def test_a_learning_rate_that_is_raised_later(self, factor):
+        run = Training().steps(160)
+        run.raise_lr("block1.down.weight", factor)
+        (finding,) = run.steps(320).findings()
+        assert (finding.kind, finding.layer) == ("runaway", "block1.down.weight")
+        assert 160 < finding.step < 160 + 4 * BLOCK
+        assert finding.value > 10 * finding.median
+
+    def test_bfloat16_weights_after_a_drop_of_the_learning_rate(self):
+        run = Training(dtype=torch.bfloat16).steps(128)
+        found = run.steps(128, schedule=lambda _: 1e-5).findings()
+        assert {finding.kind for finding in found} == {"stuck"}
+        layers = {name for finding in found for name in (finding.layer, *finding.others)}
+        assert layers == set(run.monitor.history().names)
+        assert all(128 < finding.step <= finding.last <= 128 + LATE for finding in found)
+        assert all(finding.value < 1e-3 for finding in found)
+
+    def test_a_frozen_layer_is_still_and_not_stopped(self):
+        run = Training()
+        run.model.block0.up.requires_grad_(False)
+        (finding,) = run.steps(300).findings()
+        assert (finding.kind, finding.layer, finding.step, finding.value) == ("still", "block0.up.weight", 1, 0)
+
+    def test_a_layer_frozen_later_has_stopped(self):
+        run = Training().steps(160)
+        run.model.block0.up.requires_grad_(False)
+        (finding,) = run.steps(160).findings()
+        assert (finding.kind, finding.layer, finding.step) == ("stopped", "block0.up.weight", 161)
+
+    def test_divergence_is_one_finding(self):
+        run = Training("sgd", lr=0.02).steps(100)
+        for group in run.optimizer.param_groups:
+            group["lr"] = 1e6
+        broken = [finding for finding in run.steps(30).findings() if finding.kind == "not_finite"]
+        history = run.monitor.history()
+        first = history.steps[~np.isfinite(history.delta_l1).all(axis=1)][0]
+        assert [finding.step for finding in broken] == [first]
+        assert 100 < first < 130
+        assert {broken[0].layer, *broken[0].others} == set(history.names)
+
+    def test_nan_in_one_layer(self):
+        run = Training().steps(20)
+        run.model.head.weight.register_hook(lambda gradient: gradient * torch.nan)
+        run.steps(2)
+        first = run.findings()[0]
+        assert (first.kind, first.layer, first.step) == ("not_finite", "head.weight", 21)
+
+
+class TestHealthy:
+    @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+    @pytest.mark.parametrize("zero", [False, True], ids=["", "zero_init"])
+    def test_warm_up_and_a_cosine_to_zero(self, optimizer, zero):
+        run = Training(optimizer, lr=3e-3 if optimizer == "adam" else 0.05, zero=zero)
+        assert run.steps(400, schedule=warmup_and_cosine).findings() == []
+
+    def test_a_drop_of_the_learning_rate(self):
+        assert Training().steps(128).steps(128, schedule=lambda _: 1e-3).findings() == []
+
+    def test_spikes_of_the_gradient(self):
+        run = Training("sgd", lr=0.002).steps(320, scale=lambda step: 40 if step % 40 == 39 else 1)
+        spikes = run.monitor.history().rwc
+        assert spikes.max() > 20 * np.median(spikes)
+        assert run.findings() == []
+
+    def test_bfloat16_weights_that_learn(self):
+        assert Training(dtype=torch.bfloat16).steps(300).findings() == []
+
+    def test_a_long_horizon(self):
+        assert Training(every=20).steps(400).findings() == []
+
+
+def test_the_monitor_says_it_as_training_goes_on():
+    run = Training(watch=True).steps(100)
+    run.model.block0.up.requires_grad_(False)
+    run.steps(SHARD_ROWS - 101)
+    assert run.found == []
+    run.steps(1)
+    assert [(finding.kind, finding.layer) for finding in run.found] == [("stopped", "block0.up.weight")]
+    run.steps(2 * SHARD_ROWS)
+    run.monitor.close()
+    assert run.found == run.findings()
+
+
+def test_a_callback_that_raises_leaves_the_record_whole(tmp_path):
+    def stop(finding):
+        raise RuntimeError(str(finding))
+
+    run = Training(run_dir=tmp_path / "run", watch=True)
+    run.monitor._watch._on_finding = stop
+    run.model.block0.up.requires_grad_(False)
+    with pytest.raises(RuntimeError, match="block0.up.weight still"), run.monitor:
+        run.steps(1000)
+    assert run.monitor.step == SHARD_ROWS
+    assert len(wsf.RWCHistory.load(tmp_path / "run")) == SHARD_ROWS
+
+
+def test_nothing_of_what_was_undone_is_remembered():
+    run = Training(watch=True).steps(40)
+    state = run.monitor.state_dict()
+    run.model.block0.up.requires_grad_(False)
+    run.steps(60)
+    run.monitor.load_state_dict(state)
+    run.model.block0.up.requires_grad_(True)
+    run.steps(100)
+    run.monitor.close()
+    assert [finding for finding in run.found if finding.step > 40] == []
+
+
+class TestSummary:
+    def test_of_a_run_with_a_folder(self, tmp_path):
+        run = Training(run_dir=tmp_path / "run")
+        run.model.block0.up.requires_grad_(False)
+        summary = run.steps(300).monitor.summary()
+        assert len(list((tmp_path / "run" / "rwc").iterdir())) == 1  # the shard of the first 256 rows
+        history = run.monitor.history()
+        levels = np.median(history.rwc, axis=0)
+        assert (summary.first, summary.last, summary.rows, summary.layers) == (1, 300, 300, 10)
+        assert summary.median == np.median(levels)
+        assert [name for name, _ in summary.levels] == [history.names[i] for i in np.argsort(-levels, kind="stable")]
+        assert summary.findings == tuple(wsf.check_health(history))
+        text = str(summary)
+        assert text.startswith("steps 1 to 300 (300 rows): 10 layers, 4,288 weights, ")
+        assert "! block0.up.weight still: not one weight moved over steps 1 to 64" in text
+        assert len(text.splitlines()) == 2 + 7 + 1
+
+    def test_of_nothing(self):
+        with pytest.raises(ValueError, match="the history has no rows"):
+            Training().monitor.summary()
+
+    def test_of_a_network_that_diverged(self):
+        history = layers_at(np.full((20, 3), np.nan))
+        summary = wsf.RunSummary.of(history)
+        assert np.isnan(summary.median)
+        assert summary.levels == ()
+        assert "! layer0.weight and 2 more layers not finite" in str(summary)
+
+
+class TestCheck:
+    @pytest.fixture
+    def history(self):
+        """One layer of twelve stops for a while, another runs away, twice."""
+        values = noisy(600, 12)
+        values[100:220, 5] *= 1e3
+        values[300:400, 3] /= 1e4
+        values[440:, 5] *= 1e3
+        return layers_at(values)
+
+    def test_says_a_thing_again_after_it_got_better(self, history):
+        found = [(finding.kind, finding.layer, finding.step) for finding in wsf.check_health(history)]
+        assert found == [
+            ("runaway", "layer5.weight", 97),
+            ("stopped", "layer3.weight", 305),
+            ("runaway", "layer5.weight", 433),
+        ]
+
+    @pytest.mark.parametrize("size", [1, 7, 16, 100, 256])
+    def test_in_parts_it_is_the_same(self, history, size):
+        check = HealthCheck(history.names, history.numel)
+        parts = [history.select(steps=slice(start, start + size)) for start in range(0, len(history), size)]
+        assert [finding for part in parts for finding in check.update(part)] == wsf.check_health(history)
+
+    def test_hovering_at_a_limit_is_said_once(self):
+        values = np.full((960, 8), 1e-3)
+        values[:, 2] *= np.where(np.arange(960) // 128 % 2, 23, 27)
+        assert len(wsf.check_health(layers_at(values))) == 1
+
+    def test_a_layer_that_always_was_faster(self):
+        values = np.full((256, 8), 1e-3)
+        values[:, 7] *= 15
+        assert wsf.check_health(layers_at(values)) == []
+        values[:64, 7] /= 10
+        (finding,) = wsf.check_health(layers_at(values))
+        assert (finding.kind, finding.step) == ("runaway", 65)
+
+    def test_a_layer_that_always_was_slower(self):
+        values = np.full((256, 8), 1e-3)
+        values[:, 7] /= 200
+        assert wsf.check_health(layers_at(values)) == []
+        values[:64, 7] *= 30
+        (finding,) = wsf.check_health(layers_at(values))
+        assert (finding.kind, finding.step) == ("stopped", 65)
+
+    def test_many_layers_at_once_are_one_finding(self):
+        values = np.full((128, 20), 1e-3)
+        values[64:, 12:] = 1e-9
+        (finding,) = wsf.check_health(layers_at(values))
+        assert finding.layer == "layer12.weight"
+        assert finding.others == tuple(f"layer{i}.weight" for i in range(13, 20))
+        assert str(finding).startswith("layer12.weight and 7 more layers stopped")
+
+    def test_weights_that_began_at_zero(self):
+        values = np.full((400, 20), 5e-4)
+        values[:, 2] = 1 / (1 + np.arange(400.0))
+        assert wsf.check_health(layers_at(values)) == []
+
+    def test_a_layer_alone_is_compared_with_nothing(self):
+        assert wsf.check_health(layers_at(noisy(200, 1))) == []
+
+    def test_two_layers(self):
+        values = np.full((256, 2), 1e-3)
+        values[64:, 1] *= 100
+        (finding,) = wsf.check_health(layers_at(values))
+        assert (finding.kind, finding.layer) == ("runaway", "layer1.weight")
+
+    def test_of_no_rows(self, history):
+        assert wsf.check_health(history.select(steps=slice(0, 0))) == []
+
+    def test_median_of_others(self):
+        generator = np.random.default_rng(0)
+        for L in (1, 2, 3, 4, 9, 10):
+            levels = generator.random((5, L))
+            levels[generator.random((5, L)) < 0.3] = 0
+            levels[0, 0] = np.nan
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", RuntimeWarning)  # of nothing
+                expected = [
+                    [np.median([v for j, v in enumerate(row) if j != i and v > 0]) for i in range(L)] for row in levels
+                ]
+            np.testing.assert_allclose(median_of_others(levels), expected)
+
+    def test_a_finding_does_not_need_dtypes(self, history):
+        assert wsf.check_health(replace(history, dtypes=("float32",) * 12)) == wsf.check_health(history)

@@ -1,0 +1,49 @@
+"""Finding: one thing that is wrong with a run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a person should know of a layer, or of several at once.
+
+    Args:
+        kind: one of `"not_finite"`, `"runaway"`, `"stopped"`, `"stuck"`, `"still"`; see `check_health`.
+        layer: its name; of several the first of the network, but of those not finite the first that broke.
+        step: since when.
+        last: the step at which it was certain.
+        value: its RWC at `last`, the median of a block; of `stuck` the share of its weights that moves at a step.
+        median: the other layers' RWC at the same steps, their median; NaN where nothing is compared.
+        others: further layers of which the same became true within the same block.
+
+    Example:
+        >>> print(Finding("runaway", "fc.weight", step=65, last=112, value=0.5, median=0.001))
+        fc.weight runs away: RWC 5.0e-01 over steps 65 to 112, 500 times the other layers' median 1.0e-03
+    """
+
+    kind: str
+    layer: str
+    step: int
+    last: int
+    value: float
+    median: float = float("nan")
+    others: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        steps = f"over steps {self.step} to {self.last}"
+        who = self.layer
+        if self.others:
+            who += f" and {self.others[0] if len(self.others) == 1 else f'{len(self.others)} more layers'}"
+        if self.kind == "not_finite":
+            return f"{who} not finite: NaN or infinite since step {self.step}"
+        if self.kind == "still":
+            return f"{who} still: not one weight moved {steps}; frozen, unused, or its steps are lost to rounding"
+        if self.kind == "stuck":
+            return f"{who} stuck in 16 bits: {self.value:.2%} of the weights move at a step, {steps}"
+        against = f"the other layers' median {self.median:.1e}"
+        if self.kind == "runaway":
+            return f"{who} runs away: RWC {self.value:.1e} {steps}, {self.value / self.median:,.0f} times {against}"
+        part = f"1/{self.median / self.value:,.0f} of " if self.value else "against "
+        return f"{who} stopped: RWC {self.value:.1e} {steps}, {part}{against}"
