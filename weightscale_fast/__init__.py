@@ -5,6 +5,7 @@ from .analysis import LayerClusters as LayerClusters
 from .analysis import cluster_layers as cluster_layers
 from .errors import WeightScaleError as WeightScaleError
 from .history import RWCHistory as RWCHistory
+from .masters import master_weights as master_weights
 from .monitor import RWCMonitor as RWCMonitor
 from .report import write_report as write_report
 from .snapshot import Snapshot as Snapshot

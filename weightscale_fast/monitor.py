@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from .definitions import check_definition
 from .eager import always_eager
@@ -16,6 +16,7 @@ from .errors import WeightScaleError
 from .history import RWCHistory
 from .kinds import layer_kind
 from .layers import LayerSelector
+from .optimizer_hook import OptimizerHook
 from .ranks import Ranks, find_ranks
 from .recorder import Recorder
 from .ring import Ring, is_capturing
@@ -26,6 +27,8 @@ from .sharding import agree
 from .shared_recorder import SharedRecorder
 from .shared_snapshot import SharedSnapshot
 from .snapshot import Snapshot
+from .sums import layer_sums
+from .watch import Watch
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup  # a build of torch may be without
@@ -92,8 +95,6 @@ class RWCMonitor:
         check_definition(definition)
         if not isinstance(every, int) or every < 1:
             raise ValueError(f"every must be a whole number of steps, 1 or more, got {every!r}")
-        if optimizer is not None and not isinstance(optimizer, torch.optim.Optimizer):
-            raise TypeError(f"optimizer must be a torch.optim.Optimizer or None, got {type(optimizer).__name__}")
         if resume and run_dir is None:
             raise ValueError("resume=True needs run_dir, the folder of the run to go on with")
         self.model = model
@@ -109,6 +110,8 @@ class RWCMonitor:
             shares = agree(model, layers, ranks, pipeline=pipeline, arguments=arguments)
             self._snapshot, numel, kinds = SharedSnapshot(model, shares), shares.numel, shares.kinds
         plan, _ = self._snapshot.plan_for(model)
+        self._plan = plan
+        self._hook = None if optimizer is None else OptimizerHook(optimizer, model)
         self._meta: dict[str, Any] = {
             "names": list(self._snapshot.names),
             "numel": list(numel),
@@ -122,12 +125,15 @@ class RWCMonitor:
         self._recorder = Recorder(self._ring, every) if ranks is None else SharedRecorder(self._ring, every, ranks)
         for group in plan.groups:
             choose_backend(group.device)  # its first use may compile, which a CUDA graph could not hold
+        self._watch = Watch(model, self._snapshot.lookup_in(model), layers, self._snapshot.names)
+        self._recorder.show = weakref.WeakMethod(self._watch.check)
         if run_dir is not None:
             self._open_run(Path(run_dir), resume, ranks)
         # Rows still in the ring reach the folder even when nobody calls close(), at garbage collection or at exit: but
         # those of several processes, which then may not come any more.
         self._unclosed = weakref.finalize(self, self._recorder.abandon)
-        self._hook = optimizer.register_step_post_hook(lambda *_: self._after_step()) if optimizer else None
+        if self._hook is not None:
+            self._hook.start(self._after_step)
 
     def _open_run(self, path: Path, resume: bool, ranks: Ranks | None) -> None:
         def begin() -> tuple[RunFolder | None, dict[str, Any], int]:
@@ -138,7 +144,8 @@ class RWCMonitor:
 
         run, self._meta, self.step = begin() if ranks is None else ranks.gather(begin)[0]
         self._recorder.write_to(run if ranks is None or ranks.rank == 0 else None)
-        self._ring.restart(self.step // self._meta["every"])
+        self._recorder.resume_at(self.step)
+        self._watch.restart(self.step)
 
     def record(self) -> None:
         """One step is done: compare the weights with those `every` steps ago, if it is time.
@@ -155,17 +162,34 @@ class RWCMonitor:
         self._after_step()
 
     @always_eager
-    def _after_step(self) -> None:
+    def _after_step(self, found_inf: Tensor | None = None) -> None:
         every = self._meta["every"]
         capturing = is_capturing(self._ring.rows.device)
         if capturing and every > 1:
             raise WeightScaleError(f"a CUDA graph records at each replay, so that every must be 1 in it, got {every}")
         step = self.step + (not capturing)
+        if isinstance(found_inf, Tensor):
+            self._ring.count_skipped(found_inf)
         if step % every == 0 or capturing:
             plan, cur = self._snapshot.plan_for(self.model)
+            if plan is not self._plan:  # some weights lie elsewhere
+                self._plan = plan
+                if self._hook is not None:
+                    self._hook.warn_if_strange(self.model)
             run_plan(plan, cur, self._ring.rows, self._ring.cursor, update=True)
+            self._watch.look(step)
             self._recorder.commit()
         self.step = step  # last: a step whose record failed does not count, so that rows and steps stay together
+
+    def _has_moved(self) -> bool:
+        """Whether any weight moved since the last row, on this process; this waits for the device."""
+        if self.step % self._meta["every"]:
+            return False  # no wonder
+        try:
+            sums = layer_sums(self.model, self._snapshot, update=False)
+        except (TypeError, ValueError, WeightScaleError):  # the model is another by now
+            return False
+        return bool((sums.delta_l1 > 0).any())
 
     @property
     def nbytes(self) -> int:
@@ -174,6 +198,8 @@ class RWCMonitor:
 
     def history(self) -> RWCHistory:
         """Everything recorded so far; of several processes with a run folder, rank 0 has it and the others no rows."""
+        if self._hook is not None:
+            self._hook.warn_if_silent(self._has_moved)
         self.flush()
         return RWCHistory.from_rows(self._meta, self._recorder.rows())
 
@@ -188,6 +214,8 @@ class RWCMonitor:
 
     def close(self) -> None:
         """Flush and stop recording; `history()` stays, and is then no collective call."""
+        if self._hook is not None:
+            self._hook.warn_if_silent(self._has_moved)
         self._end(self._recorder.close)
 
     def _end(self, last_call: Callable[[], None]) -> None:
@@ -236,4 +264,5 @@ class RWCMonitor:
             raise ValueError("the state's rows are in its run folder: give run_dir and resume=True to go on with them")
         self._snapshot.load_state_dict(state_dict["weights"])
         self._recorder.restart(rows, state_dict["step"])
+        self._watch.restart(state_dict["step"])
         self.step = state_dict["step"]
