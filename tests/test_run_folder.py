@@ -49,6 +49,16 @@ def test_files(run):
     assert {"numel", "kinds", "definition", "every", "settings", "versions"} <= meta.keys()
 
 
+def test_shards_from_before_there_were_flags(run):
+    for shard in shards(run):
+        arrays = safetensors.numpy.load_file(shard)
+        del arrays["flags"]
+        shard.write_bytes(safetensors.numpy.save(arrays))
+    history = wsf.RWCHistory.load(run)
+    assert len(history) == 300
+    assert not history.flags.any()
+
+
 class TestWhatCannotBeRead:
     def test_no_run(self, tmp_path):
         for path in (tmp_path, tmp_path / "nothing"):

@@ -27,7 +27,6 @@ from .sharding import agree
 from .shared_recorder import SharedRecorder
 from .shared_snapshot import SharedSnapshot
 from .snapshot import Snapshot
-from .sums import layer_sums
 from .watch import Watch
 
 if TYPE_CHECKING:
@@ -40,8 +39,10 @@ class RWCMonitor:
     Args:
         model: the network.
         optimizer: records by itself after each of its steps, once under gradient accumulation. A step that a gradient
-            scaler skips is no step, but for fused optimizers, which are called all the same: it is then a row of 0.
-            Without an optimizer, call `record()` where a step ends.
+            scaler skips is no step, but for fused optimizers, which are called all the same: it is then a row of 0,
+            which `history().skipped` tells. Without an optimizer, call `record()` where a step ends: after the last of
+            several optimizers, or after a backward pass in which parameters are updated one by one. Or give each of
+            several optimizers a monitor with the `layers` that it trains.
         every: steps between two rows. A row compares with the weights that many steps before, so `every` is the horizon
             too: with the number of steps of an epoch it gives the papers' per-epoch curves.
         layers: which weights are layers, as for `snapshot`.
@@ -55,13 +56,17 @@ class RWCMonitor:
             Weights that are no DTensors must then be equal on all of them.
         pipeline: every process holds some stages of the model, under the names that layers have in the whole model.
 
+    What a record alone would not show is a warning when rows come to the host, at the latest at `flush`: a layer that
+    moves while it is frozen (`requires_grad=False`), a layer that the model got since, an optimizer that was rebuilt or
+    trains the model no more. The layers are those of the beginning; for others make a new monitor.
+
     With several processes, making the monitor, `flush`, `history`, `state_dict` and `close` are collective calls: every
     rank must make them, after the same step. Each rank counts its share of the weights, and nothing is sent at a step:
     one all-reduce adds up at most 256 rows at a time. Rank 0 writes `run_dir`; what was not added up when the processes
     end, because not all of them called `close`, is lost.
 
     Raises:
-        ValueError, TypeError: a wrong argument, or no layer in the model.
+        ValueError, TypeError: a wrong argument, no layer in the model, or an optimizer of none of its parameters.
         WeightScaleError: the run folder exists, cannot be written, or is another run's; or the ranks' models do not fit
             together.
 
@@ -181,15 +186,9 @@ class RWCMonitor:
             self._recorder.commit()
         self.step = step  # last: a step whose record failed does not count, so that rows and steps stay together
 
-    def _has_moved(self) -> bool:
-        """Whether any weight moved since the last row, on this process; this waits for the device."""
-        if self.step % self._meta["every"]:
-            return False  # no wonder
-        try:
-            sums = layer_sums(self.model, self._snapshot, update=False)
-        except (TypeError, ValueError, WeightScaleError):  # the model is another by now
-            return False
-        return bool((sums.delta_l1 > 0).any())
+    def _warn_of_missed_steps(self) -> None:
+        if self._hook is not None and self.step % self._meta["every"] == 0:  # between two rows weights do move
+            self._hook.warn_if_silent(self.model, self._snapshot)
 
     @property
     def nbytes(self) -> int:
@@ -198,8 +197,7 @@ class RWCMonitor:
 
     def history(self) -> RWCHistory:
         """Everything recorded so far; of several processes with a run folder, rank 0 has it and the others no rows."""
-        if self._hook is not None:
-            self._hook.warn_if_silent(self._has_moved)
+        self._warn_of_missed_steps()
         self.flush()
         return RWCHistory.from_rows(self._meta, self._recorder.rows())
 
@@ -214,8 +212,7 @@ class RWCMonitor:
 
     def close(self) -> None:
         """Flush and stop recording; `history()` stays, and is then no collective call."""
-        if self._hook is not None:
-            self._hook.warn_if_silent(self._has_moved)
+        self._warn_of_missed_steps()
         self._end(self._recorder.close)
 
     def _end(self, last_call: Callable[[], None]) -> None:

@@ -12,6 +12,8 @@ from torch.utils.hooks import RemovableHandle
 
 from .errors import WeightScaleError
 from .masters import MasterWeights
+from .snapshot import Snapshot
+from .sums import layer_sums
 
 
 class OptimizerHook:
@@ -76,10 +78,10 @@ class OptimizerHook:
                 "(load_state_dict with assign=True, or a new module?), so that its steps do not train it"
             )
 
-    def warn_if_silent(self, has_moved: Callable[[], bool]) -> None:
-        """Warn, once, if the weights `has_moved` since the last row but the optimizer cannot have done it."""
+    def warn_if_silent(self, model: nn.Module, last_row: Snapshot) -> None:
+        """Warn, once, if weights moved since the last row but the optimizer cannot have done it; this waits."""
         optimizer = self._optimizer()
-        if self._warned or (optimizer is not None and self._steps) or not has_moved():
+        if self._warned or (optimizer is not None and self._steps) or not _has_moved(model, last_row):
             return
         what = "does not exist any more" if optimizer is None else f"({type(optimizer).__name__}) made no step"
         self._warn(
@@ -94,6 +96,15 @@ class OptimizerHook:
                 stacklevel=2,
             )
         self._warned = True
+
+
+def _has_moved(model: nn.Module, since: Snapshot) -> bool:
+    """Whether any weight on this process differs."""
+    try:
+        sums = layer_sums(model, since, update=False)
+    except (TypeError, ValueError, WeightScaleError):  # the model is another by now
+        return False
+    return bool((sums.delta_l1 > 0).any())
 
 
 def unwrap_optimizer(optimizer: object) -> Optimizer:

@@ -45,7 +45,7 @@ class Ring:
         with torch.inference_mode(False):  # they are written in whatever mode
             self.rows = torch.zeros(RING_ROWS, sums, layers, dtype=dtype, device=device)  # [R, K, L]
             self.cursor = torch.zeros(1, dtype=torch.int64, device=device)  # rows recorded; the next is this modulo R
-            self._skipped = torch.zeros(RING_ROWS, dtype=torch.float32, device=device)  # [R]
+            self.skipped = torch.zeros(RING_ROWS, dtype=torch.float32, device=device)  # [R] steps that a scaler skipped
             self._skipping = torch.zeros(1, dtype=torch.float32, device=device)  # steps skipped since the last row
         self._scaled = False  # whether a gradient scaler ever told of a step: without one nothing is spent on it
         self.recorded = 0  # the same, as far as the host knows
@@ -65,7 +65,7 @@ class Ring:
     def advance(self) -> None:
         """The row at the cursor is filled."""
         if self._scaled:
-            self._skipped.index_copy_(0, self.cursor % RING_ROWS, self._skipping)
+            self.skipped.index_copy_(0, self.cursor % RING_ROWS, self._skipping)
             self._skipping.zero_()
         self.cursor.add_(1)
         if is_capturing(self.rows.device):
@@ -107,7 +107,7 @@ class Ring:
             self._taken += lost
         if self._taken < self.recorded:
             numbers = torch.arange(self._taken, self.recorded, device=self.rows.device) % RING_ROWS
-            sums, skipped = (tensor[numbers].to("cpu", torch.float64).numpy() for tensor in (self.rows, self._skipped))
+            sums, skipped = (tensor[numbers].to("cpu", torch.float64).numpy() for tensor in (self.rows, self.skipped))
             arrived.append(Part(self._taken, sums, skipped))
             self._taken = self.recorded
         return arrived
@@ -119,7 +119,7 @@ class Ring:
         current = torch.cuda.current_stream(self.rows.device)
         stream.wait_stream(current)
         with torch.cuda.stream(stream):
-            host, skipped = (_to_pinned(tensor[first:last]) for tensor in (self.rows, self._skipped))
+            host, skipped = (_to_pinned(tensor[first:last]) for tensor in (self.rows, self.skipped))
         self._travel = _Travel(self._taken, host, skipped, stream.record_event())
         self._taken = self.recorded
 
