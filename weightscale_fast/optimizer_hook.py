@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
+from .eager import always_eager
 from .errors import WeightScaleError
 from .masters import MasterWeights
 from .snapshot import Snapshot
@@ -37,7 +38,7 @@ class OptimizerHook:
                 f"this {type(model).__name__}: was it made before the model was replaced, or of copies of the weights? "
                 "Make the optimizer first and the monitor of it; or leave it out and call record() after each step"
             )
-        self._steps = 0  # seen so far
+        self._stepped = False  # ever
         self._optimizer = weakref.ref(optimizer)  # a hook must not keep alive what it waits for
         self._handle: RemovableHandle | None = None
         self._warned = False
@@ -52,8 +53,9 @@ class OptimizerHook:
         optimizer = self._optimizer()
         assert optimizer is not None
 
+        @always_eager
         def call(stepped: Optimizer, *_: object) -> None:
-            self._steps += 1
+            self._stepped = True
             after_step(getattr(stepped, "found_inf", None))
 
         try:
@@ -81,7 +83,7 @@ class OptimizerHook:
     def warn_if_silent(self, model: nn.Module, last_row: Snapshot) -> None:
         """Warn, once, if weights moved since the last row but the optimizer cannot have done it; this waits."""
         optimizer = self._optimizer()
-        if self._warned or (optimizer is not None and self._steps) or not _has_moved(model, last_row):
+        if self._warned or (optimizer is not None and self._stepped) or not _has_moved(model, last_row):
             return
         what = "does not exist any more" if optimizer is None else f"({type(optimizer).__name__}) made no step"
         self._warn(

@@ -6,6 +6,7 @@ Letters: n rows, L layers.
 from __future__ import annotations
 
 import warnings
+from collections import deque
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,13 +16,16 @@ from .layers import LayerSelector, layer_predicate, unwrap
 from .lookup import LayerLookup
 from .run_folder import Rows
 
-LOOKS = 128  # layers whose requires_grad is read at a row: all of most models', and never more than a few microseconds
+LOOKS = 64  # layers whose requires_grad is read at a row: all of many models', and a few microseconds at most
+
+SPANS = 4096
 
 
 class Watch:
     """Looks at a part of the layers at each row, and warns when the rows have come to the host; once for each layer.
 
-    What a layer did counts while it was frozen at every look; a model of more than 128 layers is looked at in turns.
+    What a layer did counts while it was frozen at every look. Where there are more than 64 layers they are looked at in
+    turns, so that one which is frozen for a few steps only may be missed.
     """
 
     def __init__(self, model: nn.Module, lookup: LayerLookup, layers: LayerSelector, names: tuple[str, ...]) -> None:
@@ -43,7 +47,8 @@ class Watch:
             for i, trained in enumerate(part)
             if not trained
         }
-        self._thawed: list[tuple[int, int, int]] = []  # layer, frozen after this step, and until this one
+        # Layer, frozen after this step, and until this one. Only the last: on some ranks nobody asks for them.
+        self._thawed: deque[tuple[int, int, int]] = deque(maxlen=SPANS)
 
     def look(self, step: int) -> None:
         """The row of this step is recorded."""
@@ -70,8 +75,8 @@ class Watch:
         self._check_new()
 
     def _check_frozen(self, rows: Rows) -> None:
-        spans = self._thawed + [(i, since, self._looked[i // LOOKS]) for i, since in self._frozen.items()]
-        self._thawed = []
+        spans = list(self._thawed) + [(i, since, self._looked[i // LOOKS]) for i, since in self._frozen.items()]
+        self._thawed.clear()
         if not spans:
             return
         moved: NDArray[np.bool_] = rows.delta_l1 > 0  # [n, L]; not what stays NaN
