@@ -218,6 +218,29 @@ def ddp_health():
 
 
 @case(2)
+def a_step_that_a_gradient_scaler_skips_is_flagged():
+    """The scaler tells each rank of its own gradients, which are the same after the all-reduce."""
+    torch.manual_seed(0)
+    model = DistributedDataParallel(nn.Linear(8, 8))
+    optimizer = torch.optim.Adam(model.parameters(), fused=True)
+    scaler = torch.amp.GradScaler("cpu")
+    monitor = wsf.RWCMonitor(model, optimizer)
+    for step in range(5):
+        optimizer.zero_grad()
+        infinite = step == 2 and dist.get_rank() == 1
+        scaler.scale(model(torch.ones(2, 8)).square().mean() * (float("inf") if infinite else 1.0)).backward()
+        scaler.step(optimizer)
+        scaler.update()
+    state = monitor.state_dict()
+    monitor.load_state_dict(state)
+    optimizer.step()
+    history = monitor.history()
+    assert history.flags.tolist() == [0, 0, 1, 0, 0, 2]
+    assert (history.rwc[2] == 0).all()
+    monitor.close()
+
+
+@case(2)
 def replicas_by_an_explicit_group():
     model, total = block(), 0.0
     monitor = wsf.RWCMonitor(model, process_group=dist.group.WORLD)

@@ -111,10 +111,10 @@ def no_waiting():
     torch.cuda.set_sync_debug_mode(mode)
 
 
-def training():
+def training(**optimizer_arguments):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(64, 64), nn.Linear(64, 8)).cuda()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, **optimizer_arguments)
     data = torch.randn(16, 64, device="cuda")
 
     def step():
@@ -141,6 +141,23 @@ def test_nothing_waits(tmp_path, no_waiting):
     history = wsf.RWCHistory.load(tmp_path / "run")
     assert history.steps.tolist() == list(range(1, 2 * SHARD_ROWS + 102))
     assert (history.rwc > 0).all()
+
+
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode")
+def test_what_a_gradient_scaler_tells_travels_with_the_rows(no_waiting):
+    model, optimizer, step = training(fused=True)
+    step()
+    monitor = wsf.RWCMonitor(model, optimizer)
+    found = [torch.tensor(float(i % 7 == 3), device="cuda") for i in range(2 * SHARD_ROWS + 100)]
+    optimizer.grad_scale = torch.tensor(1.0, device="cuda")
+    no_waiting()
+    for optimizer.found_inf in found:
+        optimizer.step()
+    torch.cuda.set_sync_debug_mode("default")
+    history = monitor.history()
+    assert np.flatnonzero(history.skipped).tolist() == list(range(3, len(found), 7))
+    assert (history.rwc[history.skipped] == 0).all()
+    assert (history.rwc[~history.skipped] > 0).all()
 
 
 def test_a_graph_records_each_replay():

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import weightscale_fast as wsf
+from weightscale_fast.run_folder import RESUMED, SKIPPED
 
 
 def history(**changes):
@@ -47,15 +48,24 @@ def test_select():
         history().select(layers="x")
 
 
+def test_flags():
+    assert history().flags.tolist() == [0, 0]
+    flagged = history(flags=np.array([SKIPPED | RESUMED, RESUMED], dtype=np.uint8))
+    assert flagged.skipped.tolist() == [True, False]
+    kept = flagged.select(steps=~flagged.skipped)
+    assert (kept.steps.tolist(), kept.flags.tolist(), kept.rwc.tolist()) == ([2], [RESUMED], [[0.5, np.inf, 0]])
+    assert len(flagged.select(layers="conv").flags) == 2
+
+
 @pytest.mark.parametrize("definition", ["norm_ratio", "mean_ratio"])
 def test_save_and_load(tmp_path, definition):
     ratio_sum = np.ones((2, 3)) if definition == "mean_ratio" else None
-    saved = history(definition=definition, ratio_sum=ratio_sum, every=5)
+    saved = history(definition=definition, ratio_sum=ratio_sum, every=5, flags=np.array([0, 3], dtype=np.uint8))
     saved.save(tmp_path / "run")
     loaded = wsf.RWCHistory.load(tmp_path / "run")
     for name in ("names", "kinds", "definition", "every", "settings"):
         assert getattr(loaded, name) == getattr(saved, name)
-    for name in ("numel", "steps", "delta_l1", "prev_l1", "moved", "rwc"):
+    for name in ("numel", "steps", "delta_l1", "prev_l1", "moved", "rwc", "flags"):
         np.testing.assert_array_equal(getattr(loaded, name), getattr(saved, name))
     with pytest.raises(wsf.WeightScaleError, match="exists"):
         saved.save(tmp_path / "run")
@@ -72,7 +82,7 @@ def test_npz(tmp_path):
     with np.load(tmp_path / "history.npz") as arrays:
         assert arrays["names"].tolist() == ["conv", "fc", "head"]
         np.testing.assert_array_equal(arrays["rwc"], history().rwc)
-        assert {"numel", "kinds", "steps", "delta_l1", "prev_l1", "moved"} < set(arrays.files)
+        assert {"numel", "kinds", "steps", "delta_l1", "prev_l1", "moved", "flags"} < set(arrays.files)
 
 
 def test_csv(tmp_path):
@@ -89,6 +99,7 @@ def test_csv(tmp_path):
         ({"moved": np.zeros((2, 2))}, r"moved must be \[steps, layers\] = \[2, 3\], got \[2, 2\]"),
         ({"numel": np.array([1])}, "names, numel and kinds must be as long as each other, got 3, 1, 3"),
         ({"steps": np.array([2, 1])}, "steps must rise from row to row"),
+        ({"flags": np.zeros(3, np.uint8)}, r"flags must be \[steps\] = \[2\], got \[3\]"),
         ({"definition": "l2"}, "definition must be one of"),
         ({"definition": "mean_ratio"}, 'definition="mean_ratio" needs ratio_sum'),
     ],

@@ -47,6 +47,19 @@ def test_rows_that_were_overwritten_are_reported():
     assert numbers(parts) == [(7, list(range(7, RING_ROWS + 7)))]
 
 
+def test_skipped_steps_count_for_the_next_row():
+    ring = ring_with(1)
+    for found_inf in (1.0, 0.0, 2.0):
+        ring.count_skipped(torch.tensor(found_inf))
+    ring_with(2, ring)
+    ring.count_skipped(torch.tensor(float("inf")))
+    ring.restart(1)
+    parts = ring.take(wait=True) + ring_with(1, ring).take(wait=True)
+    assert [part.skipped.tolist() for part in parts] == [[0]]
+    ring.count_skipped(torch.tensor(1.0))
+    assert ring_with(RING_ROWS, ring).take(wait=True)[0].skipped.tolist() == [1] + [0] * (RING_ROWS - 1)
+
+
 def test_restart_numbers_rows_from_there():
     ring = ring_with(5)
     ring.restart(2)

@@ -39,6 +39,7 @@ def test_files(run):
     arrays = safetensors.numpy.load_file(shards(run)[1])
     assert {name: array.shape for name, array in arrays.items()} == {
         "step": (44,),
+        "flags": (44,),
         "delta_l1": (44, 1),
         "prev_l1": (44, 1),
         "moved": (44, 1),
@@ -46,6 +47,16 @@ def test_files(run):
     meta = json.loads((run / "meta.json").read_text())
     assert meta["names"] == ["weight"]
     assert {"numel", "kinds", "definition", "every", "settings", "versions"} <= meta.keys()
+
+
+def test_shards_from_before_there_were_flags(run):
+    for shard in shards(run):
+        arrays = safetensors.numpy.load_file(shard)
+        del arrays["flags"]
+        shard.write_bytes(safetensors.numpy.save(arrays))
+    history = wsf.RWCHistory.load(run)
+    assert len(history) == 300
+    assert not history.flags.any()
 
 
 class TestWhatCannotBeRead:
@@ -204,8 +215,8 @@ print(resident() - before)
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert int(done.stdout) < 2_000_000  # 100,000 rows of two layers are 4.8 MB
     sizes = [os.path.getsize(shard) for shard in shards(tmp_path / "run")]
-    header = 400  # bytes of JSON a shard, at the most
-    rows = 100_000 * (8 + 2 * 3 * 8)
+    header = 500  # bytes of JSON a shard, at the most
+    rows = 100_000 * (8 + 1 + 2 * 3 * 8)
     assert len(sizes) == -(-100_000 // SHARD_ROWS)
     assert rows < sum(sizes) < rows + len(sizes) * header
     assert len(wsf.RWCHistory.load(tmp_path / "run")) == 100_000

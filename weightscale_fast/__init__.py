@@ -7,6 +7,7 @@ from .errors import WeightScaleError as WeightScaleError
 from .finding import Finding as Finding
 from .health import check_health as check_health
 from .history import RWCHistory as RWCHistory
+from .masters import master_weights as master_weights
 from .monitor import RWCMonitor as RWCMonitor
 from .report import write_report as write_report
 from .run_summary import RunSummary as RunSummary

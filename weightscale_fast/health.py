@@ -201,8 +201,9 @@ class HealthWatch:
         self._found: list[Finding] = []
 
     def take(self, rows: Rows) -> None:
-        """Look at rows that have arrived."""
-        self._found += self._check.update(rows)
+        """Look at rows that have arrived, if anybody wants to hear of them."""
+        if self._on_finding is not None:
+            self._found += self._check.update(rows)
 
     def tell(self) -> None:
         """Call `on_finding` with what is new."""

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from .definitions import check_definition, mean_ratio, norm_ratio
-from .run_folder import Rows, RunFolder
+from .run_folder import SKIPPED, Rows, RunFolder
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -40,6 +40,8 @@ class RWCHistory:
         every: optimizer steps between w_prev and w_t.
         settings: what the run was told about itself: model, data, seed, hyper-parameters.
         dtypes: what each layer's weights are (`"float32"`, `"bfloat16"`, ...), L of them; none where it is not known.
+        flags: [S] uint8, of each row the bits 1, a gradient scaler skipped a step of it (see `skipped`), and 2, it is
+            the first after a resume; all 0 by default.
 
     Example:
         >>> import numpy as np
@@ -66,6 +68,7 @@ class RWCHistory:
     every: int = 1
     settings: Mapping[str, Any] = field(default_factory=dict)
     dtypes: tuple[str, ...] = ()
+    flags: NDArray[np.uint8] = field(default_factory=lambda: np.zeros(0, np.uint8))
 
     def __post_init__(self) -> None:
         check_definition(self.definition)
@@ -84,6 +87,10 @@ class RWCHistory:
                 raise ValueError(f"{name} must be [steps, layers] = [{S}, {L}], got {list(array.shape)}")
         if self.definition == "mean_ratio" and self.ratio_sum is None:
             raise ValueError('definition="mean_ratio" needs ratio_sum, got None')
+        if not len(self.flags):
+            object.__setattr__(self, "flags", np.zeros(S, np.uint8))
+        if self.flags.shape != (S,):
+            raise ValueError(f"flags must be [steps] = [{S}], got {list(self.flags.shape)}")
 
     def __len__(self) -> int:
         return len(self.steps)
@@ -101,6 +108,15 @@ class RWCHistory:
         return self.moved / np.maximum(self.numel, 1)
 
     @property
+    def skipped(self) -> NDArray[np.bool_]:
+        """[S] whether a gradient scaler skipped the step, or one of those, that a row is of.
+
+        Such rows there are of fused optimizers only, and the layers did not move in them: leave them out of what is
+        analysed with `history.select(steps=~history.skipped)`.
+        """
+        return (self.flags & SKIPPED).astype(bool)
+
+    @property
     def unit(self) -> str:
         """What `steps` count: `"optimizer step"`, or what `settings["unit"]` says, as `"epoch"`."""
         return str(self.settings.get("unit", "optimizer step"))
@@ -108,18 +124,18 @@ class RWCHistory:
     def select(
         self,
         layers: str | Callable[[str], bool] | None = None,
-        steps: slice | None = None,
+        steps: slice | NDArray[np.bool_] | None = None,
     ) -> RWCHistory:
         """The part of the record with these layers and rows.
 
         Args:
             layers: a regular expression searched in the name, or a predicate on it.
-            steps: a slice of rows, as `slice(-100, None)` for the last hundred.
+            steps: a slice of rows, as `slice(-100, None)` for the last hundred, or a boolean for each row.
 
         Raises:
             ValueError: no layer matches.
         """
-        rows = steps or slice(None)
+        rows = slice(None) if steps is None else steps
         keep = layers if callable(layers) else re.compile(layers or "").search
         columns = [i for i, name in enumerate(self.names) if keep(name)]
         if not columns:
@@ -139,6 +155,7 @@ class RWCHistory:
             prev_l1=cut(self.prev_l1),
             moved=cut(self.moved),
             ratio_sum=None if self.ratio_sum is None else cut(self.ratio_sum),
+            flags=self.flags[rows],
         )
 
     def save(self, folder: str | Path) -> None:
@@ -158,7 +175,7 @@ class RWCHistory:
         }
         run = RunFolder.create(folder, meta)
         if len(self):
-            run.append(Rows(self.steps, self.delta_l1, self.prev_l1, self.moved, self.ratio_sum))
+            run.append(Rows(self.steps, self.delta_l1, self.prev_l1, self.moved, self.ratio_sum, self.flags))
 
     @classmethod
     def load(cls, folder: str | Path) -> RWCHistory:
@@ -181,7 +198,7 @@ class RWCHistory:
             every=meta["every"],
             settings=meta["settings"],
             dtypes=tuple(meta.get("dtypes", ())),  # earlier runs did not say
-            **rows._asdict(),
+            **{**rows._asdict(), "flags": rows.bits},
         )
 
     def to_npz(self, path: str | Path) -> None:
@@ -195,6 +212,7 @@ class RWCHistory:
             "prev_l1": self.prev_l1,
             "moved": self.moved,
             "rwc": self.rwc,
+            "flags": self.flags,
         }
         if self.ratio_sum is not None:
             arrays["ratio_sum"] = self.ratio_sum

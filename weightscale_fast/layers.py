@@ -48,7 +48,7 @@ def select_layers(model: nn.Module, layers: LayerSelector = None, *, shards: boo
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
-    keep = _predicate(layers)
+    keep = layer_predicate(layers)
     chosen: dict[str, nn.Parameter] = {}
     seen: set[tuple[torch.device, int, int]] = set()
     for name, parameter in unwrap(model).named_parameters():
@@ -78,7 +78,8 @@ def no_layer(model: nn.Module, layers: LayerSelector) -> ValueError:
     )
 
 
-def _predicate(layers: LayerSelector) -> Callable[[str, nn.Parameter], bool]:
+def layer_predicate(layers: LayerSelector) -> Callable[[str, nn.Parameter], bool]:
+    """Whether a parameter of this name counts as a layer."""
     if layers is None:
         return lambda name, parameter: parameter.dim() > 1
     if layers == "all":

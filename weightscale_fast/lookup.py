@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -26,6 +28,7 @@ class LayerLookup:
     def __init__(self, model: nn.Module, names: tuple[str, ...]) -> None:
         self.model = model
         self.names = names
+        self.places: Sequence[int] = range(len(names))  # of each name, its number among all layers that are recorded
         self._walk()
 
     def __call__(self) -> tuple[list[Tensor], Fingerprint]:
@@ -40,6 +43,10 @@ class LayerLookup:
         except (KeyError, TypeError):  # removed, or set to None
             self._walk()
             raise
+
+    def requires_grad(self, start: int, end: int) -> list[bool]:
+        """Whether the parameters of the names `start` to `end` are trained, where they were found last."""
+        return [table[key].requires_grad for table, key in self._slots[start:end]]  # type: ignore[union-attr]
 
     def _parameters(self) -> list[Tensor]:
         if [table.get(key) for table, key in self._edges] != self._children:
@@ -66,7 +73,11 @@ class LayerLookup:
         self._children: list[nn.Module | None] = [child for *_, child in edges.values()]
 
     def _missing(self, name: str) -> WeightScaleError:
+        module, _, key = name.rpartition(".")
+        inside = (other for other, _ in unwrap(self.model).named_parameters() if other.startswith(f"{module}."))
+        moved = next((other for other in inside if module and other.endswith(f".{key}")), None)
+        why = "the layer was removed" if moved is None else f"it was wrapped, and is now {moved!r} (an adapter?)"
         return WeightScaleError(
             f"{type(unwrap(self.model)).__name__} has no parameter {name!r}: this is another model than the one "
-            "the snapshot was taken of, or the layer was removed; take a new snapshot"
+            f"the snapshot was taken of, or {why}; take a new snapshot, or make a new monitor"
         )

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from .definitions import check_definition
 from .eager import always_eager
@@ -18,6 +18,7 @@ from .health import HealthWatch
 from .history import RWCHistory
 from .kinds import layer_kind
 from .layers import LayerSelector
+from .optimizer_hook import OptimizerHook
 from .ranks import Ranks, find_ranks
 from .recent import recent_rows
 from .recorder import Recorder
@@ -30,6 +31,7 @@ from .sharding import agree
 from .shared_recorder import SharedRecorder
 from .shared_snapshot import SharedSnapshot
 from .snapshot import Snapshot
+from .watch import Watch
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup  # a build of torch may be without
@@ -41,8 +43,10 @@ class RWCMonitor:
     Args:
         model: the network.
         optimizer: records by itself after each of its steps, once under gradient accumulation. A step that a gradient
-            scaler skips is no step, but for fused optimizers, which are called all the same: it is then a row of 0.
-            Without an optimizer, call `record()` where a step ends.
+            scaler skips is no step, but for fused optimizers, which are called all the same: it is then a row of 0,
+            which `history().skipped` tells. Without an optimizer, call `record()` where a step ends: after the last of
+            several optimizers, or after a backward pass in which parameters are updated one by one. Or give each of
+            several optimizers a monitor with the `layers` that it trains.
         every: steps between two rows. A row compares with the weights that many steps before, so `every` is the horizon
             too: with the number of steps of an epoch it gives the papers' per-epoch curves.
         layers: which weights are layers, as for `snapshot`.
@@ -61,13 +65,17 @@ class RWCMonitor:
             after a step is recorded, and may raise to end the run. Of several processes those call it that keep the
             record: rank 0 with a run folder, else all.
 
+    What a record alone would not show is a warning when rows come to the host, at the latest at `flush`: a layer that
+    moves while it is frozen (`requires_grad=False`), a layer that the model got since, an optimizer that was rebuilt or
+    trains the model no more. The layers are those of the beginning; for others make a new monitor.
+
     With several processes, making the monitor, `flush`, `history`, `state_dict` and `close` are collective calls: every
     rank must make them, after the same step. Each rank counts its share of the weights, and nothing is sent at a step:
     one all-reduce adds up at most 256 rows at a time. Rank 0 writes `run_dir`; what was not added up when the processes
     end, because not all of them called `close`, is lost.
 
     Raises:
-        ValueError, TypeError: a wrong argument, or no layer in the model.
+        ValueError, TypeError: a wrong argument, no layer in the model, or an optimizer of none of its parameters.
         WeightScaleError: the run folder exists, cannot be written, or is another run's; or the ranks' models do not fit
             together.
 
@@ -102,8 +110,6 @@ class RWCMonitor:
         check_definition(definition)
         if not isinstance(every, int) or every < 1:
             raise ValueError(f"every must be a whole number of steps, 1 or more, got {every!r}")
-        if optimizer is not None and not isinstance(optimizer, torch.optim.Optimizer):
-            raise TypeError(f"optimizer must be a torch.optim.Optimizer or None, got {type(optimizer).__name__}")
         if resume and run_dir is None:
             raise ValueError("resume=True needs run_dir, the folder of the run to go on with")
         self.model = model
@@ -119,6 +125,8 @@ class RWCMonitor:
             shares = agree(model, layers, ranks, pipeline=pipeline, arguments=arguments)
             self._snapshot, numel, kinds = SharedSnapshot(model, shares), shares.numel, shares.kinds
         plan, _ = self._snapshot.plan_for(model)
+        self._plan = plan
+        self._hook = None if optimizer is None else OptimizerHook(optimizer, model)
         self._meta: dict[str, Any] = {
             "names": list(self._snapshot.names),
             "numel": list(numel),
@@ -132,17 +140,18 @@ class RWCMonitor:
         sums = 4 if definition == "mean_ratio" else 3
         self._ring = Ring(sums, len(self._snapshot), device=plan.device, dtype=sum_dtype(plan.device))
         self._recorder = Recorder(self._ring, every) if ranks is None else SharedRecorder(self._ring, every, ranks)
-        self._watch = HealthWatch(self._meta, on_finding)
-        if on_finding is not None:
-            self._recorder.on_rows = self._watch.take
         for group in plan.groups:
             choose_backend(group.device)  # its first use may compile, which a CUDA graph could not hold
+        self._watch = Watch(model, self._snapshot.lookup_in(model), layers, self._snapshot.names)
+        self._health = HealthWatch(self._meta, on_finding)
+        self._recorder.show = weakref.WeakMethod(self._look_at)
         if run_dir is not None:
             self._open_run(Path(run_dir), resume, ranks)
         # Rows still in the ring reach the folder even when nobody calls close(), at garbage collection or at exit: but
         # those of several processes, which then may not come any more.
         self._unclosed = weakref.finalize(self, self._recorder.abandon)
-        self._hook = optimizer.register_step_post_hook(lambda *_: self._after_step()) if optimizer else None
+        if self._hook is not None:
+            self._hook.start(self._after_step)
 
     def _open_run(self, path: Path, resume: bool, ranks: Ranks | None) -> None:
         def begin() -> tuple[RunFolder | None, dict[str, Any], int]:
@@ -153,7 +162,8 @@ class RWCMonitor:
 
         run, self._meta, self.step = begin() if ranks is None else ranks.gather(begin)[0]
         self._recorder.write_to(run if ranks is None or ranks.rank == 0 else None)
-        self._ring.restart(self.step // self._meta["every"])
+        self._recorder.resume_at(self.step)
+        self._watch.restart(self.step)
 
     def record(self) -> None:
         """One step is done: compare the weights with those `every` steps ago, if it is time.
@@ -170,18 +180,34 @@ class RWCMonitor:
         self._after_step()
 
     @always_eager
-    def _after_step(self) -> None:
+    def _after_step(self, found_inf: Tensor | None = None) -> None:
         every = self._meta["every"]
         capturing = is_capturing(self._ring.rows.device)
         if capturing and every > 1:
             raise WeightScaleError(f"a CUDA graph records at each replay, so that every must be 1 in it, got {every}")
         step = self.step + (not capturing)
+        if isinstance(found_inf, Tensor):
+            self._ring.count_skipped(found_inf)
         if step % every == 0 or capturing:
             plan, cur = self._snapshot.plan_for(self.model)
+            if plan is not self._plan:  # some weights lie elsewhere
+                self._plan = plan
+                if self._hook is not None:
+                    self._hook.warn_if_strange(self.model)
             run_plan(plan, cur, self._ring.rows, self._ring.cursor, update=True)
+            self._watch.look(step)
             self._recorder.commit()
         self.step = step  # last: a step whose record failed does not count, so that rows and steps stay together
-        self._watch.tell()
+        self._health.tell()
+
+    def _look_at(self, rows: Rows) -> None:
+        """Rows on their way to the record."""
+        self._watch.check(rows)
+        self._health.take(rows)
+
+    def _warn_of_missed_steps(self) -> None:
+        if self._hook is not None and self.step % self._meta["every"] == 0:  # between two rows weights do move
+            self._hook.warn_if_silent(self.model, self._snapshot)
 
     @property
     def nbytes(self) -> int:
@@ -190,6 +216,7 @@ class RWCMonitor:
 
     def history(self) -> RWCHistory:
         """Everything recorded so far; of several processes with a run folder, rank 0 has it and the others no rows."""
+        self._warn_of_missed_steps()
         self.flush()
         return RWCHistory.from_rows(self._meta, self._recorder.rows())
 
@@ -237,12 +264,13 @@ class RWCMonitor:
         """
         self._recorder.flush()
         self.step = max(self.step, self._recorder.step)
-        self._watch.tell()
+        self._health.tell()
 
     def close(self) -> None:
         """Flush and stop recording; `history()` stays, and is then no collective call."""
+        self._warn_of_missed_steps()
         self._end(self._recorder.close)
-        self._watch.tell()
+        self._health.tell()
 
     def _end(self, last_call: Callable[[], None]) -> None:
         if self._hook is not None:
@@ -293,5 +321,6 @@ class RWCMonitor:
             raise ValueError("the state's rows are in its run folder: give run_dir and resume=True to go on with them")
         self._snapshot.load_state_dict(state_dict["weights"])
         self._recorder.restart(rows, state_dict["step"])
-        self._watch.restart()
+        self._watch.restart(state_dict["step"])
+        self._health.restart()
         self.step = state_dict["step"]

@@ -10,7 +10,7 @@ import torch
 
 from .history import RWCHistory
 from .ring import RING_ROWS, Ring
-from .run_folder import Rows
+from .run_folder import SKIPPED, Rows
 
 
 def recent_rows(ring: Ring, meta: Mapping[str, Any], *, after: int) -> RWCHistory:
@@ -21,4 +21,6 @@ def recent_rows(ring: Ring, meta: Mapping[str, Any], *, after: int) -> RWCHistor
     sums = ring.rows[numbers % RING_ROWS].to("cpu", torch.float64).numpy()  # [n, K, L]
     steps = (first + 1 + np.arange(len(sums))) * every
     ratio_sum = sums[:, 3] if sums.shape[1] == 4 else None
-    return RWCHistory.from_rows(meta, Rows(steps, sums[:, 0], sums[:, 1], sums[:, 2].astype(np.int64), ratio_sum))
+    flags = ((ring.skipped[numbers % RING_ROWS] > 0).cpu().numpy() * SKIPPED).astype(np.uint8)
+    moved = sums[:, 2].astype(np.int64)
+    return RWCHistory.from_rows(meta, Rows(steps, sums[:, 0], sums[:, 1], moved, ratio_sum, flags))

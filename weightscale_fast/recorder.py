@@ -13,7 +13,7 @@ from collections.abc import Callable
 import numpy as np
 
 from .ring import SHARD_ROWS, Part, Ring
-from .run_folder import Rows, RunFolder, concatenate
+from .run_folder import RESUMED, SKIPPED, Rows, RunFolder, concatenate
 
 SHARD_SECONDS = 60.0
 
@@ -30,9 +30,12 @@ class Recorder:
         self._kept: list[Rows] = []  # the whole record without a run folder; with one, what it did not take
         self._run: RunFolder | None = None
         self._warned = False
+        self._resumed = 0  # the row that is the first after a resume; 0 if there is none
         self._last = time.monotonic()  # when rows were taken
         self._process = os.getpid()
-        self.on_rows: Callable[[Rows], object] | None = None  # gets every part of the record when it has arrived
+        # Who is shown every row that arrives. A weak reference: a monitor's rows go to its folder when it is collected,
+        # and until then this recorder lives.
+        self.show: Callable[[], Callable[[Rows], None] | None] = lambda: None
 
     @property
     def has_folder(self) -> bool:
@@ -81,21 +84,34 @@ class Recorder:
 
     def restart(self, kept: Rows | None, step: int) -> None:
         """Forget every row after `step`; without a run folder the record is then `kept`."""
-        self._ring.restart(step // self._every)
+        self.resume_at(step)
         if self._run is not None:
             self._run.drop_after(0 if kept is not None else step)  # either holds the whole record
         self._kept = [] if kept is None or not len(kept.steps) else [kept]
         self._keep([])
 
+    def resume_at(self, step: int) -> None:
+        """The next row is the first after this step, and the first after a resume if there was a step at all."""
+        self._resumed = step // self._every
+        self._ring.restart(self._resumed)
+
     def _keep(self, arrived: list[Part]) -> None:
-        for first, sums in arrived:  # sums [n, K, L]
-            steps = (first + 1 + np.arange(len(sums))) * self._every
-            ratio_sum = sums[:, 3] if sums.shape[1] == 4 else None
-            self._kept.append(Rows(steps, sums[:, 0], sums[:, 1], sums[:, 2].astype(np.int64), ratio_sum))
-            if self.on_rows is not None:
-                self.on_rows(self._kept[-1])
+        new = [self._rows(part) for part in arrived]
+        self._kept += new
         if self._run is not None and self._kept:
             self._write(self._run)
+        show = self.show()
+        if show is not None:
+            for rows in new:
+                show(rows)
+
+    def _rows(self, part: Part) -> Rows:
+        first, sums, skipped = part  # sums [n, K, L], skipped [n]
+        numbers = first + np.arange(len(sums))
+        flags = SKIPPED * (skipped > 0) + RESUMED * ((numbers == self._resumed) & (numbers > 0))
+        ratio_sum = sums[:, 3] if sums.shape[1] == 4 else None
+        steps, moved = (numbers + 1) * self._every, sums[:, 2].astype(np.int64)
+        return Rows(steps, sums[:, 0], sums[:, 1], moved, ratio_sum, flags.astype(np.uint8))
 
     def _write(self, run: RunFolder) -> None:
         try:

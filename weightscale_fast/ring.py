@@ -22,6 +22,7 @@ class Part(NamedTuple):
 
     first: int  # number of the first row, counted from 0 over the whole record
     sums: NDArray[np.float64]  # [n, K, L]
+    skipped: NDArray[np.float64]  # [n] how many of the row's steps a gradient scaler skipped
 
 
 class _Travel(NamedTuple):
@@ -29,6 +30,7 @@ class _Travel(NamedTuple):
 
     first: int
     host: Tensor  # [n, K, L]
+    skipped: Tensor  # [n]
     done: torch.cuda.Event
 
 
@@ -43,6 +45,9 @@ class Ring:
         with torch.inference_mode(False):  # they are written in whatever mode
             self.rows = torch.zeros(RING_ROWS, sums, layers, dtype=dtype, device=device)  # [R, K, L]
             self.cursor = torch.zeros(1, dtype=torch.int64, device=device)  # rows recorded; the next is this modulo R
+            self.skipped = torch.zeros(RING_ROWS, dtype=torch.float32, device=device)  # [R] steps that a scaler skipped
+            self._skipping = torch.zeros(1, dtype=torch.float32, device=device)  # steps skipped since the last row
+        self._scaled = False  # whether a gradient scaler ever told of a step: without one nothing is spent on it
         self.recorded = 0  # the same, as far as the host knows
         self._taken = 0
         self._in_graph = False
@@ -51,8 +56,17 @@ class Ring:
         if device.type == "cuda":
             self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
+    @torch.no_grad()
+    def count_skipped(self, found_inf: Tensor) -> None:
+        """A step that was skipped if `found_inf`, one number on a device, is not 0."""
+        self._scaled = True
+        self._skipping.add_(found_inf.reshape(1).to(self.rows.device, non_blocking=True) != 0)
+
     def advance(self) -> None:
         """The row at the cursor is filled."""
+        if self._scaled:
+            self.skipped.index_copy_(0, self.cursor % RING_ROWS, self._skipping)
+            self._skipping.zero_()
         self.cursor.add_(1)
         if is_capturing(self.rows.device):
             self._in_graph = True  # from now on only the device knows
@@ -69,6 +83,7 @@ class Ring:
         self.take(wait=True)
         self.recorded = self._taken = recorded
         self.cursor.fill_(recorded)
+        self._skipping.zero_()
 
     def take(self, *, wait: bool) -> list[Part]:
         """What has arrived on the host, in order; with `wait`, everything that was recorded."""
@@ -92,30 +107,35 @@ class Ring:
             self._taken += lost
         if self._taken < self.recorded:
             numbers = torch.arange(self._taken, self.recorded, device=self.rows.device) % RING_ROWS
-            arrived.append(Part(self._taken, self.rows[numbers].to("cpu", torch.float64).numpy()))
+            sums, skipped = (tensor[numbers].to("cpu", torch.float64).numpy() for tensor in (self.rows, self.skipped))
+            arrived.append(Part(self._taken, sums, skipped))
             self._taken = self.recorded
         return arrived
 
     def _depart(self, stream: torch.cuda.Stream) -> None:
         """Send the rows that were recorded since the last departure; they lie in one half."""
         first = self._taken % RING_ROWS
-        rows = self.rows[first : first + self.recorded - self._taken]
-        host = torch.empty(rows.shape, dtype=rows.dtype, device="cpu", pin_memory=True)
-        current = torch.cuda.current_stream(rows.device)
+        last = first + self.recorded - self._taken
+        current = torch.cuda.current_stream(self.rows.device)
         stream.wait_stream(current)
         with torch.cuda.stream(stream):
-            host.copy_(rows, non_blocking=True)
-        self._travel = _Travel(self._taken, host, stream.record_event())
+            host, skipped = (_to_pinned(tensor[first:last]) for tensor in (self.rows, self.skipped))
+        self._travel = _Travel(self._taken, host, skipped, stream.record_event())
         self._taken = self.recorded
 
     def _arrive(self) -> list[Part]:
         if self._travel is None:
             return []
-        first, host, done = self._travel
+        first, host, skipped, done = self._travel
         if not done.query():  # type: ignore[no-untyped-call]  # it left half a ring ago
             done.synchronize()
         self._travel = None
-        return [Part(first, host.numpy().copy())]  # pinned memory is for travelling only
+        return [Part(first, host.numpy().copy(), skipped.numpy().astype(np.float64))]  # pinned memory is for travelling
+
+
+def _to_pinned(tensor: Tensor) -> Tensor:
+    host = torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu", pin_memory=True)
+    return host.copy_(tensor, non_blocking=True)
 
 
 def is_capturing(device: torch.device) -> bool:

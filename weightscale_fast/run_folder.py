@@ -1,7 +1,7 @@
 """RunFolder: the record of a run on disk, written so that a kill at any instant loses at most the open shard.
 
     RUN/meta.json                                    what the rows are: written once, before the first row
-    RUN/rwc/part-<first>-<last>.safetensors          step [n], delta_l1, prev_l1, moved (, ratio_sum) [n, L]
+    RUN/rwc/part-<first>-<last>.safetensors          step, flags [n], delta_l1, prev_l1, moved (, ratio_sum) [n, L]
 
 The folder appears under its name only with its meta.json in it, and a shard only when it is whole: each is written
 under a temporary name, flushed to the disk, and renamed.
@@ -28,6 +28,11 @@ from .errors import WeightScaleError
 
 FORMAT = "weightscale_fast run 1"
 META = "meta.json"
+
+# The bits of a row's flags.
+SKIPPED = 1  # a gradient scaler skipped a step of the row, so that nothing moved in it; only fused optimizers have such
+RESUMED = 2  # the first row after a resume
+
 _SHARD_NAME = re.compile(r"part-(\d+)-(\d+)\.safetensors")
 
 
@@ -39,15 +44,21 @@ class Rows(NamedTuple):
     prev_l1: NDArray[np.float64]  # [n, L]
     moved: NDArray[np.int64]  # [n, L]
     ratio_sum: NDArray[np.float64] | None  # [n, L], where the definition is "mean_ratio"
+    flags: NDArray[np.uint8] | None = None  # [n] SKIPPED, RESUMED; None is 0 throughout
 
     def where(self, keep: NDArray[np.bool_]) -> Rows:
         """The rows where keep [n] is true."""
-        ratio_sum = None if self.ratio_sum is None else self.ratio_sum[keep]
-        return Rows(self.steps[keep], self.delta_l1[keep], self.prev_l1[keep], self.moved[keep], ratio_sum)
+        return Rows._make(None if column is None else column[keep] for column in self)
+
+    @property
+    def bits(self) -> NDArray[np.uint8]:
+        """[n] the flags, never None."""
+        return np.zeros(len(self.steps), np.uint8) if self.flags is None else self.flags
 
     def to_bytes(self) -> bytes:
         """The rows as the content of a safetensors file."""
-        arrays = {"step": self.steps, "delta_l1": self.delta_l1, "prev_l1": self.prev_l1, "moved": self.moved}
+        arrays = {"step": self.steps, "flags": self.bits}
+        arrays |= {"delta_l1": self.delta_l1, "prev_l1": self.prev_l1, "moved": self.moved}
         if self.ratio_sum is not None:
             arrays["ratio_sum"] = self.ratio_sum
         return safetensors.numpy.save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
@@ -65,7 +76,7 @@ def concatenate(parts: list[Rows], layers: int, with_ratio: bool) -> Rows:
     nothing = Rows(
         np.empty(0, np.int64), empty, empty, np.empty((0, layers), np.int64), empty.copy() if with_ratio else None
     )
-    columns = zip(*(parts or [nothing]), strict=True)
+    columns = zip(*(part._replace(flags=part.bits) for part in parts or [nothing]), strict=True)
     return Rows._make(None if column[0] is None else np.concatenate(column) for column in columns)
 
 
@@ -212,9 +223,11 @@ class RunFolder:
         expected = {"delta_l1", "prev_l1", "moved"} | (
             {"ratio_sum"} if self.meta["definition"] == "mean_ratio" else set()
         )
+        flags = arrays.pop("flags", np.zeros(len(steps), np.uint8))  # none in a shard of version 0.1
         shapes = {name: array.shape for name, array in arrays.items() if name != "step"}
         if (
             shapes != dict.fromkeys(expected, shape)
+            or flags.shape != steps.shape
             or not len(steps)
             or (steps[0], steps[-1]) != (first, last)
             or np.any(np.diff(steps) <= 0)
@@ -223,7 +236,7 @@ class RunFolder:
                 f"shard {shard} is not of this run: expected steps {first} to {last} of "
                 f"{', '.join(sorted(expected))} for {shape[1]} layers, got {shapes}; move it away to load the others"
             )
-        return Rows(steps, arrays["delta_l1"], arrays["prev_l1"], arrays["moved"], arrays.get("ratio_sum"))
+        return Rows(steps, arrays["delta_l1"], arrays["prev_l1"], arrays["moved"], arrays.get("ratio_sum"), flags)
 
 
 def _step_range(shard: Path) -> tuple[int, int]:

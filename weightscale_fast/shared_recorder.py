@@ -13,7 +13,6 @@ import time
 import warnings
 
 import numpy as np
-from numpy.typing import NDArray
 
 from .errors import WeightScaleError
 from .ranks import Ranks
@@ -106,18 +105,21 @@ class SharedRecorder(Recorder):
     def _keep(self, arrived: list[Part]) -> None:
         if arrived:
             sums = np.concatenate([part.sums for part in arrived])
-            starts = range(0, len(sums), SHARD_ROWS)
-            arrived = [self._add(arrived[0].first + i, sums[i : i + SHARD_ROWS]) for i in starts]
+            skipped = np.concatenate([part.skipped for part in arrived])
+            first, ends = arrived[0].first, [(i, i + SHARD_ROWS) for i in range(0, len(sums), SHARD_ROWS)]
+            arrived = [self._add(Part(first + i, sums[i:end], skipped[i:end])) for i, end in ends]
         super()._keep(arrived if self._keeps else [])
 
-    def _add(self, first: int, sums: NDArray[np.float64]) -> Part:
-        """The rows [n, K, L] of all ranks, added up. What travels is always as long, whatever n: gloo ends the process
+    def _add(self, part: Part) -> Part:
+        """The part of all ranks, added up. What travels is always as long, however many rows: gloo ends the process
         where two ranks send different lengths, and so we can tell them what is wrong."""
+        first, sums, skipped = part
         n, K, L = sums.shape
-        buffer = np.zeros(HEADER + SHARD_ROWS * K * L)
+        buffer = np.zeros(HEADER + SHARD_ROWS * (K * L + 1))
         now = time.monotonic()
         buffer[:HEADER] = first, n, now - self._last if self._ranks.rank == 0 else 0.0
-        buffer[HEADER : HEADER + sums.size] = sums.ravel()
+        end = HEADER + sums.size
+        buffer[HEADER:end], buffer[end : end + n] = sums.ravel(), skipped
         self._last = now
         what = f"RWCMonitor could not add up steps {(first + 1) * self._every} to {(first + n) * self._every}"
         try:
@@ -135,7 +137,7 @@ class SharedRecorder(Recorder):
             )
         seconds = max(total[HEADER - 1], 1e-9)
         self._interval = int(min(max(n * SHARD_SECONDS / seconds, 1), SHARD_ROWS))
-        return Part(first, total[HEADER : HEADER + sums.size].reshape(n, K, L))
+        return Part(first, total[HEADER:end].reshape(n, K, L), total[end : end + n])
 
     def _end(self, reason: str) -> WeightScaleError:
         self._ended = reason

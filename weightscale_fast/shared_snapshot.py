@@ -54,7 +54,7 @@ class ShareLookup(LayerLookup):
         super().__init__(model, tuple(shares.mine))
         self._ranges = list(shares.mine.values())
         place = {name: i for i, name in enumerate(shares.names)}
-        self._places = [place[name] for name in shares.mine]  # among all layers of the model
+        self.places = [place[name] for name in shares.mine]  # among all layers of the model
         self._layers = len(shares.names)
         parameters = self._parameters()
         self._spread = [is_dtensor(parameter) for parameter in parameters]
@@ -98,7 +98,7 @@ class ShareLookup(LayerLookup):
                     f"{list(shape)}, strides {list(stride)}, got {list(weights.shape)}, {list(weights.stride())}; "
                     "make a new monitor"
                 )
-            cur[self._places[i]] = _part(weights, self._ranges[i])
+            cur[self.places[i]] = _part(weights, self._ranges[i])
         return cur
 
 

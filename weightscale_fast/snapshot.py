@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from .layers import LayerSelector, check_weights, select_layers
 from .lookup import Fingerprint, LayerLookup
+from .masters import MasterWeights
 from .rwc.plan import Plan, build_plan, is_dense, same_order
 
 ALIGNMENT = 64  # bytes; a copy starts as far past a multiple of it as its weights do, so that both are aligned together
@@ -87,6 +88,16 @@ class Snapshot:
     def _entries(self) -> dict[str, Tensor]:
         return dict(zip(self.names, self._weights, strict=True))
 
+    def lookup_in(self, model: nn.Module) -> LayerLookup:
+        """What finds the layers in `model`.
+
+        Raises:
+            WeightScaleError: the model has not all of them.
+        """
+        if self._lookup is None or self._lookup.model is not model:
+            self._lookup = LayerLookup(model, self.names)
+        return self._lookup
+
     def plan_for(self, model: nn.Module) -> tuple[Plan, list[Tensor]]:
         """The plan that compares `model` with the snapshot, and the model's current weights.
 
@@ -94,9 +105,9 @@ class Snapshot:
             WeightScaleError: the model has not all of the layers.
             ValueError: a layer's shape, dtype or device is no longer the snapshot's.
         """
-        if self._lookup is None or self._lookup.model is not model:
-            self._lookup = LayerLookup(model, self.names)
-        cur, seen = self._lookup()
+        if isinstance(model, MasterWeights):
+            model.refresh()
+        cur, seen = self.lookup_in(model)()
         if self._plan is None or seen != self._seen:
             for i, (name, weights) in enumerate(zip(self.names, cur, strict=True)):
                 check_same(name, weights, self._weights[i])

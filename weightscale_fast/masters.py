@@ -1,0 +1,86 @@
+"""master_weights: the float32 weights that an optimizer keeps beside a model's 16-bit ones, as a module to record."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+
+from .errors import WeightScaleError
+from .layers import LayerSelector, select_layers, unwrap
+
+
+class MasterWeights(nn.Module):
+    """See `master_weights`."""
+
+    model: nn.Module
+
+    def __init__(self, model: nn.Module, find: Callable[[nn.Parameter], Tensor | None], layers: LayerSelector) -> None:
+        super().__init__()
+        object.__setattr__(self, "model", unwrap(model))  # no submodule: its weights are not these
+        self._find = find
+        self._slots: list[tuple[nn.Module, str, str]] = []  # holder, its key, the name in the model
+        for name in select_layers(model, layers):
+            *path, key = name.split(".")
+            holder: nn.Module = self
+            for part in path:
+                if part not in holder._modules:
+                    holder.add_module(part, nn.Module())
+                holder = holder._modules[part]  # type: ignore[assignment]
+            self._slots.append((holder, key, name))
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Find every master weight anew: loading an optimizer's state replaces them.
+
+        Raises:
+            WeightScaleError: a layer has none.
+        """
+        for holder, key, name in self._slots:
+            parameter = self.model.get_parameter(name)
+            try:
+                master = self._find(parameter)
+            except KeyError:
+                master = None
+            if not isinstance(master, Tensor):
+                raise WeightScaleError(
+                    f"layer {name!r} has no master weight, find gave {type(master).__name__}: many optimizers "
+                    "make them in their first step, so call master_weights after it; or leave it out with layers="
+                )
+            held = holder._parameters.get(key)
+            if held is None or held.data_ptr() != master.data_ptr():
+                held = master if isinstance(master, nn.Parameter) else nn.Parameter(master.detach())
+                holder.register_parameter(key, held)
+            if held is not master and held.requires_grad != parameter.requires_grad:
+                held.requires_grad_(parameter.requires_grad)
+
+
+def master_weights(
+    model: nn.Module, find: Callable[[nn.Parameter], Tensor | None], *, layers: LayerSelector = None
+) -> MasterWeights:
+    """The float32 master weights of a model in 16 bits, as a module for `RWCMonitor`, `snapshot` or `fast_rwc`.
+
+    The 16-bit weights are the master weights rounded: most small updates do not show in them, all do in the master
+    weights. Nothing is copied, and an optimizer may replace them, as when its state is loaded. Under autocast, and with
+    FSDP2's `MixedPrecisionPolicy`, the model's own parameters are the master weights, and there is nothing to do.
+
+    Args:
+        model: the network in 16 bits.
+        find: gives a parameter's master weight.
+        layers: which weights are layers, as for `snapshot`.
+
+    Raises:
+        WeightScaleError: a layer has no master weight (yet).
+
+    Example:
+        >>> import torch
+        >>> model = nn.Linear(4, 2).bfloat16()
+        >>> masters = {p: p.detach().float().requires_grad_() for p in model.parameters()}
+        >>> optimizer = torch.optim.SGD(masters.values(), lr=0.1)
+        >>> [(name, weights.dtype) for name, weights in master_weights(model, masters.get).named_parameters()]
+        [('weight', torch.float32)]
+
+    Where the optimizer itself keeps them, as Transformer Engine's FusedAdam does, `find` is
+    `lambda p: optimizer.state[p]["master_param"]`.
+    """
+    return MasterWeights(model, find, layers)
