@@ -187,7 +187,7 @@ def test_a_callback_that_raises_leaves_the_record_whole(tmp_path):
         raise RuntimeError(str(finding))
 
     run = Training(run_dir=tmp_path / "run", watch=True)
-    run.monitor._watch._on_finding = stop
+    run.monitor._health._on_finding = stop
     run.model.block0.up.requires_grad_(False)
     with pytest.raises(RuntimeError, match="block0.up.weight still"), run.monitor:
         run.steps(1000)
