@@ -153,6 +153,19 @@ def test_the_averaged_analysis(root):
     assert float(rows[0].split(",")[4]) == pytest.approx(levels[:, 0].std())
 
 
+def test_resuming_what_is_finished_prints_its_row_again(root, capsys):
+    before = SeedRuns.load(root / "alexnet-mnist-5k").rwc
+    arguments = ["--data", "mnist-5k", "--limit", "384", "--epochs", "3", "--seeds", "2", "--batch-size", "64"]
+    assert main(["paper", "alexnet-mnist", "--runs", str(root), *arguments, "--resume"]) == 0
+    out = capsys.readouterr().out
+    pattern = (
+        r"alexnet on mnist-5k, 384 of 4,500 images, 3 epochs, 2 seeds: train top-1 [\d.]+% ± [\d.]+, train top-5 .*, "
+        r"test top-1 .*, test top-5 .* \(the paper: 98.5%\)"
+    )
+    assert re.search(pattern, out), out
+    assert np.array_equal(SeedRuns.load(root / "alexnet-mnist-5k").rwc, before)
+
+
 def test_the_page_of_all_runs(root, capsys):
     assert main(["paper", "--report", str(root)]) == 0
     assert str(root / "paper.html") in capsys.readouterr().out

@@ -10,6 +10,8 @@ from ..figures.style import count
 from ..paper.experiment import run_preset
 from ..paper.page import write_page
 from ..paper.presets import AS_CODED, PAPERS, PRESETS, find_preset
+from ..paper.results import Row, table
+from ..paper.seeds import SeedRuns
 from ..paper.summary import summarize
 from .training import add_config_flags, add_loading_flags, given_config
 
@@ -64,8 +66,23 @@ def run_paper(arguments: argparse.Namespace) -> None:
             workers=arguments.workers,
             resume=arguments.resume,
         )
-        print(f"report: {summarize(folder)}")
+        report = summarize(folder)
+        print(told(*table([SeedRuns.load(folder)])))
+        print(f"report: {report}")
         print(f"beside the paper's: weightscale paper --report {arguments.runs}")
+
+
+def told(row: Row) -> str:
+    """The row of the paper's table that a run gives."""
+    accuracies = ", ".join(
+        f"{name.replace('_', ' ').replace('top', 'top-')} {values.mean():.1%}"
+        + (f" ± {100 * values.std():.1f}" if len(values) > 1 else "")
+        for name, values in row.accuracy.items()
+    )
+    paper = "" if row.published is None else f" (the paper: {row.published:.1%})"
+    about = f"{row.network} on {row.data}, {row.images} images, {row.epochs} epochs, {count(row.seeds, 'seed')}"
+    left_out = "".join(f"; seed {seed} {reason}, and is left out" for seed, reason in row.left_out.items())
+    return f"{about}: {accuracies}{paper}{left_out}"
 
 
 def list_presets() -> str:
