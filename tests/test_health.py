@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 import weightscale_fast as wsf
-from weightscale_fast.health import BLOCK, CONFIRM, HealthCheck, median_of_others
+from weightscale_fast.finding import Finding
+from weightscale_fast.health import BLOCK, CONFIRM, HealthCheck, HealthWatch, median_of_others
 from weightscale_fast.ring import SHARD_ROWS
 
 from .test_figures import make_history, noisy
@@ -321,3 +322,19 @@ class TestCheck:
 
     def test_a_finding_does_not_need_dtypes(self, history):
         assert wsf.check_health(replace(history, dtypes=("float32",) * 12)) == wsf.check_health(history)
+
+
+def test_a_finding_is_not_lost_when_the_one_before_it_raises():
+    heard = []
+
+    def raise_at_first(finding):
+        heard.append(finding.layer)
+        if len(heard) == 1:
+            raise RuntimeError("the first")
+
+    watch = HealthWatch({"names": ["a", "b"], "numel": [4, 4], "every": 1, "dtypes": []}, raise_at_first)
+    watch._found = [Finding("still", name, 1, 2, 0.0) for name in ("a", "b")]
+    with pytest.raises(RuntimeError, match="the first"):
+        watch.tell()
+    watch.tell()
+    assert heard == ["a", "b"]

@@ -19,10 +19,11 @@ from weightscale_fast.paper.claims import CLAIMS, by_network_and_data
 from weightscale_fast.paper.experiment import run_preset
 from weightscale_fast.paper.page import write_page
 from weightscale_fast.paper.presets import AS_CODED, PRESETS, as_coded, find_preset
-from weightscale_fast.paper.results import load_runs
+from weightscale_fast.paper.results import load_runs, table
 from weightscale_fast.paper.seeds import SeedRuns, mean_history
 from weightscale_fast.paper.summary import summarize
 from weightscale_fast.train import datasets
+from weightscale_fast.train.metrics import read_metrics, write_metrics
 from weightscale_fast.train.models import create_model
 
 # Typed in from the papers: optimizer, learning rate, momentum, weight decay, epochs, batch, pixels, seeds.
@@ -128,6 +129,13 @@ def root(tmp_path_factory):
     return root
 
 
+def copy_run(source, run, epochs):
+    """A run as it was after so many epochs."""
+    RWCHistory.load(source).save(run)
+    RWCHistory.load(source / "epochs").select(steps=slice(0, epochs)).save(run / "epochs")
+    write_metrics(run, read_metrics(source)[:epochs])
+
+
 def test_seeds_are_runs_of_their_own(root):
     runs = SeedRuns.load(root / "alexnet-mnist-5k")
     assert [history.settings["seed"] for history in runs.histories] == [0, 42]
@@ -213,10 +221,7 @@ def test_a_diverged_seed_is_named_and_left_out(root, tmp_path):
 
 def test_unfinished_seeds_wait_for_the_others(root, tmp_path):
     for seed, epochs in ((0, 3), (42, 2)):
-        source, run = root / "alexnet-mnist-5k" / f"seed-{seed}", tmp_path / "alexnet-mnist-5k" / f"seed-{seed}"
-        RWCHistory.load(source).save(run)
-        RWCHistory.load(source / "epochs").save(run / "epochs")
-        (run / "metrics.jsonl").write_text("\n".join((source / "metrics.jsonl").read_text().splitlines()[:epochs]))
+        copy_run(root / "alexnet-mnist-5k" / f"seed-{seed}", tmp_path / "alexnet-mnist-5k" / f"seed-{seed}", epochs)
     runs = SeedRuns.load(tmp_path / "alexnet-mnist-5k")
     assert runs.left_out == {42: "has 2 of 3 epochs"}
     assert runs.rwc.shape == (1, 3, 8)
@@ -226,13 +231,59 @@ def test_unfinished_seeds_wait_for_the_others(root, tmp_path):
     assert alone.rwc.shape == (1, 2, 8)
 
 
+def test_a_seed_that_ends_after_one_epoch_is_left_out(root, tmp_path):
+    for seed, epochs in ((0, 3), (42, 1)):
+        copy_run(root / "alexnet-mnist-5k" / f"seed-{seed}", tmp_path / "alexnet-mnist-5k" / f"seed-{seed}", epochs)
+    (tmp_path / "alexnet-mnist-5k" / "seed-0-old").mkdir()  # somebody's copy
+    assert SeedRuns.load(tmp_path / "alexnet-mnist-5k").left_out == {42: "has one epoch only"}
+
+
+def test_accuracy_is_that_of_the_last_epoch_of_each_run(root, tmp_path):
+    """Also where one ended early, as at an accuracy: the curves are cut to the shortest, the accuracies are not."""
+    folder = tmp_path / "alexnet-mnist-5k"
+    for seed, epochs in ((0, 3), (42, 2)):
+        run = folder / f"seed-{seed}"
+        copy_run(root / "alexnet-mnist-5k" / run.name, run, epochs)
+        lines = [line | {"test_top1": 0.1} for line in read_metrics(run)]
+        lines[-1]["test_top1"] = 0.9
+        write_metrics(run, lines)
+        meta = json.loads((run / "meta.json").read_text())
+        meta["settings"]["stop_at"] = 0.8
+        (run / "meta.json").write_text(json.dumps(meta))
+    runs = SeedRuns.load(folder)
+    assert runs.rwc.shape == (2, 2, 8)
+    assert runs.accuracy("test_top1").tolist() == [0.9, 0.9]
+
+
+def test_a_metrics_line_ahead_of_its_row_waits(root, tmp_path):
+    """A report between the two writes that end an epoch."""
+    run = tmp_path / "alexnet-mnist-5k" / "seed-0"
+    copy_run(root / "alexnet-mnist-5k" / "seed-0", run, 3)
+    shutil.rmtree(run / "epochs")
+    RWCHistory.load(root / "alexnet-mnist-5k" / "seed-0" / "epochs").select(steps=slice(0, 2)).save(run / "epochs")
+    assert SeedRuns.load(run.parent).rwc.shape == (1, 2, 8)
+
+
+def test_the_papers_accuracy_stands_beside_its_own_data_only(root):
+    rows = {row.data: row for row in table(load_runs(root)[0])}
+    assert rows["mnist-5k"].published == 0.985  # its digits
+    assert rows["digits"].published is None
+
+
+def test_one_report_shows_a_network_on_a_data_set_once(root, tmp_path):
+    for place in ("short", "long"):
+        copy_run(root / "alexnet-mnist-5k" / "seed-0", tmp_path / place / "alexnet-mnist-5k" / "seed-0", 3)
+    with pytest.raises(WeightScaleError, match="holds several runs of alexnet on mnist-5k"):
+        load_runs(tmp_path)
+
+
 def test_runs_that_all_diverged_are_named(tmp_path, root):
     run = tmp_path / "alexnet-mnist" / "seed-0"
     RWCHistory.load(root / "alexnet-mnist-5k" / "seed-0").save(run)
     (run / "metrics.jsonl").write_text(json.dumps({"epoch": 1, "loss": None}))
-    with pytest.raises(WeightScaleError, match="has diverged: diverged in epoch 1"):
+    with pytest.raises(WeightScaleError, match="has a curve from epoch to epoch: seed 0 diverged in epoch 1"):
         summarize(tmp_path / "alexnet-mnist")
-    with pytest.raises(WeightScaleError, match="holds no runs of presets to show: .*has diverged"):
+    with pytest.raises(WeightScaleError, match="holds no runs of presets to show: .*seed 0 diverged in epoch 1"):
         load_runs(tmp_path)
 
 

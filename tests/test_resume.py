@@ -113,6 +113,43 @@ def test_a_damaged_checkpoint_is_named(run, tmp_path):
         checkpoint.write_bytes(whole)
 
 
+def test_garbage_for_a_checkpoint_is_named(run):
+    path, config = run
+    checkpoint = checkpoint_path(path)
+    whole = checkpoint.read_bytes()
+    checkpoint.write_bytes(b"no checkpoint at all")
+    try:
+        with pytest.raises(WeightScaleError, match=r"last\.pt does not fit this run or is damaged"):
+            train(config, path, resume=True)
+    finally:
+        checkpoint.write_bytes(whole)
+
+
+def test_a_record_without_its_checkpoint_is_left_alone(run):
+    """Going on would number the steps of a new training after those of the old one."""
+    path, config = run
+    checkpoint = checkpoint_path(path)
+    whole, rows = checkpoint.read_bytes(), len(wsf.RWCHistory.load(path))
+    checkpoint.unlink()
+    try:
+        with pytest.raises(WeightScaleError, match=f"has a record of {rows} steps but no checkpoint"):
+            train(config, path, resume=True)
+    finally:
+        checkpoint.write_bytes(whole)
+    assert len(wsf.RWCHistory.load(path)) == rows
+
+
+def test_resuming_takes_as_many_workers_as_before(tmp_path):
+    """A worker augments by random numbers of its own: another number of workers is another run."""
+    settings = {"model": "resnet10t", "data": "digits", "batch_size": 512, "image_size": 32, "augment": "flip"}
+    unbroken = train(TrainConfig(**settings, epochs=2), tmp_path / "unbroken", workers=1)
+    broken = train(TrainConfig(**settings, epochs=2), tmp_path / "broken", workers=1)
+    first = train(TrainConfig(**settings, epochs=1), tmp_path / "first", workers=1)
+    checkpoint_path(broken).write_bytes(checkpoint_path(first).read_bytes())  # as it was after an epoch
+    assert main(["train", str(broken), "--resume"]) == 0
+    assert_equal_runs(unbroken, broken)
+
+
 class InterruptedWriting:
     """Whose state comes with a Ctrl-C in the middle of being written."""
 

@@ -88,6 +88,19 @@ class TestRecent:
         assert rows.steps.tolist() == list(range(count - 4, count + 1))
         assert np.array_equal(rows.rwc, history.rwc[-5:])
 
+    def test_has_no_rows_from_before_a_resume(self):
+        """Neither what the memory of a new ring holds, nor what an old one has dropped."""
+        model = torch.nn.Linear(3, 2)
+        monitor, other = wsf.RWCMonitor(model), wsf.RWCMonitor(model)
+        for _ in range(3):
+            monitor.record()
+        state = monitor.state_dict()
+        for resumed in (other, monitor):
+            resumed.load_state_dict(state)
+            assert len(resumed.recent(after=0)) == 0
+            resumed.record()
+            assert resumed.recent(after=0).steps.tolist() == [4]
+
     def test_goes_back_512_rows(self, monitor):
         monitor.steps(600)
         assert monitor.recent(after=0).steps.tolist() == list(range(89, 601))

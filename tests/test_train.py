@@ -96,6 +96,7 @@ def test_a_run_that_diverges_ends_and_says_so(tmp_path, capsys):
         ({"precision": "float16"}, "precision must be one of 'auto', 'float32', 'bfloat16', got 'float16'"),
         ({"definition": "l2"}, "definition must be one of"),
         ({"epochs": 0}, "epochs must be 1 or more, got 0"),
+        ({"device": "abacus"}, "device must be one that works here, such as 'cpu'; got 'abacus'"),
         ({"limit": 0}, "limit must be 1 or more, got 0"),
         ({"stop_at": 94}, "stop_at must be an accuracy above 0, at most 1, got 94"),
     ],

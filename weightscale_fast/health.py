@@ -207,10 +207,8 @@ class HealthWatch:
 
     def tell(self) -> None:
         """Call `on_finding` with what is new."""
-        found, self._found = self._found, []
-        for finding in found:
-            if self._on_finding is not None:
-                self._on_finding(finding)
+        while self._found and self._on_finding is not None:
+            self._on_finding(self._found.pop(0))
 
 
 class _Condition:

@@ -16,7 +16,7 @@ from .run_folder import SKIPPED, Rows
 def recent_rows(ring: Ring, meta: Mapping[str, Any], *, after: int) -> RWCHistory:
     """The rows after step `after`, as many as the ring on the device still holds; see `RWCMonitor.recent`."""
     every = meta["every"]
-    first = max(after // every, ring.recorded - RING_ROWS, 0)
+    first = max(after // every, ring.recorded - RING_ROWS, ring.first)
     numbers = torch.arange(first, max(first, ring.recorded), device=ring.rows.device)
     sums = ring.rows[numbers % RING_ROWS].to("cpu", torch.float64).numpy()  # [n, K, L]
     steps = (first + 1 + np.arange(len(sums))) * every

@@ -49,6 +49,7 @@ class Ring:
             self._skipping = torch.zeros(1, dtype=torch.float32, device=device)  # steps skipped since the last row
         self._scaled = False  # whether a gradient scaler ever told of a step: without one nothing is spent on it
         self.recorded = 0  # the same, as far as the host knows
+        self.first = 0  # the first row that this ring has held
         self._taken = 0
         self._in_graph = False
         self._travel: _Travel | None = None
@@ -81,7 +82,7 @@ class Ring:
     def restart(self, recorded: int) -> None:
         """Forget what is in the ring; `recorded` rows count as taken."""
         self.take(wait=True)
-        self.recorded = self._taken = recorded
+        self.recorded = self._taken = self.first = recorded
         self.cursor.fill_(recorded)
         self._skipping.zero_()
 

@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(
             "\nweightscale: stopped; what was recorded is kept: `weightscale analyze RUN` reads it,\n"
-            "and the same command with --resume goes on after the last whole epoch",
+            "and train or paper go on with it by --resume",
             file=sys.stderr,
         )
         return 130

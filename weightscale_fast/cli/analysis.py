@@ -68,7 +68,7 @@ def run_plot(arguments: argparse.Namespace) -> None:
     options = _cluster_options(arguments)
     figure = draw(
         arguments.figure,
-        {run.resolve().name: _load(run, arguments.layers, arguments.steps) for run in arguments.runs},
+        {title: _load(run, arguments.layers, arguments.steps) for title, run in _titles(arguments.runs).items()},
         lambda history: cluster_layers(history, **options),
         lambda history: _clusters_by(history, arguments.by or "kind", options),
     )
@@ -78,6 +78,12 @@ def run_plot(arguments: argparse.Namespace) -> None:
     else:
         figure.savefig(out, dpi=DPI)
     print(f"figure: {out}")
+
+
+def _titles(runs: list[Path]) -> dict[str, Path]:
+    """The runs by their names; by their paths where two have the same."""
+    names = {run.resolve().name: run for run in runs}
+    return names if len(names) == len(runs) else {str(run): run for run in runs}
 
 
 def _cluster_options(arguments: argparse.Namespace) -> dict[str, Any]:

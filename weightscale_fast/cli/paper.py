@@ -69,7 +69,8 @@ def run_paper(arguments: argparse.Namespace) -> None:
         report = summarize(folder)
         print(told(*table([SeedRuns.load(folder)])))
         print(f"report: {report}")
-        print(f"beside the paper's: weightscale paper --report {arguments.runs}")
+        if not arguments.as_coded:
+            print(f"beside the paper's: weightscale paper --report {arguments.runs}")
 
 
 def told(row: Row) -> str:
@@ -81,8 +82,9 @@ def told(row: Row) -> str:
     )
     paper = "" if row.published is None else f" (the paper: {row.published:.1%})"
     about = f"{row.network} on {row.data}, {row.images} images, {row.epochs} epochs, {count(row.seeds, 'seed')}"
+    as_coded = f", as coded ({', '.join(row.as_coded)})" if row.as_coded else ""
     left_out = "".join(f"; seed {seed} {reason}, and is left out" for seed, reason in row.left_out.items())
-    return f"{about}: {accuracies}{paper}{left_out}"
+    return f"{about}{as_coded}: {accuracies}{paper}{left_out}"
 
 
 def list_presets() -> str:

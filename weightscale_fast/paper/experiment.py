@@ -47,13 +47,18 @@ def run_preset(
     """
     if seeds is not None and not 1 <= seeds <= len(preset.seeds):
         raise ValueError(f"seeds must be 1 to {len(preset.seeds)}, the seeds of the paper; got {seeds}")
-    config = replace(as_coded(preset.config, options), **(changes or {}))
+    options = sorted(set(options))
+    coded = as_coded(preset.config, options)
+    config = replace(coded, **(changes or {}))
+    changed = {
+        name: value for name, value in vars(config).items() if name != "device" and value != getattr(coded, name)
+    }
     if config.epochs < 2:
         raise ValueError(f"epochs must be 2 or more, for curves from epoch to epoch; got {config.epochs}")
     folder = Path(root) / "-".join([config.model.removesuffix("-small"), Path(config.data).name, *options])
     if folder.exists() and any(folder.iterdir()) and not resume:
         raise WeightScaleError(f"{folder} exists: go on with it by --resume (resume=True), or choose another root")
-    about = {"preset": preset.name, "paper": preset.paper, "as_coded": list(options), "changed": dict(changes or {})}
+    about = {"preset": preset.name, "paper": preset.paper, "as_coded": options, "changed": changed}
     for seed in preset.seeds[:seeds]:
         train(
             replace(config, seed=seed),

@@ -188,7 +188,7 @@ def _curves(history: RWCHistory, clusters: LayerClusters, title: str) -> Figure:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6.6, 4.4), layout="constrained")
-    set_title(clustered_curves(history, clusters, figure.add_subplot()), title)
+    set_title(clustered_curves(history, clusters, figure.add_subplot()), title.replace("$", r"\$"))
     return figure
 
 

@@ -58,6 +58,7 @@ def _weightscale() -> list[Preset]:
                 lr=1e-3,
                 image_size=size,
                 augment="flip",
+                precision="float32",
             )
             presets.append(Preset(f"{model.removesuffix('-small')}-{data}", "weightscale", config, (0,), None, note))
     return presets
@@ -89,6 +90,7 @@ def _layerwise() -> list[Preset]:
                 momentum=0.9,
                 image_size=32,
                 augment="crop_flip" if data.startswith("cifar") else "flip",
+                precision="float32",
             )
             name = f"{model}-{data}"
             presets.append(Preset(name, "layerwise", config, LAYERWISE_SEEDS, published[model][data]))

@@ -30,6 +30,7 @@ class Row(NamedTuple):
     published: float | None  # top-1 test accuracy
     recording_share: float  # of the training's time
     changed: dict[str, Any]  # settings that are not the paper's
+    as_coded: list[str]  # names in AS_CODED
     left_out: Mapping[int, str]  # seeds, and why
     note: str
 
@@ -49,7 +50,15 @@ def load_runs(root: str | Path) -> tuple[list[SeedRuns], list[str]]:
             runs.append(SeedRuns.load(folder))
         except WeightScaleError as error:
             failures.append(str(error))
-    runs = [run for run in runs if run.settings.get("preset") in PRESETS and not run.settings["as_coded"]]
+    runs = [run for run in runs if run.settings.get("preset") in PRESETS]
+    failures += [f"{run.folder} did as the authors coded, and is left out" for run in runs if run.settings["as_coded"]]
+    runs = [run for run in runs if not run.settings["as_coded"]]
+    for run in runs:
+        if any((run.network, run.data) == (other.network, other.data) and other is not run for other in runs):
+            raise WeightScaleError(
+                f"{root} holds several runs of {run.network} on {run.data}, {run.folder} among them: report on a "
+                "folder that has one of them"
+            )
     if not runs:
         why = "; ".join(failures) or f"make some with weightscale paper NAME --runs {root}"
         raise WeightScaleError(f"{root} holds no runs of presets to show: {why}")
@@ -67,13 +76,14 @@ def table(runs: Iterable[SeedRuns]) -> list[Row]:
                 network=run.network,
                 data=run.data,
                 seeds=len(run.histories),
-                epochs=len(run.metrics[0]),
+                epochs=len(run.histories[0]),
                 published_epochs=preset.config.epochs,
                 images=f"{settings['images'][0]:,} of {settings['images_of'][0]:,}",
                 accuracy={name: run.accuracy(name) for name in METRICS},
-                published=preset.published,
+                published=preset.published if STANDS_FOR.get(run.data, run.data) == preset.config.data else None,
                 recording_share=float(np.mean([line["recording_share"] for lines in run.metrics for line in lines])),
                 changed=dict(settings["changed"]),
+                as_coded=list(settings["as_coded"]),
                 left_out=run.left_out,
                 note=preset.note,
             )

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from ..errors import WeightScaleError
 from ..history import RWCHistory
 from ..train.config import recorded_config
+from ..train.data import NAMES
 from ..train.loop import PER_EPOCH
 from ..train.metrics import diverged, is_over, read_metrics
 
@@ -29,7 +30,7 @@ class SeedRuns:
     Args:
         folder: where their run folders are.
         histories: the per-epoch record of each, R of them, cut to the epochs that all have.
-        metrics: the lines of `metrics.jsonl` of each, cut likewise.
+        metrics: the lines of `metrics.jsonl` of each, one for each of its own epochs.
         left_out: the seeds of other runs, and why: diverged ones, and unfinished ones where another is finished.
     """
 
@@ -43,39 +44,37 @@ class SeedRuns:
         """Read what `run_preset` has written so far.
 
         Raises:
-            WeightScaleError: there is no run, one has less than two epochs, all have diverged, or networks differ.
+            WeightScaleError: there is no run with a whole epoch, none with a curve, or their networks differ.
         """
         folder = Path(folder)
-        runs = sorted(folder.glob("seed-*"), key=_seed)
-        metrics = {run: lines for run in runs if (lines := read_metrics(run))}
+        runs = {int(run.name[5:]): run for run in folder.glob("seed-*") if run.name[5:].isdecimal()}
+        metrics = {seed: lines for seed, run in sorted(runs.items()) if (lines := read_metrics(run))}
         if not metrics:
             raise WeightScaleError(f"{folder} holds no run with a whole epoch: expected folders seed-0, ... in it")
-        lost = {run: f"diverged in epoch {epoch}" for run, lines in metrics.items() if (epoch := _end_of_loss(lines))}
-        going_on = {
-            run: f"has {len(lines)} of {config.epochs} epochs"
-            for run, lines in metrics.items()
-            if run not in lost and not is_over(config := recorded_config(run), lines[-1])
+        hopeless = {seed: reason for seed, lines in metrics.items() if (reason := _no_curve(lines))}
+        unfinished = {
+            seed: f"has {len(lines)} of {config.epochs} epochs"
+            for seed, lines in metrics.items()
+            if seed not in hopeless and not is_over(config := recorded_config(runs[seed]), lines[-1])
         }
-        if len(lost) + len(going_on) == len(metrics):
-            going_on = {}  # then as far as they are
-        left_out = lost | going_on
-        metrics = {run: lines for run, lines in metrics.items() if run not in left_out}
-        if not metrics:
-            raise WeightScaleError(f"every run in {folder} has diverged: {', '.join(lost.values())}")
-        epochs = min(map(len, metrics.values()))
-        if epochs < 2:
-            raise WeightScaleError(f"a run in {folder} has one whole epoch only, and no curve yet: go on with --resume")
-        histories = [RWCHistory.load(run / PER_EPOCH).select(steps=slice(0, epochs)) for run in metrics]
-        if any(
-            history.names != histories[0].names or history.definition != histories[0].definition
-            for history in histories
-        ):
+        some_are_finished = len(hopeless) + len(unfinished) < len(metrics)
+        left_out = hopeless | unfinished if some_are_finished else hopeless
+        used = {seed: RWCHistory.load(runs[seed] / PER_EPOCH) for seed in metrics if seed not in left_out}
+        if not used:
+            reasons = "; ".join(f"seed {seed} {reason}" for seed, reason in left_out.items())
+            raise WeightScaleError(f"no run in {folder} has a curve from epoch to epoch: {reasons}")
+        epochs = min(len(history) for history in used.values())
+        first = next(iter(used.values()))
+        if any((history.names, history.definition) != (first.names, first.definition) for history in used.values()):
             raise WeightScaleError(f"the runs in {folder} are of different networks or definitions: they have no mean")
         return cls(
             folder,
-            tuple(replace(history, settings={**history.settings, "unit": "epoch"}) for history in histories),
-            tuple(lines[:epochs] for lines in metrics.values()),
-            {_seed(run): reason for run, reason in left_out.items()},
+            tuple(
+                replace(history.select(steps=slice(0, epochs)), settings={**history.settings, "unit": "epoch"})
+                for history in used.values()
+            ),
+            tuple(metrics[seed] for seed in used),
+            left_out,
         )
 
     @property
@@ -90,8 +89,9 @@ class SeedRuns:
 
     @property
     def data(self) -> str:
-        """The data set that was trained on."""
-        return Path(self.settings["data"]).name
+        """The data set that was trained on; a folder is none of the papers', whatever its name."""
+        data = str(self.settings["data"])
+        return data if data in NAMES else f"folder {Path(data).name}"
 
     @property
     def rwc(self) -> FloatArray:
@@ -111,13 +111,12 @@ class SeedRuns:
         return np.array([lines[-1][name] for lines in self.metrics])
 
 
-def _seed(run: Path) -> int:
-    return int(run.name.removeprefix("seed-"))
-
-
-def _end_of_loss(lines: list[dict[str, Any]]) -> int | None:
-    """The epoch whose loss was not finite, if any."""
-    return next((line["epoch"] for line in lines if diverged(line)), None)
+def _no_curve(lines: list[dict[str, Any]]) -> str | None:
+    """Why a run will never have a curve, or has none yet."""
+    for line in lines:
+        if diverged(line):
+            return f"diverged in epoch {line['epoch']}"
+    return "has one epoch only" if len(lines) < 2 else None
 
 
 def mean_history(histories: Sequence[RWCHistory]) -> RWCHistory:

@@ -8,6 +8,7 @@ Random numbers are not in it: each epoch starts its own, from the seed and its n
 from __future__ import annotations
 
 import os
+import pickle
 import warnings
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,15 @@ def load_checkpoint(run_dir: Path, parts: dict[str, Any], device: str) -> int:
         state = torch.load(path, map_location=device, weights_only=True)
         for name, part in parts.items():
             part.load_state_dict(state[name])
-    except (RuntimeError, ValueError, TypeError, KeyError, EOFError) as error:
+    except (RuntimeError, ValueError, TypeError, KeyError, EOFError, pickle.UnpicklingError) as error:
         raise WeightScaleError(f"the checkpoint {path} does not fit this run or is damaged: {error}") from error
     return int(state["epoch"])
+
+
+def check_empty(run_dir: Path, step: int) -> None:
+    """Raise `WeightScaleError` if a run without a checkpoint has rows already: it cannot go on, nor begin again."""
+    if step:
+        raise WeightScaleError(
+            f"{run_dir} has a record of {step} steps but no checkpoint {checkpoint_path(run_dir)}, and cannot go on: "
+            "bring the checkpoint back, or choose another folder"
+        )

@@ -64,10 +64,19 @@ class TrainConfig:
         check_definition(self.definition)
 
     def resolved(self) -> TrainConfig:
-        """The settings with each `"auto"` made the choice for this machine."""
+        """The settings with each `"auto"` made the choice for this machine.
+
+        Raises:
+            ValueError: the device does not work here.
+        """
         device, precision = self.device, self.precision
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
+        try:
+            torch.empty(1, device=device)
+        except (RuntimeError, AssertionError) as error:  # no such device, no driver, a build without
+            reason = str(error).splitlines()[0]
+            raise ValueError(f"device must be one that works here, such as 'cpu'; got {device!r}: {reason}") from error
         if precision == "auto":
             precision = "float32" if device == "cpu" else "bfloat16"
         return replace(self, device=device, precision=precision)
@@ -84,6 +93,11 @@ def recorded_config(run_dir: Path) -> TrainConfig:
     if any(name not in settings for name in names):
         raise WeightScaleError(f"run folder {run_dir} was not made by weightscale train, which alone can resume it")
     return TrainConfig(**{name: settings[name] for name in names})
+
+
+def recorded_workers(run_dir: Path) -> int:
+    """How many workers a run was started with."""
+    return int(RunFolder.open(run_dir).meta["settings"].get("workers", 0))
 
 
 def check_same(config: TrainConfig, before: TrainConfig, run_dir: Path) -> None:

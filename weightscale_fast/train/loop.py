@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from ..extras import import_extra
 from ..monitor import RWCMonitor
 from ..run_folder import META
-from .checkpoint import load_checkpoint, save_checkpoint
-from .config import TrainConfig, check_same, recorded_config
+from .checkpoint import check_empty, load_checkpoint, save_checkpoint
+from .config import TrainConfig, check_same, recorded_config, recorded_workers
 from .data import Loader, batches, load_images
 from .meter import Meter
 from .metrics import is_over, read_metrics, told, write_metrics
@@ -47,7 +47,8 @@ def train(
         run_dir: a new folder, or with `resume` the folder of a run that was interrupted.
         data_root: where the files of the papers' data sets are.
         download: fetch those that are not.
-        workers: processes that load images; 0 for none beside this one.
+        workers: processes that load images; 0 for none beside this one. With `resume` as many as before, because each
+            augments by random numbers of its own.
         resume: go on after the last whole epoch. Weights and record then equal those of a run that was never broken
             off, on the CPU bit for bit.
         about: further settings to keep in the record, such as what the run is an example of.
@@ -62,6 +63,7 @@ def train(
     config, run_dir = config.resolved(), Path(run_dir)
     if resume and (run_dir / META).exists():
         check_same(config, recorded_config(run_dir), run_dir)
+        workers = recorded_workers(run_dir)
     data = load_images(config, data_root=data_root, download=download)
     training, test = batches(data, config, workers=workers)
     torch.manual_seed(config.seed)
@@ -73,6 +75,7 @@ def train(
     settings = {
         **asdict(config),
         **(about or {}),
+        "workers": workers,
         "classes": data.classes,
         "images": [len(training.dataset), len(test.dataset)],  # type: ignore[arg-type]
         "images_of": list(data.of),
@@ -86,6 +89,7 @@ def train(
         parts = {"model": model, "optimizer": optimizer, "per_step": per_step, "per_epoch": per_epoch}
         done = load_checkpoint(run_dir, parts, config.device) if resume else 0
         if not done:
+            check_empty(run_dir, per_step.step)
             save_checkpoint(run_dir, 0, parts)
         metrics = read_metrics(run_dir)[:done]
         for epoch in range(done + 1, config.epochs + 1):
