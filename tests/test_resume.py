@@ -101,23 +101,12 @@ def test_resuming_what_is_no_run(tmp_path, capsys):
     assert "was not made by weightscale train" in capsys.readouterr().err
 
 
-def test_a_damaged_checkpoint_is_named(run, tmp_path):
+@pytest.mark.parametrize("damage", [lambda whole: whole[: len(whole) // 2], lambda whole: b"no checkpoint at all"])
+def test_a_damaged_checkpoint_is_named(run, damage):
     path, config = run
     checkpoint = checkpoint_path(path)
     whole = checkpoint.read_bytes()
-    checkpoint.write_bytes(whole[: len(whole) // 2])
-    try:
-        with pytest.raises(WeightScaleError, match=r"last\.pt does not fit this run or is damaged"):
-            train(config, path, resume=True)
-    finally:
-        checkpoint.write_bytes(whole)
-
-
-def test_garbage_for_a_checkpoint_is_named(run):
-    path, config = run
-    checkpoint = checkpoint_path(path)
-    whole = checkpoint.read_bytes()
-    checkpoint.write_bytes(b"no checkpoint at all")
+    checkpoint.write_bytes(damage(whole))
     try:
         with pytest.raises(WeightScaleError, match=r"last\.pt does not fit this run or is damaged"):
             train(config, path, resume=True)
