@@ -169,6 +169,7 @@ def test_wandb_offline(parts, page, tmp_path, monkeypatch):
     with wandb.init(project="test", dir=tmp_path, settings=wandb.Settings(silent=True)) as run:
         run.log({"loss": 1.0}, step=500)  # W&B's own step is far ahead, as with a second optimizer
         log_all(parts, page, wandb)
+    wandb.teardown()  # waits for its service, which may write the file only after finish has returned
     (file,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
     rows = [
         {item.key or "/".join(item.nested_key): item.value_json for item in record.history.item}
