@@ -198,7 +198,7 @@ def ddp_over_the_optimizer_hook_and_halves_of_the_ring():
 
 @case(2)
 def ddp_health():
-    """Whoever keeps the record hears of it, from sums over all ranks; a summary of one share is refused."""
+    """Whoever keeps the record hears of it, from sums over all ranks; a summary is of all shares, for every rank."""
     model = DistributedDataParallel(nn.Sequential(nn.Linear(300, 300), nn.Linear(300, 300), nn.Linear(300, 300)))
     heard, heard_of_folder = [], []
     in_memory = wsf.RWCMonitor(model, on_finding=heard.append)
@@ -209,12 +209,40 @@ def ddp_health():
                 layer.weight.mul_(1.001)
         in_memory.record()
         in_folder.record()
-    with raises(wsf.WeightScaleError, "call history() on every rank"):
-        in_memory.summary()
+    for summary in (in_memory.summary(), in_folder.summary()):
+        assert (summary.first, summary.last, summary.weights) == (1, 70, 270_000)
+        assert [(finding.kind, finding.layer) for finding in summary.findings] == [("still", "1.weight")], summary
     in_memory.close()
     in_folder.close()
     assert [(finding.kind, finding.layer) for finding in heard] == [("still", "1.weight")], heard
     assert heard_of_folder == [] if dist.get_rank() else [f.layer for f in heard_of_folder] == ["1.weight"]
+
+
+@case(2, 4)
+def recent_rows_are_of_all_shares():
+    """Of rows that were added up before and of rows that were not, and what is recorded stays as it is."""
+    model = DistributedDataParallel(nn.Sequential(nn.Linear(3, 3), nn.Linear(300, 300)))
+    shared = wsf.RWCMonitor(model, every=2, run_dir=shared_folder())
+    alone = wsf.RWCMonitor(model.module, every=2)
+    assert len(shared.recent(after=0)) == 0
+    for step in range(2 * SHARD_ROWS + 100):
+        with torch.no_grad():
+            for p in model.parameters():
+                p.mul_(1 + 1e-4 * (step % 7))
+        shared.record()
+        alone.record()
+        if step == 30:
+            assert shared.recent(after=12).steps.tolist() == list(range(14, 31, 2))
+    for after in (2 * SHARD_ROWS + 90, 2 * SHARD_ROWS - 40, 3, -1, 10**6):
+        recent, expected = shared.recent(after=after), alone.recent(after=after)
+        assert recent.steps.tolist() == expected.steps.tolist()
+        np.testing.assert_allclose(recent.rwc, expected.rwc, rtol=1e-12)
+    history = shared.history()
+    if dist.get_rank() == 0:
+        assert history.steps.tolist() == alone.history().steps.tolist()
+    shared.close()
+    with raises(wsf.WeightScaleError, "recent steps cannot be added up any more"):
+        shared.recent(after=0)
 
 
 @case(2)

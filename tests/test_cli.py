@@ -11,6 +11,7 @@ import pytest
 
 import weightscale_fast as wsf
 from weightscale_fast.cli import main
+from weightscale_fast.run_folder import SKIPPED
 
 from .test_figures import make_history, noisy
 
@@ -39,6 +40,17 @@ def test_analyze(run, capsys):
     assert (run / "analysis" / "report.html").exists()
     assert (run / "analysis" / "labels.csv").exists()
     assert (run / "analysis" / "pca_map.png").exists()
+
+
+def test_analyze_leaves_out_what_a_scaler_skipped(tmp_path, capsys):
+    history = make_history(noisy(40, 12))
+    history.flags[[3, 7]] = SKIPPED
+    history.delta_l1[7] = history.moved[7] = 0  # a step; row 3 is of several, one of which was skipped
+    history.save(tmp_path / "scaled")
+    assert main(["analyze", str(tmp_path / "scaled")]) == 0
+    out = capsys.readouterr().out
+    assert "left out 1 row of steps that a gradient scaler skipped" in out
+    assert "39 recorded steps" in out
 
 
 def test_analyze_says_what_is_wrong(tmp_path, capsys):

@@ -352,6 +352,13 @@ class TestFolder:
         with pytest.raises(ValueError, match=f"{wanted}, of two classes or more; got only 'cat'"):
             of_folder(tmp_path)
 
+    def test_parts_are_no_classes(self, tmp_path):
+        for part in ("train", "val"):
+            (tmp_path / part).mkdir()
+            Image.new("RGB", (8, 8)).save(tmp_path / part / "0.png")
+        with pytest.raises(ValueError, match="it holds train and val, parts of a data set: give one of them"):
+            of_folder(tmp_path)
+
     @pytest.mark.parametrize("name", ["cifar", "MNIST", "no/such/folder", ""])
     def test_no_such_data(self, name):
         with pytest.raises(

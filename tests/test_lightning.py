@@ -101,6 +101,17 @@ def test_one_row_a_step_with_either_package(package, tmp_path):
     np.testing.assert_allclose(history.rwc, torch.stack(expected), rtol=1e-6)
 
 
+def test_findings_are_told():
+    class Breaks(pl.Callback):
+        def on_train_batch_start(self, trainer, module, batch, index):
+            if index == 5:
+                module.net[2].weight.data[0, 0] = torch.nan
+
+    heard = []
+    trainer_with([RWCCallback(on_finding=heard.append), Breaks()]).fit(module_of(pl.LightningModule), batches())
+    assert [(finding.kind, finding.step) for finding in heard] == [("not_finite", 6)]
+
+
 def test_accumulated_batches_are_one_row():
     callback = RWCCallback()
     trainer = trainer_with([callback], accumulate_grad_batches=3)

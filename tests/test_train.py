@@ -98,6 +98,9 @@ def test_a_run_that_diverges_ends_and_says_so(tmp_path, capsys):
         ({"epochs": 0}, "epochs must be 1 or more, got 0"),
         ({"device": "abacus"}, "device must be one that works here, such as 'cpu'; got 'abacus'"),
         ({"limit": 0}, "limit must be 1 or more, got 0"),
+        ({"lr": -0.1}, "lr must be a number of 0 or more, got -0.1"),
+        ({"weight_decay": float("nan")}, "weight_decay must be a number of 0 or more, got nan"),
+        ({"momentum": float("inf")}, "momentum must be a number of 0 or more, got inf"),
         ({"stop_at": 94}, "stop_at must be an accuracy above 0, at most 1, got 94"),
     ],
 )

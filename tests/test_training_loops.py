@@ -433,20 +433,14 @@ class TestFrozenWeights:
         assert (monitor.history().rwc > 0).all()
 
 
-class Adapter(nn.Module):
-    """What LoRA puts in the place of a linear layer."""
-
-    def __init__(self, base_layer):
-        super().__init__()
-        self.base_layer = base_layer.requires_grad_(False)
-        self.lora_A = nn.Linear(base_layer.in_features, 2, bias=False)
-        self.lora_B = nn.Linear(2, base_layer.out_features, bias=False)
-
-    def forward(self, x):
-        return self.base_layer(x) + self.lora_B(self.lora_A(x))
-
-
 class TestNewLayers:
+    @pytest.fixture
+    def lora(self):
+        """Wraps the last layer of a network as PEFT does."""
+        peft = pytest.importorskip("peft", reason="needs pip install 'weightscale_fast[integrations]'")
+        config = peft.LoraConfig(r=2, target_modules=["2"])
+        return lambda model: peft.get_peft_model(model, config)
+
     def test_a_new_parameter_group_is_reported_and_stops_nothing(self):
         model = network()
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
@@ -469,27 +463,31 @@ class TestNewLayers:
         monitor.record()
         monitor.close()
 
-    def test_a_layer_that_an_adapter_wraps_is_an_error_that_names_it(self):
+    def test_a_layer_that_lora_wraps_is_an_error_that_names_it(self, lora):
         model = network()
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
         monitor = wsf.RWCMonitor(model, optimizer)
         train(model, optimizer, 2)
-        model[2] = Adapter(model[2])
+        lora(model)
         with pytest.raises(wsf.WeightScaleError, match=r"no parameter '2.weight'.*now '2.base_layer.weight'.*monitor"):
             train(model, optimizer, 1)
         with pytest.warns(UserWarning, match="new layers"):
             assert len(monitor.history()) == 2  # what was recorded stays
 
-    def test_a_monitor_made_after_the_adapters(self):
-        model = network()
-        model[2] = Adapter(model[2])
+    def test_lora(self, lora):
+        """Only the adapters move; B begins at 0, so that its first value is infinite."""
+        model = lora(network())
         optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
+        by_hand = ByHand(model)
         with wsf.RWCMonitor(model, optimizer) as monitor:
-            train(model, optimizer, 3)
+            for _ in range(3):
+                train(model, optimizer, 1)
+                by_hand.row()
         history = monitor.history()
-        assert "2.lora_A.weight" in history.names
-        assert (history.select("base_layer").rwc == 0).all()
-        assert (history.select("lora_B").rwc[1:] > 0).all()
+        by_hand.check(history)
+        assert (history.select("lora").rwc[1:] > 0).all()
+        assert np.isinf(history.select("lora_B").rwc[0]).all()
+        assert (history.select(lambda name: "lora" not in name).rwc == 0).all()
 
 
 class TestOptimizersThatDoNotTrainTheModel:

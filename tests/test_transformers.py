@@ -64,6 +64,17 @@ def test_one_row_a_step(tmp_path):
     np.testing.assert_allclose(history.rwc, torch.stack(expected), rtol=1e-6)
 
 
+def test_findings_are_told(tmp_path):
+    class Breaks(transformers.TrainerCallback):
+        def on_step_begin(self, args, state, control, *, model, **_):
+            if state.global_step == 5:
+                model.transformer.wpe.weight.data[0, 0] = torch.nan
+
+    heard = []
+    trainer_with(tmp_path, RWCTrainerCallback(on_finding=heard.append), Breaks()).train()
+    assert [(finding.kind, finding.step) for finding in heard] == [("not_finite", 6)]
+
+
 def test_accumulated_batches_are_one_row(tmp_path):
     callback = RWCTrainerCallback(definition="mean_ratio", layers="attn")
     trainer = trainer_with(tmp_path, callback, gradient_accumulation_steps=5)

@@ -20,7 +20,6 @@ from .kinds import layer_kind
 from .layers import LayerSelector
 from .optimizer_hook import OptimizerHook
 from .ranks import Ranks, find_ranks
-from .recent import recent_rows
 from .recorder import Recorder
 from .ring import Ring, is_capturing
 from .run_folder import Rows, RunFolder
@@ -69,10 +68,10 @@ class RWCMonitor:
     moves while it is frozen (`requires_grad=False`), a layer that the model got since, an optimizer that was rebuilt or
     trains the model no more. The layers are those of the beginning; for others make a new monitor.
 
-    With several processes, making the monitor, `flush`, `history`, `state_dict` and `close` are collective calls: every
-    rank must make them, after the same step. Each rank counts its share of the weights, and nothing is sent at a step:
-    one all-reduce adds up at most 256 rows at a time. Rank 0 writes `run_dir`; what was not added up when the processes
-    end, because not all of them called `close`, is lost.
+    With several processes, making the monitor, `flush`, `history`, `recent`, `summary`, `state_dict` and `close` are
+    collective calls: every rank must make them, after the same step. Each rank counts its share of the weights, and
+    nothing is sent at a step: one all-reduce adds up at most 256 rows at a time. Rank 0 writes `run_dir`; what was not
+    added up when the processes end, because not all of them called `close`, is lost.
 
     Raises:
         ValueError, TypeError: a wrong argument, no layer in the model, or an optimizer of none of its parameters.
@@ -225,7 +224,8 @@ class RWCMonitor:
 
         It copies these rows to the host and so waits for the device, once; what is recorded and when it is written
         stays as it is, where `history()` would close a shard and read the whole run. Not for a monitor in a CUDA graph:
-        of its rows only the device knows. Of several processes each has the sums of its own share of the weights.
+        of its rows only the device knows. Of several processes all get the same rows, summed over every rank's share of
+        the weights: it is a collective call.
 
         Args:
             after: a step; `monitor.step - 50` for the last 50.
@@ -240,20 +240,16 @@ class RWCMonitor:
             >>> monitor.recent(after=1).steps
             array([2, 3])
         """
-        return recent_rows(self._ring, self._meta, after=after)
+        return RWCHistory.from_rows(self._meta, self._recorder.recent(after))
 
     def summary(self) -> RunSummary:
         """The last 512 rows on half a page, with what `check_health` finds in them; cheap enough for every epoch.
 
+        Of several processes every rank must call it, and all get the same.
+
         Raises:
             ValueError: nothing is recorded yet.
-            WeightScaleError: several processes record, and each has only its share of the last rows.
         """
-        if isinstance(self._recorder, SharedRecorder):
-            raise WeightScaleError(
-                "summary() reads the last rows of one process, and several record: call history() on every rank, and "
-                "RunSummary.of(history) where it has rows"
-            )
         return RunSummary.of(self.recent(after=0))
 
     def flush(self) -> None:

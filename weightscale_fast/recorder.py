@@ -82,6 +82,10 @@ class Recorder:
         written = [] if self._run is None else [self._run.rows()]
         return self._concatenate(written + self._kept)
 
+    def recent(self, after: int) -> Rows:
+        """The rows after step `after` that the ring still holds; they stay in it."""
+        return self._rows(self._ring.newest(after // self._every))
+
     def restart(self, kept: Rows | None, step: int) -> None:
         """Forget every row after `step`; without a run folder the record is then `kept`."""
         self.resume_at(step)

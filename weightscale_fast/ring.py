@@ -107,11 +107,18 @@ class Ring:
             )
             self._taken += lost
         if self._taken < self.recorded:
-            numbers = torch.arange(self._taken, self.recorded, device=self.rows.device) % RING_ROWS
-            sums, skipped = (tensor[numbers].to("cpu", torch.float64).numpy() for tensor in (self.rows, self.skipped))
-            arrived.append(Part(self._taken, sums, skipped))
+            arrived.append(self._copy(self._taken))
             self._taken = self.recorded
         return arrived
+
+    def newest(self, first: int) -> Part:
+        """The rows from number `first` on that the ring still holds, taken or not, and which stay in it; this waits."""
+        return self._copy(max(first, self.recorded - RING_ROWS, self.first))
+
+    def _copy(self, first: int) -> Part:
+        numbers = torch.arange(first, max(first, self.recorded), device=self.rows.device) % RING_ROWS
+        sums, skipped = (tensor[numbers].to("cpu", torch.float64).numpy() for tensor in (self.rows, self.skipped))
+        return Part(first, sums, skipped)
 
     def _depart(self, stream: torch.cuda.Stream) -> None:
         """Send the rows that were recorded since the last departure; they lie in one half."""

@@ -92,6 +92,17 @@ class SharedRecorder(Recorder):
             )
         self._ended = self._ended or "the monitor was abandoned"
 
+    def recent(self, after: int) -> Rows:
+        """The rows after step `after` that the rings still hold, added up for every rank. A collective call.
+
+        Raises:
+            WeightScaleError: a rank did not come, or came after another row; or they have parted before.
+        """
+        if self._ended is not None:
+            raise WeightScaleError(f"recent steps cannot be added up any more: {self._ended}")
+        added = [self._rows(part) for part, _ in map(self._add, _pieces(self._ring.newest(after // self._every)))]
+        return self._concatenate(added)
+
     def restart(self, kept: Rows | None, step: int) -> None:
         """Forget every row after `step`, on this rank; without a run folder the record is then `kept`."""
         super().restart(kept, step)
@@ -103,42 +114,51 @@ class SharedRecorder(Recorder):
         return min(recorded + self._interval, (recorded // SHARD_ROWS + 1) * SHARD_ROWS)
 
     def _keep(self, arrived: list[Part]) -> None:
+        added = []
         if arrived:
             sums = np.concatenate([part.sums for part in arrived])
             skipped = np.concatenate([part.skipped for part in arrived])
-            first, ends = arrived[0].first, [(i, i + SHARD_ROWS) for i in range(0, len(sums), SHARD_ROWS)]
-            arrived = [self._add(Part(first + i, sums[i:end], skipped[i:end])) for i, end in ends]
-        super()._keep(arrived if self._keeps else [])
+            for piece in _pieces(Part(arrived[0].first, sums, skipped)):
+                part, seconds = self._add(piece)
+                self._last = time.monotonic()
+                self._interval = int(min(max(len(part.sums) * SHARD_SECONDS / seconds, 1), SHARD_ROWS))
+                added.append(part)
+        super()._keep(added if self._keeps else [])
 
-    def _add(self, part: Part) -> Part:
-        """The part of all ranks, added up. What travels is always as long, however many rows: gloo ends the process
-        where two ranks send different lengths, and so we can tell them what is wrong."""
+    def _add(self, part: Part) -> tuple[Part, float]:
+        """The part of all ranks, added up, and the seconds since rank 0 last kept rows. What travels is always as long,
+        however many rows: gloo ends the process where two ranks send different lengths, and so we can tell them what is
+        wrong."""
         first, sums, skipped = part
         n, K, L = sums.shape
         buffer = np.zeros(HEADER + SHARD_ROWS * (K * L + 1))
-        now = time.monotonic()
-        buffer[:HEADER] = first, n, now - self._last if self._ranks.rank == 0 else 0.0
+        buffer[:HEADER] = first, n, time.monotonic() - self._last if self._ranks.rank == 0 else 0.0
         end = HEADER + sums.size
         buffer[HEADER:end], buffer[end : end + n] = sums.ravel(), skipped
-        self._last = now
         what = f"RWCMonitor could not add up steps {(first + 1) * self._every} to {(first + n) * self._every}"
         try:
             total = self._ranks.add(buffer)
         except RuntimeError as error:
             raise self._end(
                 f"{what} over {self._ranks.size} ranks: one of them is gone, or did not come "
-                "(flush, history, state_dict and close must be called on every rank). "
+                "(flush, history, recent, state_dict and close must be called on every rank). "
                 f"The steps before are safe. {str(error).strip()}"
             ) from error
         if tuple(total[: HEADER - 1]) != (first * self._ranks.size, n * self._ranks.size):
             raise self._end(
                 f"{what}: the {self._ranks.size} ranks came after different steps; step every rank's optimizer equally "
-                "often, and call flush, history, state_dict and close after the same step everywhere"
+                "often, and call flush, history, recent, state_dict and close after the same step everywhere"
             )
-        seconds = max(total[HEADER - 1], 1e-9)
-        self._interval = int(min(max(n * SHARD_SECONDS / seconds, 1), SHARD_ROWS))
-        return Part(first, total[HEADER:end].reshape(n, K, L), total[end : end + n])
+        added = Part(first, total[HEADER:end].reshape(n, K, L), total[end : end + n])
+        return added, max(total[HEADER - 1], 1e-9)
 
     def _end(self, reason: str) -> WeightScaleError:
         self._ended = reason
         return WeightScaleError(reason)
+
+
+def _pieces(part: Part) -> list[Part]:
+    """The part in pieces that can travel; of no rows, one piece, so that a rank with none is heard too."""
+    first, sums, skipped = part
+    starts = range(0, max(len(sums), 1), SHARD_ROWS)
+    return [Part(first + i, sums[i : i + SHARD_ROWS], skipped[i : i + SHARD_ROWS]) for i in starts]

@@ -99,7 +99,12 @@ def _cluster_options(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _load(run: Path, layers: str | None, steps: str | None) -> RWCHistory:
+    """What was asked for of a record, without the rows in which nothing moved because a gradient scaler skipped."""
     history = RWCHistory.load(run).select(layers)
+    empty = history.skipped & (history.moved == 0).all(axis=1)  # [S]; a row of several steps may have moved
+    if empty.any():
+        print(f"left out {count(int(empty.sum()), 'row')} of steps that a gradient scaler skipped")
+        history = history.select(steps=~empty)
     return history if steps is None else history.select(steps=_row_slice(history, steps))
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import WeightScaleError
 from ..extras import import_extra
+from ..finding import Finding
 from ..history import RWCHistory
 from ..layers import LayerSelector, select_layers
 from ..monitor import RWCMonitor
@@ -35,7 +37,7 @@ class RWCCallback(Callback):
     Args:
         run_dir: a new folder for the record; None keeps it in memory. Where training goes on from a checkpoint, that
             run's folder.
-        every: as for `RWCMonitor`, and so are `layers` and `definition`.
+        every: as for `RWCMonitor`, and so are `layers`, `definition` and `on_finding`.
 
     Raises:
         WeightScaleError: Lightning is not installed; and when training starts, what `RWCMonitor` raises.
@@ -51,12 +53,14 @@ class RWCCallback(Callback):
         every: int = 1,
         layers: LayerSelector = None,
         definition: str = "norm_ratio",
+        on_finding: Callable[[Finding], object] | None = None,
     ) -> None:
         super().__init__()
         self.monitors: list[RWCMonitor] = []  # one for each optimizer that trains layers, once training started
         self._run_dir = None if run_dir is None else Path(run_dir)
         self._layers = layers
-        self._options: dict[str, Any] = {"every": every, "definition": definition}
+        self._options: dict[str, Any] = {"every": every, "definition": definition}  # what tells two callbacks apart
+        self._on_finding = on_finding
         self._loaded: list[dict[str, Any]] = []  # the monitors' states in the checkpoint
         self._logged: list[int] = []  # the last step of each monitor that the loggers know
 
@@ -95,6 +99,7 @@ class RWCCallback(Callback):
                 earlier=self.monitors[i] if i < len(self.monitors) else None,
                 run_dir=run_dir,
                 layers=layers,
+                on_finding=self._on_finding,
                 **self._options,
             )
             monitors.append(monitor)

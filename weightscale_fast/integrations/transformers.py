@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ import torch
 
 from ..errors import WeightScaleError
 from ..extras import import_extra
+from ..finding import Finding
 from ..history import RWCHistory
 from ..layers import LayerSelector
 from ..monitor import RWCMonitor
@@ -32,9 +34,10 @@ class RWCTrainerCallback(TrainerCallback):
     Args:
         run_dir: a new folder for the record; None keeps it in memory. Where training goes on from a checkpoint, that
             run's folder.
-        every: as for `RWCMonitor`, and so are `layers` and `definition`.
+        every: as for `RWCMonitor`, and so are `layers`, `definition` and `on_finding`.
         tracker: gets the eight numbers of `summarize` whenever the Trainer logs; what `log_summary` takes. A Trainer
             has no way to hand its own trackers on, so name the one you use: `wandb`, `mlflow`, a `SummaryWriter`, ...
+            Of several processes give it to all: they add the numbers up together, and the first logs them.
 
     Raises:
         WeightScaleError: Transformers is not installed; and when training starts, what `RWCMonitor` raises.
@@ -50,6 +53,7 @@ class RWCTrainerCallback(TrainerCallback):
         every: int = 1,
         layers: LayerSelector = None,
         definition: str = "norm_ratio",
+        on_finding: Callable[[Finding], object] | None = None,
         tracker: Any = None,
     ) -> None:
         self.monitor: RWCMonitor | None = None  # from the start of training on
@@ -58,6 +62,7 @@ class RWCTrainerCallback(TrainerCallback):
             "every": every,
             "layers": layers,
             "definition": definition,
+            "on_finding": on_finding,
         }
         self._tracker = tracker
         self._logged = 0  # the last step that the tracker knows

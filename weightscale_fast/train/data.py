@@ -23,6 +23,7 @@ from .datasets import SOURCES, read_source
 TEST_SHARE = 0.1  # held out where a source has no test images of its own
 NAMES = (*SOURCES, "mnist-5k", "digits", "generated")
 GENERATED_IMAGES = 5_000
+PARTS = {"train", "training", "val", "valid", "validation", "test", "testing"}  # folders that are no classes
 
 Images = Dataset[Any]  # an image, float32 [C, H, W], and its label, an int
 Loader = DataLoader[Any]  # batches of them, float32 [N, C, H, W] and int64 [N]
@@ -138,6 +139,11 @@ def _from_folder(config: TrainConfig) -> ImageData:
         raise ValueError(f"{needs}: {error}") from error
     if len(training.classes) < 2:
         raise ValueError(f"{needs}, of two classes or more; got only {training.classes[0]!r}")
+    if PARTS.issuperset(training.classes):
+        raise ValueError(
+            f"{needs}; it holds {' and '.join(training.classes)}, parts of a data set: give one of them, of which a "
+            "tenth is held out for testing"
+        )
     if config.image_size is None:
         _check_one_size([path for path, _ in training.samples])
     rows = _split(len(training), config.seed)
