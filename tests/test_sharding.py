@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 import weightscale_fast as wsf
+from weightscale_fast.run_folder import RESUMED
 from weightscale_fast.rwc.plan import CHUNK
 from weightscale_fast.sharding import Piece, cut_evenly
 
@@ -81,11 +82,11 @@ def free_port():
 
 def start(source, ranks=2):
     """The source on each rank, without torchrun: it would kill the others itself where one dies."""
-    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(), "WORLD_SIZE": ranks}
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(), "WORLD_SIZE": ranks, "LOCAL_WORLD_SIZE": ranks}
     return [
         subprocess.Popen(
             [sys.executable, "-c", textwrap.dedent(source)],
-            env=environment(**shared, RANK=rank),
+            env=environment(**shared, RANK=rank, LOCAL_RANK=rank),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -162,6 +163,110 @@ def test_a_rank_that_makes_no_monitor():
     output = output_of(waiting)
     output_of(absent)
     assert "WeightScaleError: RWCMonitor did not hear from all 2 ranks: each of them must make one" in output
+
+
+LIGHTNING = """
+    import os, sys, torch, lightning.pytorch as pl
+    from lightning.pytorch.loggers import CSVLogger
+    from torch import nn
+    import weightscale_fast as wsf
+    from weightscale_fast.integrations.lightning import RWCCallback
+
+    class Module(pl.LightningModule):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            self.net = nn.Sequential(nn.Linear(300, 300), nn.ReLU(), nn.Linear(300, 2))
+
+        def training_step(self, batch, index):
+            return self.net(batch[0]).square().mean()
+
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters(), lr=1e-2, momentum=0.9)
+
+    class ByHand(pl.Callback):
+        def on_train_start(self, trainer, module):
+            self.prev = wsf.snapshot(module)
+
+        def on_train_batch_end(self, trainer, module, *_):
+            expected.append(wsf.fast_rwc(module, self.prev))
+
+    folder, expected = {folder!r}, []
+    images = torch.randn(64, 300, generator=torch.Generator().manual_seed(1))
+    data = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(images), batch_size=8)
+    for epochs, checkpoint in ((1, None), (2, folder + "/first.ckpt")):
+        trainer = pl.Trainer(
+            accelerator="cpu", devices=2, strategy="ddp", max_epochs=epochs, enable_checkpointing=False,
+            enable_progress_bar=False, logger=CSVLogger(folder, version=epochs), log_every_n_steps=2,
+            callbacks=[RWCCallback(folder + "/run"), ByHand()])
+        trainer.fit(Module(), data, ckpt_path=checkpoint)
+        trainer.save_checkpoint(folder + "/first.ckpt")
+    torch.save(torch.stack(expected), f"{{folder}}/expected-{{trainer.global_rank}}.pt")
+"""
+
+TRANSFORMERS = """
+    import torch, transformers
+    import weightscale_fast as wsf
+    from weightscale_fast.integrations.transformers import RWCTrainerCallback
+
+    class Tokens(torch.utils.data.Dataset):
+        def __len__(self):
+            return 64
+
+        def __getitem__(self, index):
+            tokens = (torch.arange(8) * (index % 5 + 1)) % 32
+            return {{"input_ids": tokens, "labels": tokens}}
+
+    class ByHand(transformers.TrainerCallback):
+        def on_train_begin(self, args, state, control, *, model, **_):
+            self.prev = wsf.snapshot(model)
+
+        def on_step_end(self, args, state, control, *, model, **_):
+            expected.append(wsf.fast_rwc(model, self.prev))
+
+    class Stop(transformers.TrainerCallback):
+        def on_step_end(self, args, state, control, **_):
+            control.should_training_stop = state.global_step == 4
+
+    class Tracker:
+        def scalars(self, values, step):
+            assert len(values) == 8 and values["rwc/layers_still"] == 0 and values["rwc/min"] > 0, values
+
+        def image(self, *_): pass
+        def page(self, *_): pass
+
+    folder, expected = {folder!r}, []
+    for resume, callbacks in ((None, [Stop()]), (True, [])):
+        torch.manual_seed(0)
+        config = transformers.GPT2Config(vocab_size=32, n_positions=8, n_embd=8, n_layer=2, n_head=2)
+        trainer = transformers.Trainer(
+            transformers.GPT2LMHeadModel(config),
+            transformers.TrainingArguments(
+                folder, per_device_train_batch_size=4, num_train_epochs=1, save_steps=2, logging_steps=2,
+                report_to="none", use_cpu=True, disable_tqdm=True),
+            train_dataset=Tokens(),
+            callbacks=[RWCTrainerCallback(folder + "/run", tracker=Tracker()), ByHand(), *callbacks])
+        trainer.train(resume_from_checkpoint=resume)
+    torch.save(torch.stack(expected), f"{{folder}}/expected-{{trainer.args.process_index}}.pt")
+"""
+
+
+@pytest.mark.parametrize(("package", "source"), [("lightning", LIGHTNING), ("transformers", TRANSFORMERS)])
+def test_callbacks_on_two_ranks(tmp_path, package, source):
+    """They share the counting, though the frameworks hand them the model or the checkpoint as if there were one."""
+    pytest.importorskip(package, reason="needs pip install 'weightscale_fast[integrations]'")
+    ranks = start(source.format(folder=str(tmp_path)))
+    outputs = [output_of(rank) for rank in ranks]
+    for rank, output in zip(ranks, outputs, strict=True):
+        assert rank.returncode == 0, output
+    history = wsf.RWCHistory.load(tmp_path / "run")
+    assert history.steps.tolist() == list(range(1, 9))
+    assert history.flags.tolist() == [0, 0, 0, 0, RESUMED, 0, 0, 0]
+    for rank in range(2):
+        np.testing.assert_allclose(history.rwc, torch.load(tmp_path / f"expected-{rank}.pt"), rtol=1e-6)
+    if package == "lightning":
+        table = (tmp_path / "lightning_logs" / "version_2" / "metrics.csv").read_text().splitlines()
+        assert [line.rpartition(",")[2] for line in table] == ["step", "6", "8"]
 
 
 def piece(held, *, size=4, dense=True):

@@ -213,6 +213,11 @@ class RWCMonitor:
         """Memory that the previous weights take on this process, in bytes."""
         return self._snapshot.nbytes
 
+    @property
+    def is_shared(self) -> bool:
+        """Whether several processes record together."""
+        return isinstance(self._recorder, SharedRecorder)
+
     def history(self) -> RWCHistory:
         """Everything recorded so far; of several processes with a run folder, rank 0 has it and the others no rows."""
         self._warn_of_missed_steps()

@@ -31,6 +31,9 @@ class RWCCallback(Callback):
     so that `trainer.fit(ckpt_path=...)` goes on with no hole, no double row and no false first value. The trainer's
     loggers get the eight numbers of `summarize` every `log_every_n_steps` steps.
 
+    With several processes they share the counting, as `RWCMonitor` says; `history()` is then for all of them to call
+    until training ends, and afterwards the first has the record of `run_dir`.
+
     With several optimizers (manual optimization, GANs) each has a record of its own, of the layers it trains and after
     its own steps, in `run_dir/optimizer_0` and so on: in one record of all, most values would be zeros.
 
@@ -89,10 +92,11 @@ class RWCCallback(Callback):
         """Take the snapshots: weights, checkpoint and optimizers are in place now."""
         chosen = _layers_by_optimizer(pl_module, trainer.optimizers, self._layers)
         monitors = []
+        model = pl_module if trainer.model is None else trainer.model  # in its wrapper, which names the processes
         for i, (optimizer, layers) in enumerate(chosen):
             run_dir = self._run_dir if self._run_dir is None or len(chosen) == 1 else self._run_dir / f"optimizer_{i}"
             monitor = start_monitor(
-                pl_module,
+                model,
                 optimizer,
                 step=trainer.global_step,
                 state=self._loaded[i] if i < len(self._loaded) else None,

@@ -18,8 +18,13 @@ def checkpoint_state(monitor: RWCMonitor) -> dict[str, Any]:
 
     They are after every recorded step, unless something else than the optimizer changed them since, as the clipping of
     a critic's weights. The checkpoint holds the model's, so that the record then adds next to nothing to it.
+
+    Of several processes they are always left out: the frameworks save what the first of them says, and give it to all,
+    while each has a share of the weights that no other has. A collective call.
     """
     state = monitor.state_dict()
+    if monitor.is_shared:
+        return {**state, "weights": None}
     weights = state["weights"]
     current = select_layers(monitor.model, lambda name, _: name in weights)
     if all(type(now) is nn.Parameter and torch.equal(now, weights[name]) for name, now in current.items()):

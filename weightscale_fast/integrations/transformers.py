@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 
+from ..dtensor import is_dtensor
 from ..errors import WeightScaleError
 from ..extras import import_extra
 from ..finding import Finding
@@ -30,6 +32,9 @@ class RWCTrainerCallback(TrainerCallback):
     Accumulated batches and steps that a gradient scaler skips leave no row. The state of the record lies in the
     Trainer's checkpoints, so that `trainer.train(resume_from_checkpoint=True)` goes on with no hole, no double row and
     no false first value; with `save_only_model` it is left out.
+
+    With several processes they share the counting, as `RWCMonitor` says; `history()` is then for all of them to call
+    until training ends, and afterwards the first has the record of `run_dir`.
 
     Args:
         run_dir: a new folder for the record; None keeps it in memory. Where training goes on from a checkpoint, that
@@ -87,7 +92,13 @@ class RWCTrainerCallback(TrainerCallback):
             again = args.auto_find_batch_size and self._training  # the Trainer tries once more, with smaller batches
             self.monitor.close()
         self.monitor = start_monitor(
-            kwargs["model"], None, step=state.global_step, state=self._load(args, state), again=again, **self._options
+            kwargs["model"],
+            None,
+            step=state.global_step,
+            state=self._load(args, state),
+            again=again,
+            process_group=_replicas(args, kwargs["model"]),
+            **self._options,
         )
         self._training = True
         self._logged = self.monitor.step
@@ -145,6 +156,13 @@ class RWCTrainerCallback(TrainerCallback):
             stacklevel=2,
         )
         return None
+
+
+def _replicas(args: TrainingArguments, model: nn.Module) -> Any:
+    """The processes that hold the same weights, if several do: the Trainer shows the model without its wrapper."""
+    if args.world_size == 1 or any(map(is_dtensor, model.parameters())):
+        return None
+    return torch.distributed.group.WORLD
 
 
 def _checkpoint(args: TrainingArguments, state: TrainerState) -> Path:
