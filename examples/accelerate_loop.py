@@ -1,6 +1,6 @@
-"""Accelerate: the monitor watches the optimizer as it was before `prepare`, and is checkpointed with the rest.
+"""Accelerate: a monitor of the prepared model and optimizer, which is checkpointed with the rest.
 
-python examples/accelerate_loop.py [FOLDER]
+python examples/accelerate_loop.py [FOLDER]; or on several processes: accelerate launch examples/accelerate_loop.py
 """
 
 import sys
@@ -11,6 +11,7 @@ from accelerate import Accelerator
 from torch import nn
 
 import weightscale_fast as wsf
+from weightscale_fast.integrations.accelerate import RWCState
 
 folder = Path(sys.argv[1] if len(sys.argv) > 1 else "runs/accelerate")
 torch.manual_seed(0)
@@ -21,10 +22,9 @@ points = torch.randn(512, 16)
 data = torch.utils.data.TensorDataset(points, points.square().mean(1, keepdim=True))
 batches = torch.utils.data.DataLoader(data, batch_size=16, shuffle=True)
 
-plain_optimizer = optimizer  # steps only when gradients are complete; the prepared one is called for every batch
 model, optimizer, batches = accelerator.prepare(model, optimizer, batches)
-with wsf.RWCMonitor(accelerator.unwrap_model(model), plain_optimizer, run_dir=folder / "rwc") as monitor:
-    accelerator.register_for_checkpointing(monitor)  # save_state and load_state now hold the record's state too
+with wsf.RWCMonitor(model, optimizer, run_dir=folder / "rwc") as monitor:
+    accelerator.register_for_checkpointing(RWCState(monitor))  # save_state and load_state now hold the record too
     for epoch in range(3):
         for inputs, targets in batches:
             with accelerator.accumulate(model):
@@ -37,4 +37,4 @@ with wsf.RWCMonitor(accelerator.unwrap_model(model), plain_optimizer, run_dir=fo
     accelerator.load_state(folder / "epoch_2")  # as after a crash: the third epoch's rows are gone
     assert monitor.step == 2 * len(batches) // 2
 
-print(f"{len(monitor.history())} steps; explain them: weightscale analyze {folder / 'rwc'}")
+accelerator.print(f"{len(monitor.history())} steps; explain them: weightscale analyze {folder / 'rwc'}")

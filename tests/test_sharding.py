@@ -251,11 +251,40 @@ TRANSFORMERS = """
 """
 
 
-@pytest.mark.parametrize(("package", "source"), [("lightning", LIGHTNING), ("transformers", TRANSFORMERS)])
-def test_callbacks_on_two_ranks(tmp_path, package, source):
-    """They share the counting, though the frameworks hand them the model or the checkpoint as if there were one."""
+ACCELERATE = """
+    import torch, accelerate
+    from torch import nn
+    import weightscale_fast as wsf
+    from weightscale_fast.integrations.accelerate import RWCState
+
+    folder, expected = {folder!r}, []
+    torch.manual_seed(0)
+    accelerator = accelerate.Accelerator(cpu=True)
+    model = nn.Sequential(nn.Linear(300, 300), nn.ReLU(), nn.Linear(300, 2))
+    model, optimizer = accelerator.prepare(model, torch.optim.Adam(model.parameters(), lr=1e-3))
+    with wsf.RWCMonitor(model, optimizer, run_dir=folder + "/run") as monitor:
+        accelerator.register_for_checkpointing(RWCState(monitor))
+        for step in range(1, 11):
+            if step == 7:
+                accelerator.load_state(folder + "/state")
+                del expected[4:]
+            prev = wsf.snapshot(accelerator.unwrap_model(model))
+            accelerator.backward(model(torch.ones(4, 300) * step).square().mean())
+            optimizer.step()
+            optimizer.zero_grad()
+            expected.append(wsf.fast_rwc(accelerator.unwrap_model(model), prev))
+            if step == 4:
+                accelerator.save_state(folder + "/state")
+    torch.save(torch.stack(expected), f"{{folder}}/expected-{{accelerator.process_index}}.pt")
+"""
+FRAMEWORKS = {"lightning": LIGHTNING, "transformers": TRANSFORMERS, "accelerate": ACCELERATE}
+
+
+@pytest.mark.parametrize("package", FRAMEWORKS)
+def test_frameworks_on_two_ranks(tmp_path, package):
+    """The ranks share the counting, though frameworks hand out models and checkpoints as if there were one."""
     pytest.importorskip(package, reason="needs pip install 'weightscale_fast[integrations]'")
-    ranks = start(source.format(folder=str(tmp_path)))
+    ranks = start(FRAMEWORKS[package].format(folder=str(tmp_path)))
     outputs = [output_of(rank) for rank in ranks]
     for rank, output in zip(ranks, outputs, strict=True):
         assert rank.returncode == 0, output

@@ -30,6 +30,7 @@ from .sharding import agree
 from .shared_recorder import SharedRecorder
 from .shared_snapshot import SharedSnapshot
 from .snapshot import Snapshot
+from .sums import layer_sums
 from .watch import Watch
 
 if TYPE_CHECKING:
@@ -308,6 +309,8 @@ class RWCMonitor:
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Go back to the moment of `state_dict()`: later rows are dropped, in the run folder too.
 
+        Where the state's `"weights"` are None, the model's are the previous weights: then load the model before.
+
         Raises:
             ValueError: the state is of other layers, another definition or another `every`, or of a monitor with a run
                 folder while this one has none.
@@ -320,7 +323,10 @@ class RWCMonitor:
         rows = None if state_dict["rows"] is None else Rows.from_bytes(state_dict["rows"])
         if rows is None and not self._recorder.has_folder and state_dict["step"]:
             raise ValueError("the state's rows are in its run folder: give run_dir and resume=True to go on with them")
-        self._snapshot.load_state_dict(state_dict["weights"])
+        if state_dict["weights"] is None:
+            layer_sums(self.model, self._snapshot, update=True)
+        else:
+            self._snapshot.load_state_dict(state_dict["weights"])
         self._recorder.restart(rows, state_dict["step"])
         self._watch.restart(state_dict["step"])
         self._health.restart()

@@ -59,7 +59,5 @@ def start_monitor(
     monitor = RWCMonitor(model, optimizer, resume=options.get("run_dir") is not None, **options)
     if state is None:
         state = {**monitor.state_dict(), "step": step} if earlier is None else {**earlier.state_dict(), "weights": None}
-    if state["weights"] is None:
-        state = {**state, "weights": monitor.state_dict()["weights"]}
     monitor.load_state_dict(state)
     return monitor
