@@ -6,6 +6,7 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 
 import weightscale_fast as wsf
 from weightscale_fast import WeightScaleError
@@ -22,11 +23,12 @@ from weightscale_fast.paper.presets import AS_CODED, PRESETS, as_coded, find_pre
 from weightscale_fast.paper.results import load_runs, table
 from weightscale_fast.paper.seeds import SeedRuns, mean_history
 from weightscale_fast.paper.summary import summarize
-from weightscale_fast.train import datasets
+from weightscale_fast.train import datasets, loop
 from weightscale_fast.train.metrics import read_metrics, write_metrics
 from weightscale_fast.train.models import create_model
 
-# Typed in from the papers: optimizer, learning rate, momentum, weight decay, epochs, batch, pixels, seeds.
+# Typed in from the papers: optimizer, learning rate, momentum, weight decay, epochs, batch, pixels, seeds; how images
+# are augmented is from the authors' code.
 FROM_THE_PAPERS = """
 resnet50-cifar10          adam  0.001  -    0     25  128   32  1
 resnet50-cifar100         adam  0.001  -    0     25  128   32  1
@@ -64,6 +66,7 @@ def test_settings_are_the_papers(row):
     assert (config.epochs, config.batch_size, config.image_size) == (int(epochs), int(batch), int(pixels))
     assert len(preset.seeds) == int(seeds)
     assert f"{preset.network}-{config.data}" == name
+    assert config.augment == ("crop_flip" if preset.paper == "layerwise" and "cifar" in name else "flip")
     assert (config.definition, config.shuffle, config.stop_at, config.limit) == ("norm_ratio", True, None, None)
     assert ("32" in preset.note) == (preset.network == "efficientnet_b4")  # the paper's two batch sizes
 
@@ -100,6 +103,8 @@ def test_list(capsys):
     out = capsys.readouterr().out
     assert all(name in out for name in PRESETS)
     assert "its text says 32" in out
+    assert "32 x 32, cropped and flipped, 5 seeds" in out
+    assert "by ImageNet's" in out
 
 
 @pytest.mark.parametrize(
@@ -178,7 +183,9 @@ def test_the_page_of_all_runs(root, capsys):
     assert main(["paper", "--report", str(root)]) == 0
     assert str(root / "paper.html") in capsys.readouterr().out
     text = (root / "paper.html").read_text()
-    assert "mnist (mnist-5k)" in text
+    assert "1 experiment of 18." in text  # that on digits is none of them
+    assert "<small>paper: 5</small>" in text
+    assert re.search(r"<small>[\d.]+; in \d of 2 seeds; on mnist-5k</small>", text)
     assert "98.5%" in text  # the paper's accuracy beside ours
     assert "384 of 4,500" in text
     assert "limit 384" in text
@@ -186,7 +193,7 @@ def test_the_page_of_all_runs(root, capsys):
     rows = (root / "claims.csv").read_text().splitlines()
     assert len(rows) == 1 + sum(len(claim.networks) * len(claim.data) for claim in CLAIMS)
     (row,) = [row for row in rows if "Later layers" in row and "alexnet" in row and "mnist-5k" in row]
-    assert row.endswith(("holds", "does not hold"))
+    assert row.endswith((",holds,", ",does not hold,"))
     assert write_page(root).read_text() == text
 
 
@@ -195,13 +202,40 @@ def test_a_folder_of_runs_is_not_overwritten(root, capsys):
     assert "exists: go on with it by --resume" in capsys.readouterr().err
 
 
-def test_an_interrupted_preset_goes_on(root, tmp_path):
-    """The second seed is missing, and the first not whole: resuming gives what an unbroken call gave."""
-    changes = {"data": "mnist-5k", "limit": 384, "epochs": 3, "batch_size": 64}
-    preset = find_preset("alexnet-mnist")
-    run_preset(preset, tmp_path, seeds=1, changes=changes)
-    folder = run_preset(preset, tmp_path, seeds=2, changes=changes, resume=True)
-    assert np.array_equal(SeedRuns.load(folder).rwc, SeedRuns.load(root / "alexnet-mnist-5k").rwc)
+def test_an_interrupted_preset_goes_on(tmp_path, monkeypatch):
+    """Broken off in the second epoch of the first seed, and resumed with no other flag than the data: the second seed,
+    which had not begun, and the first give what an unbroken call gave, with its workers too."""
+    arguments = ["paper", "alexnet-mnist", "--data", "digits", "--seeds", "2"]
+    settings = ["--limit", "256", "--epochs", "2", "--batch-size", "64", "--workers", "1"]
+    assert main([*arguments, *settings, "--runs", str(tmp_path / "whole")]) == 0
+
+    class Stops(wsf.RWCMonitor):
+        def record(self):
+            super().record()
+            if self.step == 6:
+                raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "RWCMonitor", Stops)
+        assert main([*arguments, *settings, "--runs", str(tmp_path / "broken")]) == 130
+    assert read_metrics(tmp_path / "broken" / "alexnet-digits" / "seed-0")[-1]["epoch"] == 1
+    assert main([*arguments, "--resume", "--runs", str(tmp_path / "broken")]) == 0
+    for seed in ("seed-0", "seed-42"):
+        whole, broken = (RWCHistory.load(tmp_path / place / "alexnet-digits" / seed) for place in ("whole", "broken"))
+        assert np.array_equal(whole.rwc, broken.rwc)
+        states = [
+            torch.load(tmp_path / place / "alexnet-digits" / seed / "checkpoints" / "last.pt", weights_only=True)
+            for place in ("whole", "broken")
+        ]
+        assert all(torch.equal(w, states[1]["model"][name]) for name, w in states[0]["model"].items())
+
+
+def test_resuming_with_other_settings(root, capsys):
+    arguments = ["paper", "alexnet-mnist", "--data", "mnist-5k", "--runs", str(root), "--resume"]
+    assert main([*arguments, "--epochs", "5"]) == 2
+    assert "was started with epochs=3, and can only go on so; got 5: drop it" in capsys.readouterr().err
+    assert main([*arguments, "--workers", "2"]) == 2
+    assert "was started with workers=0, and can only go on so; got 2: drop it" in capsys.readouterr().err
 
 
 def test_a_diverged_seed_is_named_and_left_out(root, tmp_path):
@@ -228,14 +262,35 @@ def test_unfinished_seeds_wait_for_the_others(root, tmp_path):
     shutil.rmtree(tmp_path / "alexnet-mnist-5k" / "seed-0")
     alone = SeedRuns.load(tmp_path / "alexnet-mnist-5k")
     assert alone.left_out == {}
+    assert alone.unfinished == {42: "has 2 of 3 epochs"}
     assert alone.rwc.shape == (1, 2, 8)
+    assert "alexnet on mnist-5k: seed 42 has 2 of 3 epochs." in write_page(tmp_path).read_text()
+
+
+@pytest.mark.parametrize("text", ["hello", '{"epoch": 1, "loss"', "[1]", '{"acc": 1}', '{"epoch": 1, "loss": 0.5}'])
+def test_a_foreign_folder_is_told_and_left_out(root, tmp_path, text):
+    copy_run(root / "alexnet-mnist-5k" / "seed-0", tmp_path / "alexnet-mnist-5k" / "seed-0", 3)
+    foreign = tmp_path / "other" / "seed-1"
+    foreign.mkdir(parents=True)
+    (foreign / "metrics.jsonl").write_text(text)
+    assert f"line 1 of {foreign / 'metrics.jsonl'} is not what weightscale train writes" in write_page(
+        tmp_path
+    ).read_text().replace("&#x27;", "'")
+
+
+def test_a_run_with_no_row_a_step(root, tmp_path):
+    run = tmp_path / "alexnet-mnist-5k" / "seed-0"
+    copy_run(root / "alexnet-mnist-5k" / "seed-0", run, 3)
+    shutil.rmtree(run / "rwc")
+    assert "from epoch to epoch" in write_page(tmp_path).read_text()
 
 
 def test_a_seed_that_ends_after_one_epoch_is_left_out(root, tmp_path):
     for seed, epochs in ((0, 3), (42, 1)):
         copy_run(root / "alexnet-mnist-5k" / f"seed-{seed}", tmp_path / "alexnet-mnist-5k" / f"seed-{seed}", epochs)
     (tmp_path / "alexnet-mnist-5k" / "seed-0-old").mkdir()  # somebody's copy
-    assert SeedRuns.load(tmp_path / "alexnet-mnist-5k").left_out == {42: "has one epoch only"}
+    (reason,) = SeedRuns.load(tmp_path / "alexnet-mnist-5k").left_out.values()
+    assert re.fullmatch(r"has one epoch only, with [\d.]+% of the test images right", reason)
 
 
 def test_accuracy_is_that_of_the_last_epoch_of_each_run(root, tmp_path):
@@ -287,8 +342,8 @@ def test_runs_that_all_diverged_are_named(tmp_path, root):
         load_runs(tmp_path)
 
 
-def runs_of(network, data, levels):
-    """Runs whose layers have constant levels [R, L]."""
+def runs_of(network, data, levels, steps=10):
+    """Runs of so many steps an epoch whose layers have constant levels [R, L]."""
     model = create_model(network if network == "efficientnet_b4" else f"{network}-small", channels=3, classes=10)
     names = tuple(name for name, parameter in model.named_parameters() if parameter.dim() > 1)
     kinds = tuple(layer_kind(model, name) for name in names)
@@ -302,7 +357,7 @@ def runs_of(network, data, levels):
             np.tile(level, (3, 1)),
             np.ones((3, len(names))),
             np.ones((3, len(names)), dtype=np.int64),
-            settings={"model": f"{network}-small", "data": data, "seed": seed},
+            settings={"model": f"{network}-small", "data": data, "seed": seed, "steps_per_epoch": steps},
         )
         for seed, level in enumerate(levels)
     )
@@ -342,18 +397,35 @@ def test_a_claim_compares_two_data_sets_only_when_both_were_run():
     assert verdict("less on MNIST", [low, high], "alexnet", "mnist").number == pytest.approx(0.25)
 
 
-def test_the_number_of_a_claim_is_the_mean_over_the_seeds():
+def test_data_sets_are_compared_over_as_many_steps():
+    low = runs_of("alexnet", "mnist-5k", lambda names, kinds: np.full((1, len(names)), 0.1), steps=35)
+    high = runs_of("alexnet", "fashion-mnist", lambda names, kinds: np.full((1, len(names)), 0.4), steps=93)
+    found = verdict("less on MNIST", [low, high], "alexnet", "mnist")
+    assert found.answer == "not comparable"
+    assert found.obstacle == "35 steps in each of 3 epochs, and on fashion-mnist 93 steps in each of 3 epochs"
+
+
+def test_the_number_of_a_claim_is_of_the_mean_curves():
+    """And not the mean of the seeds' ratios, which leans upwards: here it would be 1.5."""
+
     def seeds(names, kinds):
         blocks = blocks_of("alexnet", names, kinds)
         levels = np.ones((2, len(names)))
-        levels[0, blocks["late, conv 4-5"]] = 0.8
-        levels[1, blocks["late, conv 4-5"]] = 1.1
+        levels[0, blocks["early, conv 1"]] = 2.0
+        levels[1, blocks["early, conv 1"]] = 0.4
         return levels
 
-    found = verdict("easier tasks", [runs_of("alexnet", "mnist", seeds)], "alexnet", "mnist")
-    assert found.number == pytest.approx(0.95)
-    assert found.answer == "holds"
+    found = verdict("Later layers", [runs_of("alexnet", "mnist", seeds)], "alexnet", "mnist")
+    assert found.number == pytest.approx(1 / 1.2)
+    assert found.seeds.tolist() == pytest.approx([0.5, 2.5])
+    assert found.answer == "does not hold"
     assert found.agreeing == 1
+
+
+def test_layers_that_stand_still_have_no_ratio():
+    still = runs_of("resnet18", "mnist", lambda names, kinds: np.zeros((1, len(names))))
+    found = verdict("Later layers", [still], "resnet18", "mnist")
+    assert (found.answer, found.obstacle) == ("not comparable", "some of these layers did not move")
 
 
 def test_claims_on_primitives():
@@ -399,7 +471,7 @@ def test_blocks(network, sizes):
 def test_the_figure_of_blocks_draws_means_and_spans():
     rwc = np.array([[[1.0, 3.0, 8.0], [2.0, 4.0, 0.0]], [[3.0, 5.0, 8.0], [4.0, 6.0, np.inf]]])  # [R, E, L]
     runs = BlockRuns(rwc, {"block 1": np.array([0, 1]), "block 2": np.array([2])})
-    figure = block_curves({"CIFAR-10": runs, "cost in $": runs})
+    figure = block_curves({"CIFAR-10": runs, "cost in $": runs}, ylabel="RWC per epoch")
     first, second = figure.axes
     assert first.lines[0].get_ydata().tolist() == [3.0, 4.0]  # the mean of 2, 4 and of 3, 5
     assert np.isnan(first.lines[1].get_ydata()[1])  # neither a zero nor an infinity is on a log axis
@@ -409,7 +481,7 @@ def test_the_figure_of_blocks_draws_means_and_spans():
     assert first.get_xlabel() == "epoch"
     figure.draw_without_rendering()
     with pytest.raises(ValueError, match="panels must be 1 to 9 for one page, got 0"):
-        block_curves({})
+        block_curves({}, ylabel="")
 
 
 def test_mean_history_refuses_what_has_no_mean():

@@ -15,6 +15,12 @@ from ..paper.seeds import SeedRuns
 from ..paper.summary import summarize
 from .training import add_config_flags, add_loading_flags, given_config
 
+AUGMENTED = {"flip": "flipped", "crop_flip": "cropped and flipped"}
+NOT_IN_THE_TEXT = (
+    "Flips, crops, and the 2020 paper's batch size and seeds are those of the authors' code: the texts give none.\n"
+    "Not as in that code, each data set is normalized by the mean and the deviation of its own training images (there\n"
+    "CIFAR is by ImageNet's, and MNIST is not), and the last batch of an epoch is left out where it is not full."
+)
 CHANGES = ["data", "epochs", "batch_size", "limit", "precision", "every", "device"]
 
 
@@ -96,11 +102,12 @@ def list_presets() -> str:
             if preset.paper == paper:
                 config = preset.config
                 settings = f"{config.optimizer} {config.lr:g}"
+                augment = AUGMENTED[config.augment]
                 if config.optimizer == "sgd":
                     settings += f", momentum {config.momentum:g}, weight decay {config.weight_decay:g}"
                 lines.append(
                     f"  {preset.name:<24} {settings}, {config.epochs} epochs, batch {config.batch_size}, "
-                    f"{config.image_size} x {config.image_size}, {count(len(preset.seeds), 'seed')}"
+                    f"{config.image_size} x {config.image_size}, {augment}, {count(len(preset.seeds), 'seed')}"
                     f"{f' ({preset.note})' if preset.note else ''}"
                 )
-    return "\n".join(lines)
+    return "\n".join([*lines, "", NOT_IN_THE_TEXT])

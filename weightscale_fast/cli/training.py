@@ -62,7 +62,7 @@ def add_loading_flags(parser: argparse.ArgumentParser) -> None:
     """Where images come from; none of it changes what is computed."""
     parser.add_argument("--data-root", type=Path, default=Path("data"), metavar="DIR", help="files of the data sets")
     parser.add_argument("--download", action="store_true", help="fetch the files that are missing")
-    parser.add_argument("--workers", type=int, default=0, metavar="N", help="processes that load images (default: 0)")
+    parser.add_argument("--workers", type=int, metavar="N", help="processes that load images (default: 0)")
 
 
 def given_config(arguments: argparse.Namespace) -> dict[str, Any]:

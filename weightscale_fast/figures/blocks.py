@@ -32,7 +32,7 @@ class BlockRuns(NamedTuple):
 
 
 @styled
-def block_curves(panels: Mapping[str, BlockRuns], *, ylabel: str = "RWC, Σ|Δw| / Σ|w| per epoch") -> Figure:
+def block_curves(panels: Mapping[str, BlockRuns], *, ylabel: str) -> Figure:
     """Draw the mean RWC of the layers of each part over the epochs, log y, a panel for each data set, on one y axis.
 
     A line is the mean over the runs, and the band around it spans them. Zeros and
@@ -40,13 +40,13 @@ def block_curves(panels: Mapping[str, BlockRuns], *, ylabel: str = "RWC, Σ|Δw|
 
     Args:
         panels: the runs by the title of their panel, at most 9.
-        ylabel: what is drawn.
+        ylabel: what is drawn, as `rwc_unit` says.
 
     Raises:
         ValueError: no panel, or more than 9.
 
     Example:
-        `block_curves({"CIFAR-10": BlockRuns(rwc, {"block 1": [1, 2], "block 2": [3, 4]})}).savefig("blocks.svg")`
+        `block_curves({"CIFAR-10": BlockRuns(rwc, {"block 1": [1, 2], "block 2": [3, 4]})}, ylabel="RWC").savefig(file)`
     """
     from matplotlib.figure import Figure
 

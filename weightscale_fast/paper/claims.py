@@ -1,4 +1,4 @@
-"""What the papers claim, and what a run says to it: holds, does not hold, or not run, with the number that decides.
+"""What the papers claim, and what a run says to it: holds or does not, with the number that decides, or why not.
 
 Letters: R runs (seeds), E epochs, L layers.
 """
@@ -6,7 +6,7 @@ Letters: R runs (seeds), E epochs, L layers.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 import numpy as np
@@ -21,6 +21,7 @@ LAYERWISE = ("resnet18", "vgg19_bn", "alexnet")
 WEIGHTSCALE = ("resnet50", "efficientnet_b4")
 
 Runs = Mapping[tuple[str, str], SeedRuns]  # by network and data set
+ANSWERS = ("holds", "does not hold", "not comparable", "not run")
 
 
 @dataclass(frozen=True)
@@ -30,18 +31,17 @@ class Verdict:
     Args:
         claim: the claim.
         network, data: of which run.
-        seeds: [R] the number of each seed; empty where it was not run.
+        number: of the curves that are the mean over the seeds, as the papers compare them; NaN where there is none.
+        seeds: [R] the number of each seed.
+        obstacle: why there is no number, although it was run.
     """
 
     claim: Claim
     network: str
     data: str
-    seeds: FloatArray
-
-    @property
-    def number(self) -> float | None:
-        """The mean over the seeds, or None."""
-        return float(self.seeds.mean()) if len(self.seeds) else None
+    number: float = float("nan")
+    seeds: FloatArray = field(default_factory=lambda: np.array([]))
+    obstacle: str = ""
 
     @property
     def agreeing(self) -> int:
@@ -50,8 +50,10 @@ class Verdict:
 
     @property
     def answer(self) -> str:
-        """`"holds"` or `"does not hold"`, as the mean over the seeds says, or `"not run"`."""
-        if self.number is None:
+        """One of `ANSWERS`."""
+        if self.obstacle:
+            return "not comparable"
+        if np.isnan(self.number):
             return "not run"
         return "holds" if self.claim.agrees(np.array(self.number)) else "does not hold"
 
@@ -65,9 +67,9 @@ class Claim:
         text: the claim in a sentence.
         networks, data: the runs it is about; of a claim that compares two data sets, the first of the two.
         measure: what `number` computes, in words.
-        number: from the run, and all others by network and data set, to [R], one ratio a seed; None where it needs a
-            run that is not there.
+        number: from the run to [R], one ratio a seed; of a claim that compares two data sets, from both runs.
         above: the claim is that the ratio is above 1; otherwise that it is 1 or below.
+        against: the second of two data sets.
     """
 
     paper: str
@@ -75,8 +77,9 @@ class Claim:
     networks: tuple[str, ...]
     data: tuple[str, ...]
     measure: str
-    number: Callable[[SeedRuns, Runs], FloatArray | None]
+    number: Callable[..., FloatArray]
     above: bool
+    against: str | None = None
 
     @property
     def expected(self) -> str:
@@ -91,9 +94,21 @@ class Claim:
         """One for each network and data set that the claim is about."""
         for network in self.networks:
             for data in self.data:
-                run = runs.get((network, data))
-                seeds = None if run is None else self.number(run, runs)
-                yield Verdict(self, network, data, np.array([]) if seeds is None else seeds)
+                keys = [(network, data)] if self.against is None else [(network, data), (network, self.against)]
+                known = [runs[key] for key in keys if key in runs]
+                verdict = Verdict(self, network, data)
+                yield self._answered(verdict, known) if len(known) == len(keys) else verdict
+
+    def _answered(self, verdict: Verdict, runs: list[SeedRuns]) -> Verdict:
+        work = [f"{run.settings['steps_per_epoch']} steps in each of {len(run.histories[0])} epochs" for run in runs]
+        if len(set(work)) > 1:  # more steps to an epoch move weights further in it
+            return replace(verdict, obstacle=f"{work[0]}, and on {runs[1].data} {work[1]}")
+        with np.errstate(divide="ignore", invalid="ignore"):
+            number = float(self.number(*(run.averaged() for run in runs))[0])
+            seeds = self.number(*runs)
+        if not np.isfinite(number):
+            return replace(verdict, obstacle="some of these layers did not move")
+        return replace(verdict, number=number, seeds=seeds)
 
 
 def by_network_and_data(runs: list[SeedRuns]) -> dict[tuple[str, str], SeedRuns]:
@@ -115,42 +130,40 @@ def _block_levels(run: SeedRuns) -> list[FloatArray]:
     return [level(run, rows) for rows in blocks_of(run.network, history.names, history.kinds).values()]
 
 
-def _last_to_first(run: SeedRuns, _: Runs) -> FloatArray:
+def _last_to_first(run: SeedRuns) -> FloatArray:
     blocks = _block_levels(run)
     return np.asarray(blocks[-1] / blocks[0])
 
 
-def _last_to_one_before(run: SeedRuns, _: Runs) -> FloatArray:
+def _last_to_one_before(run: SeedRuns) -> FloatArray:
     blocks = _block_levels(run)
     return blocks[-1] / blocks[-2]
 
 
-def _least_rise(run: SeedRuns, _: Runs) -> FloatArray:
+def _least_rise(run: SeedRuns) -> FloatArray:
     blocks = _block_levels(run)
     rises = [after / before for before, after in pairwise(blocks)]
     return np.asarray(np.min(rises, axis=0))
 
 
-def _to_fashion_mnist(run: SeedRuns, runs: Runs) -> FloatArray | None:
-    other = runs.get((run.network, "fashion-mnist"))
-    return None if other is None else level(run) / level(other).mean()
+def _level_to_other(run: SeedRuns, other: SeedRuns) -> FloatArray:
+    return level(run) / level(other.averaged())
 
 
-def _to_cifar10(run: SeedRuns, runs: Runs) -> FloatArray | None:
-    other = runs.get((run.network, "cifar10"))
-    return None if other is None else _last_to_first(run, runs) / _last_to_first(other, runs).mean()
+def _last_to_first_to_other(run: SeedRuns, other: SeedRuns) -> FloatArray:
+    return _last_to_first(run) / _last_to_first(other.averaged())
 
 
 def _primitive(run: SeedRuns, kind: str) -> NDArray[np.int64]:
     return np.array([i for i, its in enumerate(run.histories[0].kinds) if its == kind])
 
 
-def _depthwise_to_least(run: SeedRuns, _: Runs) -> FloatArray:
+def _depthwise_to_least(run: SeedRuns) -> FloatArray:
     others = [level(run, _primitive(run, kind)) for kind in ("pointwise", "pointwise_linear", "squeeze_excite")]
     return np.asarray(level(run, _primitive(run, "depthwise")) / np.min(others, axis=0))
 
 
-def _late_pointwise(run: SeedRuns, _: Runs) -> FloatArray:
+def _late_pointwise(run: SeedRuns) -> FloatArray:
     rows = _primitive(run, "pointwise")
     third = len(rows) // 3
     return level(run, rows[-third:]) / level(run, rows[:third])
@@ -190,8 +203,9 @@ CLAIMS = (
         LAYERWISE,
         ("mnist",),
         "all layers on MNIST / on FashionMNIST",
-        _to_fashion_mnist,
+        _level_to_other,
         above=False,
+        against="fashion-mnist",
     ),
     Claim(
         "weightscale",
@@ -199,8 +213,9 @@ CLAIMS = (
         WEIGHTSCALE,
         ("cifar100",),
         "(last block / first block) on CIFAR-100 / on CIFAR-10",
-        _to_cifar10,
+        _last_to_first_to_other,
         above=True,
+        against="cifar10",
     ),
     Claim(
         "weightscale",

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import WeightScaleError
+from ..run_folder import META, RunFolder
+from ..train.config import same_workers
 from ..train.loop import train
 from .presets import Preset, as_coded
 
@@ -24,7 +26,7 @@ def run_preset(
     changes: Mapping[str, Any] | None = None,
     data_root: str | Path = "data",
     download: bool = False,
-    workers: int = 0,
+    workers: int | None = None,
     resume: bool = False,
 ) -> Path:
     """Train a preset once for each of its seeds.
@@ -36,7 +38,7 @@ def run_preset(
         options: what the authors' code did differently from their text, names in `AS_CODED`.
         changes: other settings than the paper's, by their name in `TrainConfig`; kept in the record.
         data_root, download, workers: as for `train`.
-        resume: go on where an earlier call was interrupted.
+        resume: go on where an earlier call was interrupted, with its changes and as many workers.
 
     Returns:
         The folder with a run folder for each seed.
@@ -50,14 +52,18 @@ def run_preset(
     options = sorted(set(options))
     coded = as_coded(preset.config, options)
     config = replace(coded, **(changes or {}))
+    folder = Path(root) / "-".join([config.model.removesuffix("-small"), Path(config.data).name, *options])
+    if folder.exists() and any(folder.iterdir()) and not resume:
+        raise WeightScaleError(f"{folder} exists: go on with it by --resume (resume=True), or choose another root")
+    first = folder / f"seed-{preset.seeds[0]}"
+    if (first / META).exists():
+        config = replace(coded, **(RunFolder.open(first).meta["settings"]["changed"] | (changes or {})))
+        workers = same_workers(workers, first)  # of the seeds that have not begun, too
     changed = {
         name: value for name, value in vars(config).items() if name != "device" and value != getattr(coded, name)
     }
     if config.epochs < 2:
         raise ValueError(f"epochs must be 2 or more, for curves from epoch to epoch; got {config.epochs}")
-    folder = Path(root) / "-".join([config.model.removesuffix("-small"), Path(config.data).name, *options])
-    if folder.exists() and any(folder.iterdir()) and not resume:
-        raise WeightScaleError(f"{folder} exists: go on with it by --resume (resume=True), or choose another root")
     about = {"preset": preset.name, "paper": preset.paper, "as_coded": options, "changed": changed}
     for seed in preset.seeds[:seeds]:
         train(

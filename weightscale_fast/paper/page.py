@@ -14,13 +14,13 @@ import numpy as np
 from ..analysis import LayerClusters, cluster_layers
 from ..figures import clustered_curves, pca_panels
 from ..figures.blocks import block_curves
-from ..figures.style import count, set_title, styled
+from ..figures.style import count, rwc_unit, set_title, styled
 from ..figures.svg import svg_of
 from ..report import DPI
 from ..report_page import Picture, figure_html, fill_template
-from .claims import CLAIMS, STANDS_FOR, Verdict, by_network_and_data
-from .presets import PAPERS
-from .results import METRICS, Row, load_runs, table, verdicts, write_tables
+from .claims import ANSWERS, CLAIMS, Verdict, by_network_and_data
+from .presets import PAPERS, PRESETS
+from .results import METRICS, Row, is_of_paper, load_runs, stand_in, table, verdicts, write_tables
 from .seeds import SeedRuns
 from .summary import agreement, block_runs
 
@@ -51,16 +51,15 @@ def write_page(root: str | Path) -> Path:
     rows = table(runs)
     networks = list(dict.fromkeys(run.network for run in runs))
     answers = [verdict.answer for verdict in verdicts(runs)]
-    counts = ", ".join(f"{answers.count(answer)} {answer}" for answer in ("holds", "does not hold", "not run"))
+    counts = ", ".join(f"{answers.count(answer)} {answer}" for answer in ANSWERS)
+    ours = count(sum(map(is_of_paper, runs)), "experiment")
     text = fill_template(
         "paper_template.html",
         title="The papers' experiments, run here",
-        lead=escape(
-            f"{count(len(runs), 'experiment')} of 18. Of the papers' claims, by network and data set: {counts}."
-        ),
+        lead=escape(f"{ours} of {len(PRESETS)}. Of the papers' claims, by network and data set: {counts}."),
         accuracy="\n".join(map(_accuracy_row, rows)),
         changed=_changes(rows, failures),
-        data="".join(f"<th>{escape(_heading(data, runs))}</th>" for data in DATA),
+        data="".join(f"<th>{escape(data)}</th>" for data in DATA),
         claims="\n".join(_claim_rows(runs)),
         networks="\n".join(_network([run for run in runs if run.network == network], root) for network in networks),
     )
@@ -69,17 +68,11 @@ def write_page(root: str | Path) -> Path:
     return temporary.replace(root / PAGE)
 
 
-def _heading(data: str, runs: list[SeedRuns]) -> str:
-    """The data set, and what stood for it."""
-    used = {run.data for run in runs if STANDS_FOR.get(run.data, run.data) == data}
-    return data if used <= {data} else f"{data} ({', '.join(sorted(used - {data}))})"
-
-
 def _accuracy_row(row: Row) -> str:
     cells = [
         f"<td>{escape(row.network)}</td>",
         f"<td>{escape(row.data)}</td>",
-        f'<td class="number">{row.seeds}</td>',
+        f'<td class="number">{row.seeds}<small>paper: {row.published_seeds}</small></td>',
         f'<td class="number">{row.epochs}<small>paper: {row.published_epochs}</small></td>',
         f'<td class="number">{row.images}</td>',
         *(_percent(row.accuracy[name]) for name in METRICS),
@@ -103,6 +96,7 @@ def _changes(rows: list[Row], failures: list[str]) -> str:
         told += [f"{row.network}: {row.note}."] if row.note else []
         for seed, reason in row.left_out.items():
             told.append(f"{row.network} on {row.data}: seed {seed} {reason}, and is left out.")
+        told += [f"{row.network} on {row.data}: seed {seed} {reason}." for seed, reason in row.unfinished.items()]
     told += failures
     items = "".join(f"<li>{escape(line)}</li>" for line in dict.fromkeys(told))
     return f"<p>Other than in the papers:</p>\n<ul>{items}</ul>" if told else ""
@@ -115,23 +109,27 @@ def _claim_rows(runs: list[SeedRuns]) -> list[str]:
     for claim in CLAIMS:
         its_verdicts = list(claim.verdicts(found))
         for network in claim.networks:
-            cell_of = {verdict.data: _verdict(verdict) for verdict in its_verdicts if verdict.network == network}
+            cell_of = {
+                verdict.data: _verdict(verdict, stand_in(runs, verdict))
+                for verdict in its_verdicts
+                if verdict.network == network
+            }
             head = ""
             if network == claim.networks[0]:
                 told = f"{PAPERS[claim.paper]}; {claim.measure}, {claim.expected} expected"
                 head = f"<td rowspan={len(claim.networks)}>{escape(claim.text)}<small>{escape(told)}</small></td>"
-            cells = "".join(cell_of.get(data, "<td></td>") for data in DATA)
+            cells = "".join(cell_of.get(data, '<td class="not-run">no claim</td>') for data in DATA)
             rows.append(f"<tr>{head}<td>{escape(network)}</td>{cells}</tr>")
     return rows
 
 
-def _verdict(verdict: Verdict) -> str:
-    if verdict.number is None:
-        return '<td class="not-run">not run</td>'
-    told = f"{verdict.number:.2f}"
+def _verdict(verdict: Verdict, stood_in: str | None) -> str:
+    told = [] if np.isnan(verdict.number) else [f"{verdict.number:.2f}"]
     if len(verdict.seeds) > 1:
-        told += f"; in {verdict.agreeing} of {count(len(verdict.seeds), 'seed')}"
-    return f'<td class="{verdict.answer.replace(" ", "-")}">{verdict.answer}<small>{told}</small></td>'
+        told.append(f"in {verdict.agreeing} of {count(len(verdict.seeds), 'seed')}")
+    told += filter(None, [verdict.obstacle, stood_in and f"on {stood_in}"])
+    reason = f"<small>{escape('; '.join(told))}</small>" if told else ""
+    return f'<td class="{verdict.answer.replace(" ", "-")}">{verdict.answer}{reason}</td>'
 
 
 def _network(runs: list[SeedRuns], root: Path) -> str:
@@ -141,7 +139,7 @@ def _network(runs: list[SeedRuns], root: Path) -> str:
     pictures = [
         Picture(
             f"{network}: RWC of its blocks",
-            _save(block_curves({run.data: block_runs(run) for run in runs}), root / f"{network}-blocks"),
+            _save(_blocks(runs), root / f"{network}-blocks"),
             "Each line is the mean over the layers of a part of the network, from epoch to epoch. The panels share one "
             "axis, so lines that lie higher in one of them changed more on that data set.",
             half=len(runs) == 1,
@@ -158,6 +156,10 @@ def _network(runs: list[SeedRuns], root: Path) -> str:
     told = " ".join(_agreement(run, clusters[run.data]) for run in runs)
     figures = "\n".join(map(figure_html, pictures))
     return f'<h2>{escape(network)}</h2>\n<p>{escape(told)}</p>\n<div class="figures">\n{figures}\n</div>'
+
+
+def _blocks(runs: list[SeedRuns]) -> Figure:
+    return block_curves({run.data: block_runs(run) for run in runs}, ylabel=rwc_unit(runs[0].histories[0]))
 
 
 def _clustered(run: SeedRuns, clusters: LayerClusters, root: Path) -> Iterator[Picture]:
@@ -178,6 +180,8 @@ def _clustered(run: SeedRuns, clusters: LayerClusters, root: Path) -> Iterator[P
             "go back and forth.",
         ),
     ):
+        if not len(history):  # of a short run that was to record few steps
+            continue
         figure = _curves(history, clusters, f"{name}, {what}")
         path = root / f"{run.network}-{run.data}-{'steps' if history is per_step else 'epochs'}"
         yield Picture(f"{name}, {what}", _save(figure, path), reading, half=True)

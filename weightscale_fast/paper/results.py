@@ -23,6 +23,7 @@ class Row(NamedTuple):
     network: str
     data: str  # what was trained on
     seeds: int
+    published_seeds: int
     epochs: int
     published_epochs: int
     images: str  # to train on, of how many
@@ -32,6 +33,7 @@ class Row(NamedTuple):
     changed: dict[str, Any]  # settings that are not the paper's
     as_coded: list[str]  # names in AS_CODED
     left_out: Mapping[int, str]  # seeds, and why
+    unfinished: Mapping[int, str]  # seeds, and how far they are
     note: str
 
 
@@ -76,19 +78,26 @@ def table(runs: Iterable[SeedRuns]) -> list[Row]:
                 network=run.network,
                 data=run.data,
                 seeds=len(run.histories),
+                published_seeds=len(preset.seeds),
                 epochs=len(run.histories[0]),
                 published_epochs=preset.config.epochs,
                 images=f"{settings['images'][0]:,} of {settings['images_of'][0]:,}",
                 accuracy={name: run.accuracy(name) for name in METRICS},
-                published=preset.published if STANDS_FOR.get(run.data, run.data) == preset.config.data else None,
+                published=preset.published if is_of_paper(run) else None,
                 recording_share=float(np.mean([line["recording_share"] for lines in run.metrics for line in lines])),
                 changed=dict(settings["changed"]),
                 as_coded=list(settings["as_coded"]),
                 left_out=run.left_out,
+                unfinished=run.unfinished,
                 note=preset.note,
             )
         )
     return rows
+
+
+def is_of_paper(run: SeedRuns) -> bool:
+    """Whether its data are those of its preset, or a part of them."""
+    return STANDS_FOR.get(run.data, run.data) == PRESETS[run.settings["preset"]].config.data
 
 
 def verdicts(runs: list[SeedRuns]) -> list[Verdict]:
@@ -97,10 +106,10 @@ def verdicts(runs: list[SeedRuns]) -> list[Verdict]:
     return [verdict for claim in CLAIMS for verdict in claim.verdicts(found)]
 
 
-def shown_data(runs: list[SeedRuns], verdict: Verdict) -> str:
-    """The data set of a verdict, and what stood for it."""
+def stand_in(runs: list[SeedRuns], verdict: Verdict) -> str | None:
+    """What stood for the data set of a verdict, if something did."""
     run = by_network_and_data(runs).get((verdict.network, verdict.data))
-    return f"{verdict.data} ({run.data})" if run is not None and run.data in STANDS_FOR else verdict.data
+    return run.data if run is not None and run.data in STANDS_FOR else None
 
 
 def write_tables(runs: list[SeedRuns], folder: Path) -> None:
@@ -130,10 +139,11 @@ def write_tables(runs: list[SeedRuns], folder: Path) -> None:
             )
     with open(folder / "claims.csv", "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(("paper", "claim", "network", "data", "measure", "expected", "number", "seeds", "answer"))
+        about = ("paper", "claim", "network", "data", "measure", "expected")
+        writer.writerow((*about, "number", "seeds", "answer", "obstacle"))
         for verdict in verdicts(runs):
-            number = "" if verdict.number is None else f"{verdict.number:.4f}"
+            number = "" if np.isnan(verdict.number) else f"{verdict.number:.4f}"
             seeds = " ".join(f"{value:.4f}" for value in verdict.seeds)
-            data, claim = shown_data(runs, verdict), verdict.claim
-            about = (claim.paper, claim.text, verdict.network, data, claim.measure, claim.expected)
-            writer.writerow((*about, number, seeds, verdict.answer))
+            data, claim = stand_in(runs, verdict) or verdict.data, verdict.claim
+            said = (claim.paper, claim.text, verdict.network, data, claim.measure, claim.expected)
+            writer.writerow((*said, number, seeds, verdict.answer, verdict.obstacle))

@@ -6,7 +6,7 @@ Letters: R runs, E epochs that all of them have, L layers.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +32,14 @@ class SeedRuns:
         histories: the per-epoch record of each, R of them, cut to the epochs that all have.
         metrics: the lines of `metrics.jsonl` of each, one for each of its own epochs.
         left_out: the seeds of other runs, and why: diverged ones, and unfinished ones where another is finished.
+        unfinished: those of the R that are not finished, and how far they are.
     """
 
     folder: Path
     histories: tuple[RWCHistory, ...]
     metrics: tuple[list[dict[str, Any]], ...]
     left_out: Mapping[int, str]
+    unfinished: Mapping[int, str] = field(default_factory=dict)
 
     @classmethod
     def load(cls, folder: str | Path) -> SeedRuns:
@@ -75,6 +77,7 @@ class SeedRuns:
             ),
             tuple(metrics[seed] for seed in used),
             left_out,
+            {} if some_are_finished else unfinished,
         )
 
     @property
@@ -102,6 +105,10 @@ class SeedRuns:
         """The history whose RWC is the mean over the runs: see `mean_history`."""
         return mean_history(self.histories)
 
+    def averaged(self) -> SeedRuns:
+        """The mean in place of the runs: R is 1."""
+        return replace(self, histories=(self.mean(),))
+
     def per_step(self) -> RWCHistory:
         """The record of every step of the first run."""
         return RWCHistory.load(self.folder / f"seed-{self.settings['seed']}")
@@ -116,7 +123,9 @@ def _no_curve(lines: list[dict[str, Any]]) -> str | None:
     for line in lines:
         if diverged(line):
             return f"diverged in epoch {line['epoch']}"
-    return "has one epoch only" if len(lines) < 2 else None
+    if len(lines) < 2:
+        return f"has one epoch only, with {lines[-1]['test_top1']:.1%} of the test images right"
+    return None
 
 
 def mean_history(histories: Sequence[RWCHistory]) -> RWCHistory:

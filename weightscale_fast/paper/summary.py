@@ -13,6 +13,7 @@ import numpy as np
 from ..analysis import LayerClusters, cluster_layers
 from ..extras import import_extra
 from ..figures.blocks import BlockRuns, block_curves
+from ..figures.style import rwc_unit
 from ..figures.svg import svg_of
 from ..groups import cluster_groups, group_layers
 from ..report import DPI, write_report
@@ -42,7 +43,7 @@ def summarize(folder: str | Path) -> Path:
     groups = cluster_groups(mean, group_layers(mean.names, mean.kinds, "kind")) if primitives else {}
     analysis = runs.folder / "analysis"
     report = write_report(mean, clusters, analysis, groups=groups)
-    figure = block_curves({f"{runs.network} on {runs.data}": block_runs(runs)})
+    figure = block_curves({f"{runs.network} on {runs.data}": block_runs(runs)}, ylabel=rwc_unit(runs.histories[0]))
     (analysis / "blocks.svg").write_bytes(svg_of(figure, DPI))
     figure.savefig(analysis / "blocks.png", dpi=DPI)
     _write_spread(analysis / "spread.csv", runs, clusters)

@@ -99,16 +99,27 @@ def recorded_config(run_dir: Path) -> TrainConfig:
     return TrainConfig(**{name: settings[name] for name in names})
 
 
-def recorded_workers(run_dir: Path) -> int:
-    """How many workers a run was started with."""
-    return int(RunFolder.open(run_dir).meta["settings"].get("workers", 0))
+def same_workers(workers: int | None, run_dir: Path) -> int:
+    """How many workers a run was started with.
+
+    Raises:
+        WeightScaleError: `workers` says another number.
+    """
+    before = int(RunFolder.open(run_dir).meta["settings"].get("workers", 0))
+    if workers not in (None, before):
+        raise _another(run_dir, "workers", before, workers)
+    return before
 
 
 def check_same(config: TrainConfig, before: TrainConfig, run_dir: Path) -> None:
     """Raise `WeightScaleError` unless a run that was started with `before` can go on with `config`."""
     for name, was in vars(before).items():
         if name != "device" and getattr(config, name) != was:
-            raise WeightScaleError(
-                f"run folder {run_dir} was started with {name}={was!r}, and can only go on so; got "
-                f"{getattr(config, name)!r}: drop it, or choose another folder"
-            )
+            raise _another(run_dir, name, was, getattr(config, name))
+
+
+def _another(run_dir: Path, name: str, was: object, got: object) -> WeightScaleError:
+    return WeightScaleError(
+        f"run folder {run_dir} was started with {name}={was!r}, and can only go on so; got {got!r}: drop it, or choose "
+        "another folder"
+    )

@@ -15,7 +15,7 @@ from ..extras import import_extra
 from ..monitor import RWCMonitor
 from ..run_folder import META
 from .checkpoint import check_empty, load_checkpoint, save_checkpoint
-from .config import TrainConfig, check_same, recorded_config, recorded_workers
+from .config import TrainConfig, check_same, recorded_config, same_workers
 from .data import Loader, batches, load_images
 from .meter import Meter
 from .metrics import is_over, read_metrics, told, write_metrics
@@ -32,7 +32,7 @@ def train(
     *,
     data_root: str | Path = "data",
     download: bool = False,
-    workers: int = 0,
+    workers: int | None = None,
     resume: bool = False,
     about: dict[str, Any] | None = None,
 ) -> Path:
@@ -47,8 +47,8 @@ def train(
         run_dir: a new folder, or with `resume` the folder of a run that was interrupted.
         data_root: where the files of the papers' data sets are.
         download: fetch those that are not.
-        workers: processes that load images; 0 for none beside this one. With `resume` as many as before, because each
-            augments by random numbers of its own.
+        workers: processes that load images; none beside this one if not given. With `resume` as many as before, because
+            each augments by random numbers of its own.
         resume: go on after the last whole epoch. Weights and record then equal those of a run that was never broken
             off, on the CPU bit for bit.
         about: further settings to keep in the record, such as what the run is an example of.
@@ -63,8 +63,9 @@ def train(
     config, run_dir = config.resolved(), Path(run_dir)
     if resume and (run_dir / META).exists():
         check_same(config, recorded_config(run_dir), run_dir)
-        workers = recorded_workers(run_dir)
+        workers = same_workers(workers, run_dir)
     data = load_images(config, data_root=data_root, download=download)
+    workers = workers or 0
     training, test = batches(data, config, workers=workers)
     torch.manual_seed(config.seed)
     model = create_model(config.model, channels=data.channels, classes=data.classes).to(config.device)

@@ -13,15 +13,32 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ..errors import WeightScaleError
 from .config import TrainConfig
 
 METRICS = "metrics.jsonl"
+NAMES = ("train_top1", "train_top5", "test_top1", "test_top5", "recording_share")  # what others read of a line
 
 
 def read_metrics(run_dir: Path) -> list[dict[str, Any]]:
-    """The lines of `metrics.jsonl`, one an epoch; none where there is no such file yet."""
-    path = run_dir / METRICS
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    """The lines of `metrics.jsonl`, one an epoch; none where there is no such file yet.
+
+    Raises:
+        WeightScaleError: a line is none of ours.
+    """
+    path, lines = run_dir / METRICS, []
+    for number, text in enumerate(path.read_text().splitlines() if path.exists() else [], start=1):
+        try:
+            line = json.loads(text)
+            if not diverged(line):
+                [float(line[name]) for name in ("epoch", *NAMES)]
+        except (ValueError, KeyError, TypeError) as error:
+            raise WeightScaleError(
+                f"line {number} of {path} is not what weightscale train writes about an epoch "
+                f"({type(error).__name__}: {error})"
+            ) from error
+        lines.append(line)
+    return lines
 
 
 def write_metrics(run_dir: Path, metrics: list[dict[str, Any]]) -> None:
