@@ -241,8 +241,74 @@ def recent_rows_are_of_all_shares():
     if dist.get_rank() == 0:
         assert history.steps.tolist() == alone.history().steps.tolist()
     shared.close()
-    with raises(wsf.WeightScaleError, "recent steps cannot be added up any more"):
-        shared.recent(after=0)
+    assert shared.recent(after=600).steps.tolist() == list(range(602, 613, 2))  # and no collective call
+    assert shared.summary().last == 612
+
+
+@case(2)
+def what_on_finding_may_not_do():
+    """With a run folder rank 0 is called alone, so that a call for all ranks would wait for the others."""
+    model = DistributedDataParallel(nn.Linear(8, 8))
+    told = []
+
+    def summarize(finding):
+        with raises(wsf.WeightScaleError, "on_finding is called on rank 0 alone"):
+            monitor.summary()
+        told.append(finding)
+
+    monitor = wsf.RWCMonitor(model, run_dir=shared_folder(), on_finding=summarize)
+    with torch.no_grad():
+        model.module.weight[0, 0] = torch.nan
+    monitor.record()
+    monitor.flush()
+    assert len(told) == (dist.get_rank() == 0)
+    assert monitor.summary().last == 1
+    monitor.close()
+
+
+@case(2)
+def a_group_that_is_destroyed_first():
+    model = DistributedDataParallel(nn.Linear(8, 8))
+    monitor = wsf.RWCMonitor(model, run_dir=shared_folder())
+    monitor.record()
+    is_initialized = dist.is_initialized
+    dist.is_initialized = lambda: False
+    try:
+        with raises(wsf.WeightScaleError, "the process group was destroyed before the monitor was closed"):
+            monitor.close()
+    finally:
+        dist.is_initialized = is_initialized
+
+
+@case(2)
+def a_state_for_frameworks():
+    """Every rank loads what rank 0 saved, between two rows too, and goes on as if nothing had happened."""
+    for wrap in (DistributedDataParallel, fully_shard):
+        model = wrap(nn.Linear(300, 299))
+        monitor = wsf.RWCMonitor(model, every=3)
+        state, weights = [None], None
+        for step in range(9):
+            with torch.no_grad():
+                for p in model.parameters():
+                    p.mul_(1.01 + 0.01 * step)
+            monitor.record()
+            if step == 4:
+                state = [monitor.checkpoint_state()]
+                weights = {name: p.detach().clone() for name, p in model.named_parameters()}
+            if step == 5:
+                assert monitor.checkpoint_state()["weights"] is None
+        expected = monitor.history()
+        dist.broadcast_object_list(state)
+        model.load_state_dict(weights)
+        monitor.load_state_dict(state[0])
+        for step in range(5, 9):
+            with torch.no_grad():
+                for p in model.parameters():
+                    p.mul_(1.01 + 0.01 * step)
+            monitor.record()
+        resumed = monitor.history()
+        assert resumed.steps.tolist() == expected.steps.tolist() == [3, 6, 9]
+        np.testing.assert_allclose(resumed.rwc, expected.rwc, rtol=1e-6)
 
 
 @case(2)
@@ -618,6 +684,18 @@ def run_folder_that_exists():
 
 
 @case(2)
+def replicas_that_look_like_single_processes():
+    """The module without its wrapper: who comes second hears what to do."""
+    model, folder = DistributedDataParallel(nn.Linear(8, 8)), shared_folder()
+    if dist.get_rank() == 0:
+        wsf.RWCMonitor(model.module, run_dir=folder).close()
+    dist.barrier()
+    if dist.get_rank() == 1:
+        with raises(wsf.WeightScaleError, "exists", "2 processes run", "its DistributedDataParallel wrapper"):
+            wsf.RWCMonitor(model.module, run_dir=folder)
+
+
+@case(2)
 def weights_that_are_no_sum_yet():
     model = nn.Linear(4, 4, bias=False)
     partial = DTensor.from_local(torch.ones(4, 4), mesh(2), [Partial()])
@@ -653,14 +731,15 @@ def wrong_arguments():
         wsf.RWCMonitor(nn.LayerNorm(3), process_group=dist.group.WORLD)
 
 
-@case(2)
+@case(2, 4)
 def ranks_at_different_steps():
+    """Also for the rank that is as far as all are on average."""
     model = nn.Linear(2, 2)
     torch.nn.init.ones_(model.weight)
     monitor = wsf.RWCMonitor(model, process_group=dist.group.WORLD)
     monitor.record()
     monitor.flush()
-    for _ in range(1 + dist.get_rank()):
+    for _ in range(3 + {0: 0, 1: 1, 2: -1, 3: 0}[dist.get_rank()]):
         monitor.record()
     with raises(wsf.WeightScaleError, "could not add up steps 2 to", "after different steps"):
         monitor.flush()

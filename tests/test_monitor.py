@@ -226,6 +226,18 @@ def test_resume_without_a_checkpoint_goes_on_after_the_last_row(tmp_path):
     assert monitor.history().steps.tolist() == [1, 2]
 
 
+def test_resume_into_a_folder_that_lacks_rows_is_told(tmp_path):
+    model, _, step = training()
+    monitor, other = (wsf.RWCMonitor(model, run_dir=tmp_path / name) for name in ("run", "other"))
+    for _ in range(5):
+        step()
+        monitor.record()
+    state = monitor.state_dict()
+    with pytest.warns(UserWarning, match=r"other ends at step 0, but when the checkpoint was saved it had step 5"):
+        other.load_state_dict(state)
+    monitor.load_state_dict(state)
+
+
 class TestWrongArguments:
     @pytest.mark.parametrize("every", [0, -1, 1.5, "2"])
     def test_every(self, every):
@@ -273,7 +285,11 @@ class TestWrongArguments:
             with pytest.raises(ValueError, match="the state's rows are in its run folder"):
                 wsf.RWCMonitor(model).load_state_dict(monitor.state_dict())
 
+    def test_what_on_finding_must_be(self):
+        with pytest.raises(TypeError, match="on_finding must be called with each finding, as print; got bool"):
+            wsf.RWCMonitor(nn.Linear(2, 2), on_finding=True)
+
     def test_state_of_another_model(self):
         state = wsf.RWCMonitor(nn.Linear(2, 2)).state_dict()
-        with pytest.raises(ValueError, match="the state has other layers"):
+        with pytest.raises(ValueError, match="other layers: its layer 0 is 'weight', here it is '0.weight'"):
             wsf.RWCMonitor(training()[0]).load_state_dict(state)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,7 @@ from .history import RWCHistory
 from .kinds import layer_kind
 from .layers import LayerSelector
 from .optimizer_hook import OptimizerHook
-from .ranks import Ranks, find_ranks
+from .ranks import Ranks, find_ranks, hint_of_others
 from .recorder import Recorder
 from .ring import Ring, is_capturing
 from .run_folder import Rows, RunFolder
@@ -63,7 +64,7 @@ class RWCMonitor:
             for the device, because it sees rows on their way to the record: every 256 rows or every minute, whichever
             comes first, and on a GPU one such part later. Nothing is said twice unless it had got better. It is called
             after a step is recorded, and may raise to end the run. Of several processes those call it that keep the
-            record: rank 0 with a run folder, else all.
+            record: rank 0 with a run folder, which then cannot make calls that are for all ranks; else all.
 
     What a record alone would not show is a warning when rows come to the host, at the latest at `flush`: a layer that
     moves while it is frozen (`requires_grad=False`), a layer that the model got since, an optimizer that was rebuilt or
@@ -110,11 +111,13 @@ class RWCMonitor:
         check_definition(definition)
         if not isinstance(every, int) or every < 1:
             raise ValueError(f"every must be a whole number of steps, 1 or more, got {every!r}")
+        if on_finding is not None and not callable(on_finding):
+            raise TypeError(f"on_finding must be called with each finding, as print; got {type(on_finding).__name__}")
         if resume and run_dir is None:
             raise ValueError("resume=True needs run_dir, the folder of the run to go on with")
         self.model = model
         self.step = 0
-        ranks = find_ranks(model, process_group, pipeline)
+        self._ranks = ranks = find_ranks(model, process_group, pipeline)
         if ranks is None:
             self._snapshot = Snapshot(model, layers=layers)
             numel = self._snapshot.numel
@@ -157,7 +160,10 @@ class RWCMonitor:
         def begin() -> tuple[RunFolder | None, dict[str, Any], int]:
             if ranks is not None and ranks.rank != 0:
                 return None, {}, 0
-            run = RunFolder.begin(path, self._meta, resume=resume)
+            try:
+                run = RunFolder.begin(path, self._meta, resume=resume)
+            except WeightScaleError as error:
+                raise WeightScaleError(f"{error}{hint_of_others() if ranks is None else ''}") from error
             return run, run.meta, run.last_step()
 
         run, self._meta, self.step = begin() if ranks is None else ranks.gather(begin)[0]
@@ -198,12 +204,16 @@ class RWCMonitor:
             self._watch.look(step)
             self._recorder.commit()
         self.step = step  # last: a step whose record failed does not count, so that rows and steps stay together
-        self._health.tell()
+        self._tell()
 
     def _look_at(self, rows: Rows) -> None:
         """Rows on their way to the record."""
         self._watch.check(rows)
         self._health.take(rows)
+
+    def _tell(self) -> None:
+        with self._recorder.alone():
+            self._health.tell()
 
     def _warn_of_missed_steps(self) -> None:
         if self._hook is not None and self.step % self._meta["every"] == 0:  # between two rows weights do move
@@ -213,11 +223,6 @@ class RWCMonitor:
     def nbytes(self) -> int:
         """Memory that the previous weights take on this process, in bytes."""
         return self._snapshot.nbytes
-
-    @property
-    def is_shared(self) -> bool:
-        """Whether several processes record together."""
-        return isinstance(self._recorder, SharedRecorder)
 
     def history(self) -> RWCHistory:
         """Everything recorded so far; of several processes with a run folder, rank 0 has it and the others no rows."""
@@ -266,13 +271,13 @@ class RWCMonitor:
         """
         self._recorder.flush()
         self.step = max(self.step, self._recorder.step)
-        self._health.tell()
+        self._tell()
 
     def close(self) -> None:
         """Flush and stop recording; `history()` stays, and is then no collective call."""
         self._warn_of_missed_steps()
         self._end(self._recorder.close)
-        self._health.tell()
+        self._tell()
 
     def _end(self, last_call: Callable[[], None]) -> None:
         if self._hook is not None:
@@ -301,10 +306,30 @@ class RWCMonitor:
             "step": self.step,
             "every": self._meta["every"],
             "definition": self._meta["definition"],
+            "names": list(self._snapshot.names),
             "weights": self._snapshot.state_dict(),
+            "written": self._recorder.written,
             # Without a run folder. Bytes: a distributed checkpoint loads tensors only into tensors of their size.
             "rows": None if self._recorder.has_folder else self._recorder.rows().to_bytes(),
         }
+
+    def checkpoint_state(self) -> dict[str, Any]:
+        """A `state_dict()` that every process can load, whichever saved it, for frameworks that keep what one says.
+
+        Previous weights that are the model's, as after a row unless something else than the optimizer changed them, are
+        left out, so that it adds next to nothing to the checkpoint. Otherwise, as between two rows with `every` above
+        1, those of all processes are in it.
+        """
+        state = self.state_dict()
+        moved = bool((layer_sums(self.model, self._snapshot, update=False).moved > 0).any())
+        if self._ranks is not None:
+            moved = any(self._ranks.gather(lambda: moved))
+        if not moved:
+            return {**state, "weights": None}
+        if self._ranks is not None:
+            shares = self._ranks.gather(lambda: {name: weights.cpu() for name, weights in state["weights"].items()})
+            state["weights"] = {name: weights for share in shares for name, weights in share.items()}
+        return state
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Go back to the moment of `state_dict()`: later rows are dropped, in the run folder too.
@@ -320,6 +345,8 @@ class RWCMonitor:
                 raise ValueError(
                     f"the state is of a monitor with {key}={state_dict[key]!r}, this has {self._meta[key]!r}"
                 )
+        if tuple(state_dict["names"]) != tuple(self._snapshot.names):
+            raise ValueError(_other_layers(state_dict["names"], self._snapshot.names))
         rows = None if state_dict["rows"] is None else Rows.from_bytes(state_dict["rows"])
         if rows is None and not self._recorder.has_folder and state_dict["step"]:
             raise ValueError("the state's rows are in its run folder: give run_dir and resume=True to go on with them")
@@ -328,6 +355,14 @@ class RWCMonitor:
         else:
             self._snapshot.load_state_dict(state_dict["weights"])
         self._recorder.restart(rows, state_dict["step"])
+        if rows is None:
+            self._recorder.warn_if_behind(state_dict["written"])
         self._watch.restart(state_dict["step"])
         self._health.restart()
         self.step = state_dict["step"]
+
+
+def _other_layers(state: Sequence[str], mine: Sequence[str]) -> str:
+    pairs = enumerate(zip_longest(state, mine))
+    place, (theirs, ours) = next((place, pair) for place, pair in pairs if pair[0] != pair[1])
+    return f"the state is of a monitor of other layers: its layer {place} is {theirs!r}, here it is {ours!r}"

@@ -67,6 +67,8 @@ class Ranks:
         Raises:
             RuntimeError: a rank did not come, or its process is gone.
         """
+        if not dist.is_initialized():
+            raise RuntimeError("the process group was destroyed before the monitor was closed")
         on_host = "cpu:" in dist.get_backend_config(self._group)
         tensor = torch.from_numpy(numbers).to("cpu" if on_host else torch.accelerator.current_accelerator())
         dist.all_reduce(tensor, group=self._group)
@@ -142,6 +144,16 @@ def find_ranks(model: nn.Module, process_group: object = None, pipeline: bool = 
     if len(together) <= 1 and not any(map(is_dtensor, model.parameters())):
         return None
     return Ranks(together, group)
+
+
+def hint_of_others() -> str:
+    """What to say where a process that takes itself for the only one cannot have a folder: others may be there."""
+    if not dist.is_available() or not dist.is_initialized() or dist.get_world_size() == 1:
+        return ""
+    return (
+        f". {dist.get_world_size()} processes run, of which this monitor knows nothing: give it the model in its "
+        "DistributedDataParallel wrapper, or process_group=; or give each process a run_dir of its own"
+    )
 
 
 def _groups(model: nn.Module) -> dict[frozenset[int], dist.ProcessGroup | None]:

@@ -9,6 +9,7 @@ import os
 import time
 import warnings
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 
@@ -82,6 +83,10 @@ class Recorder:
         written = [] if self._run is None else [self._run.rows()]
         return self._concatenate(written + self._kept)
 
+    def alone(self) -> AbstractContextManager[None]:
+        """While what this process does others may not; nobody else is here."""
+        return nullcontext()
+
     def recent(self, after: int) -> Rows:
         """The rows after step `after` that the ring still holds; they stay in it."""
         return self._rows(self._ring.newest(after // self._every))
@@ -93,6 +98,20 @@ class Recorder:
             self._run.drop_after(0 if kept is not None else step)  # either holds the whole record
         self._kept = [] if kept is None or not len(kept.steps) else [kept]
         self._keep([])
+
+    @property
+    def written(self) -> int:
+        """The last step in the run folder; 0 if there is none."""
+        return 0 if self._run is None else self._run.last_step()
+
+    def warn_if_behind(self, written: int) -> None:
+        """Warn if a checkpoint knows of rows, up to step `written`, that are not in the folder."""
+        if self._run is not None and self.written < written:
+            warnings.warn(
+                f"the record in {self._run.path} ends at step {self.written}, but when the checkpoint was saved it had "
+                f"step {written}: is this the folder of the run that is resumed? What is missing stays so",
+                stacklevel=3,
+            )
 
     def resume_at(self, step: int) -> None:
         """The next row is the first after this step, and the first after a resume if there was a step at all."""

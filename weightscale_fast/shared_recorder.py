@@ -11,6 +11,8 @@ from __future__ import annotations
 import os
 import time
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 
@@ -21,7 +23,6 @@ from .ring import SHARD_ROWS, Part, Ring
 from .run_folder import Rows, RunFolder
 
 FIRST_ROWS = 16  # before it is known how long a step takes
-HEADER = 3  # number of the first row, count of rows, seconds since the last collective call on rank 0
 
 
 class SharedRecorder(Recorder):
@@ -37,7 +38,10 @@ class SharedRecorder(Recorder):
         self._keeps = True  # whether this rank keeps the sums
         self._interval = FIRST_ROWS  # rows
         self._due = self._next_due()
+        self._header = 1 + 2 * ranks.size  # seconds since rank 0 kept rows; of each rank, its first row and how many
         self._ended: str | None = None  # why there are no collective calls any more
+        self._newest: Rows | None = None  # once it is closed, what recent() is asked for
+        self._alone = False
 
     def write_to(self, run: RunFolder | None) -> None:
         """Send every further row to this folder of rank 0; other ranks say None and keep nothing."""
@@ -74,9 +78,21 @@ class SharedRecorder(Recorder):
 
     def close(self) -> None:
         """Flush; once that has failed, say what is lost."""
-        if self._ended is None:
-            super().close()
-        self.abandon()
+        try:
+            if self._ended is None:
+                super().close()
+                self._newest = self.recent(0)
+        finally:
+            self.abandon()
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """While what this rank does the others may not: collective calls are errors."""
+        self._alone = not self._keeps or self._run is not None
+        try:
+            yield
+        finally:
+            self._alone = False
 
     def abandon(self) -> None:
         """End without a collective call, to which nobody might come; rows that were not added up are lost."""
@@ -98,6 +114,8 @@ class SharedRecorder(Recorder):
         Raises:
             WeightScaleError: a rank did not come, or came after another row; or they have parted before.
         """
+        if self._newest is not None:
+            return self._newest.where(self._newest.steps > after)
         if self._ended is not None:
             raise WeightScaleError(f"recent steps cannot be added up any more: {self._ended}")
         added = [self._rows(part) for part, _ in map(self._add, _pieces(self._ring.newest(after // self._every)))]
@@ -129,28 +147,35 @@ class SharedRecorder(Recorder):
         """The part of all ranks, added up, and the seconds since rank 0 last kept rows. What travels is always as long,
         however many rows: gloo ends the process where two ranks send different lengths, and so we can tell them what is
         wrong."""
+        if self._alone:
+            raise WeightScaleError(
+                "on_finding is called on rank 0 alone, and flush, history, recent, summary and state_dict are for all "
+                "ranks: keep the finding, and call them on every rank after the step"
+            )
         first, sums, skipped = part
         n, K, L = sums.shape
-        buffer = np.zeros(HEADER + SHARD_ROWS * (K * L + 1))
-        buffer[:HEADER] = first, n, time.monotonic() - self._last if self._ranks.rank == 0 else 0.0
-        end = HEADER + sums.size
-        buffer[HEADER:end], buffer[end : end + n] = sums.ravel(), skipped
+        buffer = np.zeros(self._header + SHARD_ROWS * (K * L + 1))
+        place = 1 + 2 * self._ranks.rank
+        buffer[0] = time.monotonic() - self._last if self._ranks.rank == 0 else 0.0
+        buffer[place : place + 2] = first, n
+        end = self._header + sums.size
+        buffer[self._header : end], buffer[end : end + n] = sums.ravel(), skipped
         what = f"RWCMonitor could not add up steps {(first + 1) * self._every} to {(first + n) * self._every}"
         try:
             total = self._ranks.add(buffer)
         except RuntimeError as error:
             raise self._end(
                 f"{what} over {self._ranks.size} ranks: one of them is gone, or did not come "
-                "(flush, history, recent, state_dict and close must be called on every rank). "
+                "(flush, history, recent, summary, state_dict and close must be called on every rank). "
                 f"The steps before are safe. {str(error).strip()}"
             ) from error
-        if tuple(total[: HEADER - 1]) != (first * self._ranks.size, n * self._ranks.size):
+        if total[1 : self._header].tolist() != [first, n] * self._ranks.size:
             raise self._end(
                 f"{what}: the {self._ranks.size} ranks came after different steps; step every rank's optimizer equally "
-                "often, and call flush, history, recent, state_dict and close after the same step everywhere"
+                "often, and call flush, history, recent, summary, state_dict and close after the same step everywhere"
             )
-        added = Part(first, total[HEADER:end].reshape(n, K, L), total[end : end + n])
-        return added, max(total[HEADER - 1], 1e-9)
+        added = Part(first, total[self._header : end].reshape(n, K, L), total[end : end + n])
+        return added, max(total[0], 1e-9)
 
     def _end(self, reason: str) -> WeightScaleError:
         self._ended = reason

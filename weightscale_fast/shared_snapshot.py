@@ -33,18 +33,20 @@ class SharedSnapshot(Snapshot):
         return {f"{name} ({self._rank})": weights for name, weights in entries if weights.numel()}
 
     def load_state_dict(self, state_dict: Mapping[str, Tensor]) -> None:
-        """Take the weights of `state_dict()` on the same rank of as many.
+        """Take the weights of `state_dict()` on the same rank of as many; those of other ranks may be among them.
 
         Raises:
             ValueError: the state is of another rank, of another number of them, or of another model.
         """
-        if set(state_dict) != set(self._entries()):
-            found = next((name for name in state_dict if name not in self._entries()), "fewer layers")
+        mine = {name: weights for name, weights in state_dict.items() if name.endswith(f"({self._rank})")}
+        if set(mine) != set(self._entries()):
+            others = [name for name in state_dict if name not in self._entries()]
+            found = others[0] if others else "fewer layers"
             raise ValueError(
                 f"the state is not what {self._rank} saved, it has {found!r}: save and load it on every rank, with as "
                 "many ranks and the same mesh"
             )
-        super().load_state_dict(state_dict)
+        super().load_state_dict(mine)
 
 
 class ShareLookup(LayerLookup):

@@ -6,15 +6,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..monitor import RWCMonitor
-from .resume import checkpoint_state
 
 
 class RWCState:
     """What `accelerator.register_for_checkpointing` takes, so that `save_state` and `load_state` hold the record too.
 
     Accelerate keeps what the first process says and tells it to all of them, while each has the previous weights of its
-    own share: so these are taken from the model, which `load_state` loads before. With one process the monitor itself
-    can be registered as well; its state then has the previous weights once more.
+    own share: see `RWCMonitor.checkpoint_state`.
 
     Args:
         monitor: of the prepared model.
@@ -28,7 +26,7 @@ class RWCState:
 
     def state_dict(self) -> dict[str, Any]:
         """The monitor's part of a checkpoint; every process must call it."""
-        return checkpoint_state(self._monitor)
+        return self._monitor.checkpoint_state()
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Go back to the moment of `state_dict()`; see `RWCMonitor.load_state_dict`."""

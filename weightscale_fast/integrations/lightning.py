@@ -13,7 +13,7 @@ from ..finding import Finding
 from ..history import RWCHistory
 from ..layers import LayerSelector, select_layers
 from ..monitor import RWCMonitor
-from .resume import checkpoint_state, start_monitor
+from .resume import start_monitor
 from .summary import summarize
 
 if TYPE_CHECKING:
@@ -70,7 +70,8 @@ class RWCCallback(Callback):
     @property
     def state_key(self) -> str:
         """Tells several of these callbacks apart in one checkpoint, as one a step and one an epoch."""
-        return self._generate_state_key(**self._options)
+        layers = self._layers if isinstance(self._layers, str) else None  # what else it may be has no lasting name
+        return self._generate_state_key(**self._options, layers=layers)
 
     def history(self, optimizer: int = 0) -> RWCHistory:
         """Everything recorded so far; where there are several optimizers, of the one with this number.
@@ -129,7 +130,7 @@ class RWCCallback(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """The records' part of a checkpoint; without `run_dir`, the records themselves."""
-        return {"monitors": [checkpoint_state(monitor) for monitor in self.monitors]}
+        return {"monitors": [monitor.checkpoint_state() for monitor in self.monitors]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keep it until training starts: here the model may not be where it will be trained."""

@@ -38,7 +38,8 @@ def log_summary(history: RWCHistory, tracker: Any, step: int | None = None) -> N
     """Log the eight numbers of `summarize`.
 
     Args:
-        history: the steps to sum up, as `RWCMonitor.recent` gives them; nothing is logged of an empty one.
+        history: the steps to sum up, as `RWCMonitor.recent` gives them (of several processes all must call that, though
+            one may log); nothing is logged of an empty one.
         tracker: a TensorBoard `SummaryWriter`; `wandb` or a run of it; `trackio`; `mlflow`, a run or a client's
             `(client, run_id)`; a Lightning logger of one of these; or any `Tracker`.
         step: where to log, the last step of the history if not given.

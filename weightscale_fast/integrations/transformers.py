@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,9 +16,9 @@ from ..errors import WeightScaleError
 from ..extras import import_extra
 from ..finding import Finding
 from ..history import RWCHistory
-from ..layers import LayerSelector
+from ..layers import LayerSelector, select_layers
 from ..monitor import RWCMonitor
-from .resume import checkpoint_state, start_monitor
+from .resume import start_monitor
 from .trackers import log_summary
 
 if TYPE_CHECKING:
@@ -29,7 +30,8 @@ else:
 class RWCTrainerCallback(TrainerCallback):
     """Record the relative weight change of every layer after each real step of the optimizer.
 
-    Accumulated batches and steps that a gradient scaler skips leave no row. The state of the record lies in the
+    Accumulated batches and steps that a gradient scaler skips leave no row, or with a fused optimizer, which is the
+    Trainer's default, a row of 0 with a flag. The state of the record lies in the
     Trainer's checkpoints, so that `trainer.train(resume_from_checkpoint=True)` goes on with no hole, no double row and
     no false first value; with `save_only_model` it is left out.
 
@@ -93,22 +95,15 @@ class RWCTrainerCallback(TrainerCallback):
             self.monitor.close()
         self.monitor = start_monitor(
             kwargs["model"],
-            None,
+            kwargs["optimizer"],
             step=state.global_step,
-            state=self._load(args, state),
+            state=self._load(args, state, kwargs["model"]),
             again=again,
             process_group=_replicas(args, kwargs["model"]),
             **self._options,
         )
         self._training = True
         self._logged = self.monitor.step
-
-    def on_optimizer_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Record, unless the gradient scaler skipped the step."""
-        if self.monitor is not None and not getattr(kwargs["optimizer"], "step_was_skipped", False):
-            self.monitor.record()
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Sum up for the tracker."""
@@ -123,10 +118,10 @@ class RWCTrainerCallback(TrainerCallback):
         """Put the record's state into the checkpoint that was just written."""
         if self.monitor is None or args.save_only_model:
             return
-        monitor_state = checkpoint_state(self.monitor)
+        monitor_state = self.monitor.checkpoint_state()
         folder = _checkpoint(args, state)
         if args.should_save and folder.is_dir():
-            torch.save(monitor_state, folder / self._file)
+            torch.save(monitor_state, folder / self._file(monitor_state["names"]))
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Write what is left."""
@@ -134,24 +129,25 @@ class RWCTrainerCallback(TrainerCallback):
         if self.monitor is not None:
             self.monitor.close()
 
-    @property
-    def _file(self) -> str:
-        """Another for each of several callbacks, as one a step and one an epoch."""
-        return f"weightscale_fast_every_{self._options['every']}.pt"
+    def _file(self, names: Iterable[str]) -> str:
+        """Another for each of several callbacks, as one a step and one an epoch, or of other layers."""
+        what = (self._options["every"], self._options["definition"], *names)
+        return f"weightscale_fast_{hashlib.sha256(repr(what).encode()).hexdigest()[:12]}.pt"
 
-    def _load(self, args: TrainingArguments, state: TrainerState) -> dict[str, Any] | None:
+    def _load(self, args: TrainingArguments, state: TrainerState, model: nn.Module) -> dict[str, Any] | None:
         """The record's state in the checkpoint that training goes on from, if it does and if it is there."""
         if not state.global_step:
             return None
         folders = [_checkpoint(args, state)]
         if isinstance(args.resume_from_checkpoint, str):
             folders.insert(0, Path(args.resume_from_checkpoint))
+        file = self._file(select_layers(model, self._options["layers"]))
         for folder in folders:
-            if (folder / self._file).is_file():
-                loaded: dict[str, Any] = torch.load(folder / self._file, map_location="cpu", weights_only=True)
+            if (folder / file).is_file():
+                loaded: dict[str, Any] = torch.load(folder / file, map_location="cpu", weights_only=True)
                 return loaded
         warnings.warn(
-            f"no {self._file} in {' or '.join(map(str, folders))}: the record goes on at step {state.global_step} from "
+            f"no {file} in {' or '.join(map(str, folders))}: the record goes on at step {state.global_step} from "
             "the weights of now; to resume from elsewhere, name it in TrainingArguments(resume_from_checkpoint=...)",
             stacklevel=2,
         )
