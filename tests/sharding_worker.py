@@ -726,7 +726,9 @@ def wrong_arguments():
     if isinstance(other, dist.ProcessGroup):
         with raises(ValueError, "is not in process_group"):
             wsf.RWCMonitor(nn.Linear(2, 2), process_group=other)
-    assert wsf.RWCMonitor(nn.Linear(2, 2), process_group=alone[dist.get_rank()])._snapshot.names == ("weight",)
+    assert wsf.RWCMonitor(nn.Linear(2, 2), process_group=alone[dist.get_rank()])._recording.snapshot.names == (
+        "weight",
+    )
     with raises(ValueError, "no layer of LayerNorm matches"):
         wsf.RWCMonitor(nn.LayerNorm(3), process_group=dist.group.WORLD)
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Mapping, Sequence
-from itertools import zip_longest
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,21 +16,13 @@ from .errors import WeightScaleError
 from .finding import Finding
 from .health import HealthWatch
 from .history import RWCHistory
-from .kinds import layer_kind
 from .layers import LayerSelector
 from .optimizer_hook import OptimizerHook
-from .ranks import Ranks, find_ranks, hint_of_others
-from .recorder import Recorder
-from .ring import Ring, is_capturing
-from .run_folder import Rows, RunFolder
+from .ranks import find_ranks
+from .recording import Recording
+from .ring import is_capturing
+from .run_folder import Rows
 from .run_summary import RunSummary
-from .rwc.op import choose_backend, run_plan
-from .rwc.plan import sum_dtype
-from .sharding import agree
-from .shared_recorder import SharedRecorder
-from .shared_snapshot import SharedSnapshot
-from .snapshot import Snapshot
-from .sums import layer_sums
 from .watch import Watch
 
 if TYPE_CHECKING:
@@ -117,59 +108,31 @@ class RWCMonitor:
             raise ValueError("resume=True needs run_dir, the folder of the run to go on with")
         self.model = model
         self.step = 0
-        self._ranks = ranks = find_ranks(model, process_group, pipeline)
-        if ranks is None:
-            self._snapshot = Snapshot(model, layers=layers)
-            numel = self._snapshot.numel
-            kinds = tuple(layer_kind(model, name) for name in self._snapshot.names)
-        else:
-            folder = "no run_dir" if run_dir is None else "a run_dir"
-            arguments = f"every={every}, definition={definition!r}, {folder}, resume={resume}, pipeline={pipeline}"
-            shares = agree(model, layers, ranks, pipeline=pipeline, arguments=arguments)
-            self._snapshot, numel, kinds = SharedSnapshot(model, shares), shares.numel, shares.kinds
-        plan, _ = self._snapshot.plan_for(model)
-        self._plan = plan
+        folder = "no run_dir" if run_dir is None else "a run_dir"
+        self._recording = Recording(
+            model,
+            every=every,
+            layers=layers,
+            definition=definition,
+            settings=settings or {},
+            pipeline=pipeline,
+            ranks=find_ranks(model, process_group, pipeline),
+            arguments=f"every={every}, definition={definition!r}, {folder}, resume={resume}, pipeline={pipeline}",
+        )
+        self._every = every
+        self._recorder, snapshot = self._recording.recorder, self._recording.snapshot
         self._hook = None if optimizer is None else OptimizerHook(optimizer, model)
-        self._meta: dict[str, Any] = {
-            "names": list(self._snapshot.names),
-            "numel": list(numel),
-            "kinds": list(kinds),
-            "definition": definition,
-            "every": every,
-            "settings": dict(settings or {}),
-            # A stage of a pipeline knows its own only.
-            "dtypes": [] if pipeline else [str(w.dtype).removeprefix("torch.") for w in plan.prev],
-        }
-        sums = 4 if definition == "mean_ratio" else 3
-        self._ring = Ring(sums, len(self._snapshot), device=plan.device, dtype=sum_dtype(plan.device))
-        self._recorder = Recorder(self._ring, every) if ranks is None else SharedRecorder(self._ring, every, ranks)
-        for group in plan.groups:
-            choose_backend(group.device)  # its first use may compile, which a CUDA graph could not hold
-        self._watch = Watch(model, self._snapshot.lookup_in(model), layers, self._snapshot.names)
-        self._health = HealthWatch(self._meta, on_finding)
+        self._watch = Watch(model, snapshot.lookup_in(model), layers, snapshot.names)
+        self._health = HealthWatch(self._recording.meta, on_finding)
         self._recorder.show = weakref.WeakMethod(self._look_at)
         if run_dir is not None:
-            self._open_run(Path(run_dir), resume, ranks)
+            self.step = self._recording.open(Path(run_dir), resume=resume)
+            self._watch.restart(self.step)
         # Rows still in the ring reach the folder even when nobody calls close(), at garbage collection or at exit: but
         # those of several processes, which then may not come any more.
         self._unclosed = weakref.finalize(self, self._recorder.abandon)
         if self._hook is not None:
             self._hook.start(self._after_step)
-
-    def _open_run(self, path: Path, resume: bool, ranks: Ranks | None) -> None:
-        def begin() -> tuple[RunFolder | None, dict[str, Any], int]:
-            if ranks is not None and ranks.rank != 0:
-                return None, {}, 0
-            try:
-                run = RunFolder.begin(path, self._meta, resume=resume)
-            except WeightScaleError as error:
-                raise WeightScaleError(f"{error}{hint_of_others() if ranks is None else ''}") from error
-            return run, run.meta, run.last_step()
-
-        run, self._meta, self.step = begin() if ranks is None else ranks.gather(begin)[0]
-        self._recorder.write_to(run if ranks is None or ranks.rank == 0 else None)
-        self._recorder.resume_at(self.step)
-        self._watch.restart(self.step)
 
     def record(self) -> None:
         """One step is done: compare the weights with those `every` steps ago, if it is time.
@@ -187,24 +150,23 @@ class RWCMonitor:
 
     @always_eager
     def _after_step(self, found_inf: Tensor | None = None) -> None:
-        every = self._meta["every"]
-        capturing = is_capturing(self._ring.rows.device)
+        every, ring = self._every, self._recording.ring
+        capturing = is_capturing(ring.rows.device)
         if capturing and every > 1:
             raise WeightScaleError(f"a CUDA graph records at each replay, so that every must be 1 in it, got {every}")
         step = self.step + (not capturing)
         if isinstance(found_inf, Tensor):
-            self._ring.count_skipped(found_inf)
+            ring.count_skipped(found_inf)
         if step % every == 0 or capturing:
-            plan, cur = self._snapshot.plan_for(self.model)
-            if plan is not self._plan:  # some weights lie elsewhere
-                self._plan = plan
-                if self._hook is not None:
-                    self._hook.warn_if_strange(self.model)
-            run_plan(plan, cur, self._ring.rows, self._ring.cursor, update=True)
+            self._recording.add_row(self.model, self._warn_of_strange_optimizer)
             self._watch.look(step)
             self._recorder.commit()
         self.step = step  # last: a step whose record failed does not count, so that rows and steps stay together
         self._tell()
+
+    def _warn_of_strange_optimizer(self) -> None:
+        if self._hook is not None:
+            self._hook.warn_if_strange(self.model)
 
     def _look_at(self, rows: Rows) -> None:
         """Rows on their way to the record."""
@@ -216,19 +178,19 @@ class RWCMonitor:
             self._health.tell()
 
     def _warn_of_missed_steps(self) -> None:
-        if self._hook is not None and self.step % self._meta["every"] == 0:  # between two rows weights do move
-            self._hook.warn_if_silent(self.model, self._snapshot)
+        if self._hook is not None and self.step % self._every == 0:  # between two rows weights do move
+            self._hook.warn_if_silent(self.model, self._recording.snapshot)
 
     @property
     def nbytes(self) -> int:
         """Memory that the previous weights take on this process, in bytes."""
-        return self._snapshot.nbytes
+        return self._recording.snapshot.nbytes
 
     def history(self) -> RWCHistory:
         """Everything recorded so far; of several processes with a run folder, rank 0 has it and the others no rows."""
         self._warn_of_missed_steps()
         self.flush()
-        return RWCHistory.from_rows(self._meta, self._recorder.rows())
+        return self._recording.history()
 
     def recent(self, *, after: int) -> RWCHistory:
         """The rows after step `after`, 512 at most: those that the ring on the device still holds.
@@ -251,7 +213,7 @@ class RWCMonitor:
             >>> monitor.recent(after=1).steps
             array([2, 3])
         """
-        return RWCHistory.from_rows(self._meta, self._recorder.recent(after))
+        return self._recording.recent(after)
 
     def summary(self) -> RunSummary:
         """The last 512 rows on half a page, with what `check_health` finds in them; cheap enough for every epoch.
@@ -302,16 +264,7 @@ class RWCMonitor:
         processes each has its share of the weights: save and load it on all of them.
         """
         self.flush()
-        return {
-            "step": self.step,
-            "every": self._meta["every"],
-            "definition": self._meta["definition"],
-            "names": list(self._snapshot.names),
-            "weights": self._snapshot.state_dict(),
-            "written": self._recorder.written,
-            # Without a run folder. Bytes: a distributed checkpoint loads tensors only into tensors of their size.
-            "rows": None if self._recorder.has_folder else self._recorder.rows().to_bytes(),
-        }
+        return self._recording.state_dict(self.step)
 
     def checkpoint_state(self) -> dict[str, Any]:
         """A `state_dict()` that every process can load, whichever saved it, for frameworks that keep what one says.
@@ -320,16 +273,8 @@ class RWCMonitor:
         left out, so that it adds next to nothing to the checkpoint. Otherwise, as between two rows with `every` above
         1, those of all processes are in it.
         """
-        state = self.state_dict()
-        moved = bool((layer_sums(self.model, self._snapshot, update=False).moved > 0).any())
-        if self._ranks is not None:
-            moved = any(self._ranks.gather(lambda: moved))
-        if not moved:
-            return {**state, "weights": None}
-        if self._ranks is not None:
-            shares = self._ranks.gather(lambda: {name: weights.cpu() for name, weights in state["weights"].items()})
-            state["weights"] = {name: weights for share in shares for name, weights in share.items()}
-        return state
+        self.flush()
+        return self._recording.checkpoint_state(self.step, self.model)
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Go back to the moment of `state_dict()`: later rows are dropped, in the run folder too.
@@ -340,29 +285,7 @@ class RWCMonitor:
             ValueError: the state is of other layers, another definition or another `every`, or of a monitor with a run
                 folder while this one has none.
         """
-        for key in ("every", "definition"):
-            if state_dict[key] != self._meta[key]:
-                raise ValueError(
-                    f"the state is of a monitor with {key}={state_dict[key]!r}, this has {self._meta[key]!r}"
-                )
-        if tuple(state_dict["names"]) != tuple(self._snapshot.names):
-            raise ValueError(_other_layers(state_dict["names"], self._snapshot.names))
-        rows = None if state_dict["rows"] is None else Rows.from_bytes(state_dict["rows"])
-        if rows is None and not self._recorder.has_folder and state_dict["step"]:
-            raise ValueError("the state's rows are in its run folder: give run_dir and resume=True to go on with them")
-        if state_dict["weights"] is None:
-            layer_sums(self.model, self._snapshot, update=True)
-        else:
-            self._snapshot.load_state_dict(state_dict["weights"])
-        self._recorder.restart(rows, state_dict["step"])
-        if rows is None:
-            self._recorder.warn_if_behind(state_dict["written"])
+        self._recording.load_state_dict(state_dict, self.model)
         self._watch.restart(state_dict["step"])
         self._health.restart()
         self.step = state_dict["step"]
-
-
-def _other_layers(state: Sequence[str], mine: Sequence[str]) -> str:
-    pairs = enumerate(zip_longest(state, mine))
-    place, (theirs, ours) = next((place, pair) for place, pair in pairs if pair[0] != pair[1])
-    return f"the state is of a monitor of other layers: its layer {place} is {theirs!r}, here it is {ours!r}"
