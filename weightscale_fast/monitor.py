@@ -271,7 +271,13 @@ class RWCMonitor:
 
         Previous weights that are the model's, as after a row unless something else than the optimizer changed them, are
         left out, so that it adds next to nothing to the checkpoint. Otherwise, as between two rows with `every` above
-        1, those of all processes are in it.
+        1, those of all processes are in it. Of several processes every rank must call it.
+
+        Example:
+            >>> monitor = RWCMonitor(nn.Linear(2, 2))
+            >>> monitor.record()
+            >>> monitor.checkpoint_state()["weights"] is None
+            True
         """
         self.flush()
         return self._recording.checkpoint_state(self.step, self.model)

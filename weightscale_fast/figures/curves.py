@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from ..history import RWCHistory
 
 SIZE = (9.6, 5)
-MOST_VECTOR_POINTS = 10_000  # of a figure: 0.3 MB of SVG
+MOST_VECTOR_POINTS = 5_000  # of a figure: 0.15 MB of SVG
 FEW_POINTS = 1_000  # of a figure: few enough for a mark on each
 
 
