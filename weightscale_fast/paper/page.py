@@ -124,7 +124,7 @@ def _claim_rows(runs: list[SeedRuns]) -> list[str]:
 
 
 def _verdict(verdict: Verdict, stood_in: str | None) -> str:
-    told = [] if np.isnan(verdict.number) else [f"{verdict.number:.2f}"]
+    told = [] if np.isnan(verdict.number) else [f"{verdict.number:.3g}"]
     if len(verdict.seeds) > 1:
         told.append(f"in {verdict.agreeing} of {count(len(verdict.seeds), 'seed')}")
     told += filter(None, [verdict.obstacle, stood_in and f"on {stood_in}"])
