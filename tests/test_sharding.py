@@ -165,6 +165,50 @@ def test_a_rank_that_makes_no_monitor():
     assert "WeightScaleError: RWCMonitor did not hear from all 2 ranks: each of them must make one" in output
 
 
+DESTROYED = """
+    import torch.distributed as dist
+    from torch import nn
+    import weightscale_fast as wsf
+    dist.init_process_group("gloo")
+    monitor = wsf.RWCMonitor(nn.parallel.DistributedDataParallel(nn.Linear(8, 8)))
+    monitor.record()
+    dist.destroy_process_group()
+    monitor.close()
+"""
+
+
+def test_a_process_group_that_is_destroyed_before_the_monitor_is_closed():
+    for rank in start(DESTROYED):
+        output = output_of(rank)
+        assert rank.returncode == 1
+        assert "WeightScaleError: RWCMonitor could not add up steps 1 to 1" in output
+        assert "the process group was destroyed before the monitor was closed" in output
+
+
+FORKED = """
+    import os, torch, torch.distributed as dist
+    from torch import nn
+    import weightscale_fast as wsf
+    dist.init_process_group("gloo")
+    torch.set_num_threads(1)
+    monitor = wsf.RWCMonitor(nn.parallel.DistributedDataParallel(nn.Linear(8, 8)))
+    monitor.record()
+    if dist.get_rank() == 0 and os.fork() == 0:
+        monitor.close()
+        os._exit(0)
+    if dist.get_rank() == 0:
+        assert os.wait()[1] == 0
+    monitor.close()
+    print("closed with", len(monitor.history()), "row", flush=True)
+    os._exit(0)
+"""
+
+
+def test_a_forked_child_that_closes_makes_no_collective_call():
+    for rank in start(FORKED):
+        assert "closed with 1 row" in output_of(rank)
+
+
 LIGHTNING = """
     import os, sys, torch, lightning.pytorch as pl
     from lightning.pytorch.loggers import CSVLogger

@@ -78,6 +78,8 @@ class SharedRecorder(Recorder):
 
     def close(self) -> None:
         """Flush; once that has failed, say what is lost."""
+        if os.getpid() != self._process:  # a forked child, which the other ranks do not wait for
+            return
         try:
             if self._ended is None:
                 super().close()
