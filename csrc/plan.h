@@ -8,6 +8,12 @@
 
 #include <cstdint>
 
+#if defined(__CUDACC__)
+#define WSF_HOST_DEVICE __host__ __device__
+#else
+#define WSF_HOST_DEVICE
+#endif
+
 namespace weightscale_fast {
 
 // Rows of `chunks` [3, C], int64.
@@ -26,5 +32,16 @@ enum SumRow : int64_t {
   kRatioSum = 3,  // sum |w - prev| / |prev|
   kMaxSums = 4,
 };
+
+// Relative weight change of a layer, from its sums: what stage 2 writes to `rwc` [M], float32.
+//   norm_ratio, K = 3: delta_l1 / prev_l1, and 0 where nothing moved (Eq. 1)
+//   mean_ratio, K = 4: ratio_sum / weights, and 0 for a layer without weights
+// weightscale_fast/definitions.py is the same in Python.
+WSF_HOST_DEVICE inline double norm_ratio(double delta_l1, double prev_l1) {
+  return delta_l1 == 0.0 ? 0.0 : delta_l1 / prev_l1;
+}
+WSF_HOST_DEVICE inline double mean_ratio(double ratio_sum, double weights) {
+  return ratio_sum / (weights > 1.0 ? weights : 1.0);
+}
 
 }  // namespace weightscale_fast

@@ -1,5 +1,6 @@
 """The op's registration, and the choice of backend."""
 
+import dataclasses
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,8 @@ import torch
 
 import weightscale_fast as wsf
 from weightscale_fast.rwc.extension import load_error
-from weightscale_fast.rwc.op import BACKENDS, choose_backend, load_backend
+from weightscale_fast.rwc.op import BACKENDS, choose_backend, load_backend, run_elsewhere, warn_of_slow_backend
+from weightscale_fast.rwc.plan import build_plan
 
 from .conftest import BACKENDS as TESTED
 from .oracle import module_of, nudge
@@ -17,58 +19,116 @@ from .oracle import module_of, nudge
 CPU = torch.device("cpu")
 
 
-@pytest.mark.parametrize("name", ["layer_sums", "layer_sums_triton"])
+# What each op is told of its launch beside the tables: the chunks of the largest layer, and the stream.
+LAUNCH = {"layer_sums": (), "layer_sums_triton": (1,), "layer_sums_cuda": (1, 0)}
+
+
+@pytest.mark.parametrize("name", ["layer_sums", "layer_sums_triton", "layer_sums_cuda"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("sums", [3, 4])
 @pytest.mark.parametrize("update", [True, False])
 def test_opcheck(name, dtype, sums, update):
     assert load_error() is None
     assert load_backend("triton").refusal(CPU) is None  # interpreted: see conftest.py
+    if name == "layer_sums_cuda" and load_backend("cuda_on_cpu").refusal(CPU):
+        pytest.skip("nvcc is not on the PATH, so CUDA's headers are not here")
     model = module_of(torch.randn(20, 1_000).to(dtype), torch.randn(3, 3).to(dtype), torch.randn(0, 3).to(dtype))
     prev = wsf.snapshot(model)
     nudge(model, 0.1)
     group = prev.plan_for(model)[0].groups[0]
     out = torch.zeros(5, sums, 3, dtype=torch.float64)
     cursor = torch.tensor([7])
-    arguments = (group.chunks, group.layer_start, group.layer_row, group.prev, group.partial, out, cursor, update)
-    torch.library.opcheck(getattr(torch.ops.weightscale_fast, name).default, arguments)
+    op = getattr(torch.ops.weightscale_fast, name).default
+    for rwc in (torch.zeros(3), torch.zeros(0)):
+        torch.library.opcheck(op, (*group.tables, out, rwc, cursor, update, *LAUNCH[name]))
 
 
-@pytest.mark.parametrize("name", ["layer_sums", "layer_sums_triton", "layer_sums_cuda"])
+@pytest.mark.parametrize("name", LAUNCH)
 def test_fake_kernels_check_the_tables(name):
-    stream = (0,) if name == "layer_sums_cuda" else ()
     packet = getattr(torch.ops.weightscale_fast, name).default
 
-    def op(*arguments):
-        return packet(*arguments, *stream)
+    def op(chunks, starts, out, rwc):
+        return packet(chunks, starts, rows, prev, partial, out, rwc, cursor, True, *LAUNCH[name])
 
     ints = {"dtype": torch.int64, "device": "meta"}
     chunks, starts, rows = torch.empty(3, 5, **ints), torch.empty(3, **ints), torch.empty(2, **ints)
     prev, partial, out = (torch.empty(shape, device="meta") for shape in ((9,), (4, 5), (1, 3, 2)))
-    cursor = torch.zeros(1, **ints)
-    assert op(chunks, starts, rows, prev, partial, out, cursor, True) is None
+    rwc, cursor = torch.empty(2, device="meta"), torch.zeros(1, **ints)
+    assert op(chunks, starts, out, rwc) is None
+    assert op(chunks, starts, out, rwc[:0]) is None
     with pytest.raises(RuntimeError, match="chunks must be"):
-        op(chunks[:2], starts, rows, prev, partial, out, cursor, True)
+        op(chunks[:2], starts, out, rwc)
     with pytest.raises(RuntimeError, match="layer_start must be"):
-        op(chunks, starts[:2], rows, prev, partial, out, cursor, True)
+        op(chunks, starts[:2], out, rwc)
     with pytest.raises(RuntimeError, match="out must be"):
-        op(chunks, starts, rows, prev, partial, out[:, :2], cursor, True)
+        op(chunks, starts, out[:, :2], rwc)
+    with pytest.raises(RuntimeError, match="rwc must be"):
+        op(chunks, starts, out, rwc[:1])
 
 
-def test_kernel_refuses_tables_that_do_not_fit():
-    model = module_of(torch.randn(3, 3))
-    group = wsf.snapshot(model).plan_for(model)[0].groups[0]
+def small_group():
+    model = module_of(torch.randn(3, 3), torch.randn(2, 2))
+    return wsf.snapshot(model).plan_for(model)[0].groups[0]
+
+
+@pytest.mark.parametrize("name", ["layer_sums", "layer_sums_cuda"])
+def test_kernels_refuse_tables_that_do_not_fit(name):
+    if name == "layer_sums_cuda" and load_backend("cuda_on_cpu").refusal(CPU):
+        pytest.skip("nvcc is not on the PATH, so CUDA's headers are not here")
+    assert load_error() is None
+    group, op = small_group(), getattr(torch.ops.weightscale_fast, name).default
+    chunks, starts, *others = group.tables
+    row = torch.zeros(1, 3, 2, dtype=torch.float64), torch.zeros(2), torch.zeros(1, dtype=torch.int64), True
     with pytest.raises(RuntimeError, match="tables do not fit each other"):
-        torch.ops.weightscale_fast.layer_sums(
-            group.chunks,
-            group.layer_start[:1],
-            group.layer_row,
-            group.prev,
-            group.partial,
-            torch.zeros(1, 3, 1).double(),
-            torch.zeros(1).long(),
-            True,
-        )
+        op(chunks, starts[:1], *others, *row, *LAUNCH[name])
+    with pytest.raises(RuntimeError, match="tables do not fit each other"):
+        op(chunks, starts, *others, row[0], torch.zeros(1), *row[2:], *LAUNCH[name])
+    with pytest.raises(RuntimeError, match="must be contiguous"):
+        op(chunks.T.contiguous().T, starts, *others, *row, *LAUNCH[name])
+
+
+def calls_to_bring_over(layers):
+    """How many operators bring the sums of every other one of 2 * `layers` layers from their device, as is checked."""
+    cur = [torch.randn(3, 4) for _ in range(2 * layers)]
+    before = [torch.zeros(3, 4) for _ in cur]
+    plan, mine = build_plan(cur, before), list(range(0, 2 * layers, 2))
+    group = dataclasses.replace(build_plan(cur[::2], before[::2]).groups[0], layers=mine, layer_row=torch.tensor(mine))
+    out = torch.full((3, 3, 2 * layers), -1.0, dtype=torch.float64)
+    with torch.profiler.profile() as profile:
+        run_elsewhere(load_backend("cpu"), plan, group, cur, out, torch.tensor([4]), True)
+    torch.testing.assert_close(out[1, 0, mine], torch.stack([w.double().abs().sum() for w in cur[::2]]))
+    out[1, :, mine] = -1
+    assert (out == -1).all()
+    return sum(event.count for event in profile.key_averages())
+
+
+def test_sums_of_another_device_come_in_as_many_calls_for_any_number_of_layers():
+    """A model on several GPUs: what its other devices count comes at once, to the right row and columns."""
+    assert calls_to_bring_over(layers=40) < calls_to_bring_over(layers=2) + 38  # far less than one more a layer
+
+
+def test_a_gpu_that_gets_the_torch_backend_is_a_warning_with_the_reasons():
+    with pytest.warns(UserWarning, match=r"weights on cuda are read by the 'torch' backend.*triton: a trial failed"):
+        warn_of_slow_backend(torch.device("cuda"), {"triton": "a trial failed", "cuda": "no nvcc"})
+
+
+def test_a_monitor_has_run_what_it_will_record_with(monkeypatch):
+    """A CUDA graph cannot hold a first launch: the dtype, the number of sums and prev <- cur are those of its rows."""
+    seen = []
+    cpu = load_backend("cpu")
+    run = cpu.run
+
+    def spy(plan, group, cur, out, rwc, cursor, update):
+        seen.append((group.prev.dtype, out.shape[1], update, group.most_chunks))
+        run(plan, group, cur, out, rwc, cursor, update)
+
+    monkeypatch.setattr(cpu, "run", spy)
+    model = module_of(torch.randn(200, 200), torch.randn(3, 3).bfloat16())
+    monitor = wsf.RWCMonitor(model, definition="mean_ratio")
+    warmed = set(seen)
+    seen.clear()
+    monitor.record()
+    assert set(seen) <= warmed
 
 
 def test_automatic_choice_on_the_cpu_is_the_compiled_pass():
@@ -80,7 +140,7 @@ def test_environment_names_the_backend(monkeypatch):
     assert choose_backend(CPU).__name__ == "weightscale_fast.rwc.reference"
     assert choose_backend(CPU, "cpu").__name__ == "weightscale_fast.rwc.cpu"  # the argument comes first
     monkeypatch.setenv("WEIGHTSCALE_FAST_BACKEND", "gpu")
-    with pytest.raises(ValueError, match="backend must be one of 'cpu', 'triton', 'cuda', 'torch', got 'gpu'"):
+    with pytest.raises(ValueError, match="backend must be one of 'cpu', 'triton', 'cuda', 'torch'.*, got 'gpu'"):
         choose_backend(CPU)
 
 

@@ -4,7 +4,11 @@ import pytest
 import torch
 
 import weightscale_fast as wsf
-from weightscale_fast.rwc.plan import CHUNK
+from weightscale_fast.definitions import mean_ratio, norm_ratio
+from weightscale_fast.rwc import plan as plan_module
+from weightscale_fast.rwc.op import run_plan
+from weightscale_fast.rwc.plan import CHUNK, build_plan
+from weightscale_fast.rwc.tuning import MANY_CHUNKS
 
 from .oracle import TOLERANCE, module_of, nudge, oracle_sums
 
@@ -41,6 +45,74 @@ def test_unaligned(dtype, backend):
     before = [w.detach().clone() for w in model.parameters()]
     nudge(model)
     check_sums(model, before, backend=backend)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_tiny_layers_at_every_address_touch_no_neighbour(dtype, backend):
+    """Layers that end before their first 16-byte boundary, or just behind it, wherever they begin."""
+    vector = 16 // dtype.itemsize
+    flat_cur, flat_prev = torch.randn(4_000).to(dtype), torch.randn(4_000).to(dtype)
+    spans, end = [], 0
+    for phase in range(vector):
+        for n in range(1, 2 * vector + 2):
+            start = -(-end // vector) * vector + phase
+            spans.append(slice(start, start + n))
+            end = start + n + 1
+    assert end < 4_000
+    cur, prev = [flat_cur[span] for span in spans], [flat_prev[span] for span in spans]
+    before = flat_prev.clone()
+    expected = torch.stack([oracle_sums(w, p.clone()) for w, p in zip(cur, prev, strict=True)], dim=1)
+    plan = build_plan(cur, prev)
+    out = torch.zeros(1, 4, len(cur), dtype=torch.float64)
+    run_plan(plan, cur, out, plan.zero, True, backend)
+    torch.testing.assert_close(out[0], expected, rtol=TOLERANCE, atol=0)
+    for span in spans:
+        before[span] = flat_cur[span]
+    assert torch.equal(flat_prev, before)
+
+
+def test_the_row_of_the_cursor_is_filled_and_no_other(backend):
+    before = [torch.randn(9, 9), torch.randn(5, 3, dtype=torch.float64), torch.randn(2, 2)]
+    cur = [w * 1.5 for w in before]
+    plan = build_plan(cur, [w.clone() for w in before])
+    out = torch.full((3, 3, 3), -1.0, dtype=torch.float64)
+    run_plan(plan, cur, out, torch.tensor([5]), True, backend)
+    assert (out[:2] == -1).all()
+    expected = torch.stack([oracle_sums(w, p) for w, p in zip(cur, before, strict=True)], dim=1)
+    torch.testing.assert_close(out[2], expected[:3], rtol=TOLERANCE, atol=0)
+
+
+@pytest.mark.parametrize("chunks", [600, MANY_CHUNKS + 200])
+def test_more_chunks_in_a_layer_than_stage_2_has_threads(chunks, backend, monkeypatch):
+    """Both launches of stage 2, beside a layer of few chunks and an empty one."""
+    monkeypatch.setattr(plan_module, "CHUNK", 16)
+    before = [torch.randn(16 * chunks + 3), torch.randn(3), torch.randn(0)]
+    cur = [w * torch.linspace(0.5, 1.5, len(w)) for w in before]
+    plan = build_plan(cur, [w.clone() for w in before])
+    assert plan.groups[0].most_chunks == chunks + 1
+    out, rwc = torch.zeros(1, 4, 3, dtype=torch.float64), torch.full((3,), -1.0)
+    run_plan(plan, cur, out, plan.zero, False, backend, rwc)
+    expected = torch.stack([oracle_sums(w, p) for w, p in zip(cur, before, strict=True)], dim=1)
+    torch.testing.assert_close(out[0], expected, rtol=TOLERANCE, atol=0)
+    assert torch.equal(rwc, mean_ratio(out[0, 3], plan.numel).float())
+
+
+@pytest.mark.parametrize("sums", [3, 4])
+def test_the_ratio_of_the_pass_is_that_of_its_sums(sums, backend):
+    """The same bits as definitions.py gives: zeros that move, zeros that stay, NaN, inf, empty layers, two dtypes."""
+    nan, inf = float("nan"), float("inf")
+    before = [torch.randn(40_000), torch.zeros(3), torch.zeros(3), torch.tensor([nan, 1.0]), torch.tensor([inf, 1.0])]
+    before += [torch.randn(0), torch.randn(70, 3).double()]
+    cur = [w * 1.25 for w in before]
+    cur[1] = torch.ones(3)
+    plan = build_plan(cur, [w.clone() for w in before])
+    out, rwc = torch.zeros(2, sums, len(cur), dtype=torch.float64), torch.full((len(cur),), -1.0)
+    run_plan(plan, cur, out, torch.tensor([3]), True, backend, rwc)
+    row = out[1]
+    expected = norm_ratio(row[0], row[1]) if sums == 3 else mean_ratio(row[3], plan.numel)
+    torch.testing.assert_close(rwc, expected.float(), rtol=0, atol=0, equal_nan=True)
+    assert rwc[1] == inf
+    assert rwc[5] == 0
 
 
 def test_neighbours_of_a_view_are_untouched(backend):

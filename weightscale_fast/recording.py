@@ -17,7 +17,7 @@ from .ranks import Ranks, hint_of_others
 from .recorder import Recorder
 from .ring import Ring
 from .run_folder import Rows, RunFolder
-from .rwc.op import choose_backend, run_plan
+from .rwc.op import run_plan, warm_up
 from .rwc.plan import sum_dtype
 from .sharding import agree
 from .shared_recorder import SharedRecorder
@@ -77,8 +77,7 @@ class Recording:
         sums = 4 if definition == "mean_ratio" else 3
         self.ring = Ring(sums, len(self.snapshot), device=plan.device, dtype=sum_dtype(plan.device))
         self.recorder = Recorder(self.ring, every) if ranks is None else SharedRecorder(self.ring, every, ranks)
-        for group in plan.groups:
-            choose_backend(group.device)  # its first use may compile, which a CUDA graph could not hold
+        warm_up(plan, sums)
 
     def open(self, path: Path, *, resume: bool) -> int:
         """Begin the run folder, or go on with it; the last step that it has.

@@ -112,6 +112,8 @@ class Snapshot:
             for i, (name, weights) in enumerate(zip(self.names, cur, strict=True)):
                 check_same(name, weights, self._weights[i])
                 self._follow_layout(i, weights)
+            if self._plan is not None:
+                self._plan.retire()
             with torch.inference_mode(False):
                 self._plan, self._seen = build_plan(cur, self._weights), seen
         return self._plan, cur

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .definitions import check_definition, mean_ratio, norm_ratio
+from .definitions import check_definition
 from .eager import always_eager
 from .layers import select_layers, unwrap
 from .rwc.op import run_plan
@@ -70,9 +70,10 @@ def fast_rwc(
         (tensor([0.2500]), tensor([0.]))
     """
     check_definition(definition)
-    with_ratio = definition == "mean_ratio"
-    out, plan = _pass(model, prev, update, with_ratio, backend)
-    return (mean_ratio(out[3], plan.numel) if with_ratio else norm_ratio(out[0], out[1])).float()
+    plan, cur = _plan_for(model, prev)
+    rwc = torch.empty(len(cur), dtype=torch.float32, device=plan.device)
+    _run(plan, cur, 4 if definition == "mean_ratio" else 3, update, backend, rwc)
+    return rwc
 
 
 @always_eager
@@ -95,16 +96,17 @@ def layer_sums(
         >>> sums.delta_l1.round(decimals=6), sums.moved
         (tensor([1.], dtype=torch.float64), tensor([1.], dtype=torch.float64))
     """
-    out, _ = _pass(model, prev, update, ratio_sum, backend)
+    out = _run(*_plan_for(model, prev), 4 if ratio_sum else 3, update, backend)
     return LayerSums(out[0], out[1], out[2], out[3] if ratio_sum else None)
 
 
-def _pass(model: nn.Module, prev: Previous, update: bool, with_ratio: bool, backend: str | None) -> tuple[Tensor, Plan]:
-    """[K, L] float64 sums, K 3 or 4, and the plan they were taken by."""
-    plan, cur = _plan_for(model, prev)
-    out = torch.empty(1, 4 if with_ratio else 3, len(cur), dtype=sum_dtype(plan.device), device=plan.device)
-    run_plan(plan, cur, out, plan.zero, update, backend)
-    return out[0], plan
+def _run(
+    plan: Plan, cur: list[Tensor], sums: int, update: bool, backend: str | None, rwc: Tensor | None = None
+) -> Tensor:
+    """[K, L] float64 sums, K 3 or 4; rwc [L], where it is given, gets the ratios."""
+    out = torch.empty(1, sums, len(cur), dtype=sum_dtype(plan.device), device=plan.device)
+    run_plan(plan, cur, out, plan.zero, update, backend, rwc)
+    return out[0]
 
 
 def _plan_for(model: nn.Module, prev: Previous) -> tuple[Plan, list[Tensor]]:

@@ -1,5 +1,5 @@
 // The pass on the CPU: weightscale_fast::layer_sums for the CPU dispatch key. The schema is Python's
-// (weightscale_fast/rwc/op.py); this file only implements it.
+// (weightscale_fast/rwc/schema.py); this file only implements it.
 //
 // Stage 1: each chunk is read once, by one thread, into K float64 partial sums; prev <- cur in the same read.
 // Stage 2: per layer, its chunks' partial sums are added in their order. Which thread took a chunk leaves no trace,
@@ -112,16 +112,17 @@ void layer_sums_cpu(const Tensor& chunks,       // [3, C] int64, see ChunkRow
                     Tensor prev,                // any shape; the weights' dtype; kPrevOffset counts from its first byte
                     Tensor partial,             // [>= K, C] float64, scratch
                     Tensor out,                 // [R, K, M] float64
+                    Tensor rwc,                 // [M] float32, or [0] where only the sums are asked for
                     const Tensor& cursor,       // [1] int64, the row of `out` to fill, modulo R
                     bool update) {
   STD_TORCH_CHECK(out.dim() == 3, "layer_sums: out must be [R, K, M]");
   const int64_t C = chunks.size(1), L = layer_row.size(0), M = out.size(2), K = out.size(1), R = out.size(0);
   STD_TORCH_CHECK(chunks.size(0) == kChunkRows && layer_start.size(0) == L + 1 && (K == 3 || K == 4) &&
-                      partial.size(0) >= K && partial.size(1) == C,
+                      partial.size(0) >= K && partial.size(1) == C && (rwc.size(0) == 0 || rwc.size(0) == M),
                   "layer_sums: the plan's tables do not fit each other");
   STD_TORCH_CHECK(chunks.is_contiguous() && layer_start.is_contiguous() && layer_row.is_contiguous() &&
-                      partial.is_contiguous() && out.is_contiguous(),
-                  "layer_sums: the plan's tables and out must be contiguous");
+                      partial.is_contiguous() && out.is_contiguous() && rwc.is_contiguous(),
+                  "layer_sums: the plan's tables, out and rwc must be contiguous");
   const int64_t* table = chunks.const_data_ptr<int64_t>();
   const int64_t* cur_address = table + kCurAddress * C;
   const int64_t* prev_offset = table + kPrevOffset * C;
@@ -157,6 +158,16 @@ void layer_sums_cpu(const Tensor& chunks,       // [3, C] int64, see ChunkRow
       for (int64_t c = start[l]; c < start[l + 1]; ++c) sum += partial_sums[k * C + c];
       out_sums[k * M + row[l]] = sum;
     }
+
+  if (rwc.size(0) == 0) return;
+  float* ratios = rwc.mutable_data_ptr<float>();
+  for (int64_t l = 0; l < L; ++l) {
+    const double* sums = out_sums + row[l];
+    int64_t weights = 0;
+    for (int64_t c = start[l]; c < start[l + 1]; ++c) weights += length[c];
+    ratios[row[l]] = static_cast<float>(K == kMaxSums ? mean_ratio(sums[kRatioSum * M], static_cast<double>(weights))
+                                                      : norm_ratio(sums[kDeltaL1 * M], sums[kPrevL1 * M]));
+  }
 }
 
 }  // namespace

@@ -18,8 +18,8 @@ def refusal(device: torch.device) -> str | None:
     return load_error()
 
 
-def run(plan: Plan, group: Group, cur: Sequence[Tensor], out: Tensor, cursor: Tensor, update: bool) -> None:
-    """Fill the group's columns of row `cursor` of out [R, K, M]; with `update`, prev <- cur in the same read."""
-    torch.ops.weightscale_fast.layer_sums.default(
-        group.chunks, group.layer_start, group.layer_row, group.prev, group.partial, out, cursor, update
-    )
+def run(
+    plan: Plan, group: Group, cur: Sequence[Tensor], out: Tensor, rwc: Tensor, cursor: Tensor, update: bool
+) -> None:
+    """Fill the group's columns of row `cursor` of out [R, K, M] and of rwc [M]; with `update`, prev <- cur."""
+    torch.ops.weightscale_fast.layer_sums.default(*group.tables, out, rwc, cursor, update)

@@ -27,9 +27,11 @@ def built() -> bool:
     return torch._C._dispatch_has_kernel_for_dispatch_key("weightscale_fast::layer_sums_cuda", "CUDA")
 
 
-def run(plan: Plan, group: Group, cur: Sequence[Tensor], out: Tensor, cursor: Tensor, update: bool) -> None:
-    """Fill the group's columns of row `cursor` of out [R, K, M]; with `update`, prev <- cur in the same read."""
+def run(
+    plan: Plan, group: Group, cur: Sequence[Tensor], out: Tensor, rwc: Tensor, cursor: Tensor, update: bool
+) -> None:
+    """Fill the group's columns of row `cursor` of out [R, K, M] and of rwc [M]; with `update`, prev <- cur."""
     stream = torch.cuda.current_stream(group.device).cuda_stream
     torch.ops.weightscale_fast.layer_sums_cuda.default(
-        group.chunks, group.layer_start, group.layer_row, group.prev, group.partial, out, cursor, update, stream
+        *group.tables, out, rwc, cursor, update, group.most_chunks, stream
     )

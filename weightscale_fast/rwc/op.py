@@ -8,7 +8,8 @@ from __future__ import annotations
 import functools
 import importlib
 import os
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from typing import Protocol, cast
 
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor
 from ..errors import WeightScaleError
 from . import reference
 from .plan import Group, Plan
+from .trial import run_once
 
 
 class Backend(Protocol):
@@ -25,7 +27,7 @@ class Backend(Protocol):
     def refusal(self, device: torch.device) -> str | None: ...
 
     def run(
-        self, plan: Plan, group: Group, cur: Sequence[Tensor], out: Tensor, cursor: Tensor, update: bool
+        self, plan: Plan, group: Group, cur: Sequence[Tensor], out: Tensor, rwc: Tensor, cursor: Tensor, update: bool
     ) -> None: ...
 
 
@@ -65,24 +67,76 @@ def _choose(device: torch.device, name: str | None) -> Backend:
             )
         return backend
     order = ("cpu", "torch") if device.type == "cpu" else ("triton", "cuda", "torch")
-    return next(backend for backend in map(load_backend, order) if backend.refusal(device) is None)
+    reasons = {}
+    for name in order:
+        backend = load_backend(name)
+        reason = backend.refusal(device)
+        if reason is None:
+            break
+        reasons[name] = reason
+    if device.type == "cuda" and name == "torch":
+        warn_of_slow_backend(device, reasons)
+    return backend
+
+
+def warn_of_slow_backend(device: torch.device, reasons: Mapping[str, str]) -> None:
+    """Warn that weights on a GPU get the `torch` backend, and why the `reasons` of the others are."""
+    why = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
+    warnings.warn(
+        f"weights on {device} are read by the 'torch' backend until this process ends, about ten times slower than the "
+        f"fused pass, because no other works ({why})",
+        stacklevel=2,
+    )
+
+
+def warm_up(plan: Plan, sums: int) -> None:
+    """Choose the backends that record `sums` of the plan's layers, and run them on one weight each.
+
+    What a step needs is then compiled and loaded before the first step, which a CUDA graph may capture.
+    """
+    for group in plan.groups:
+        backend = choose_backend(group.device)
+        run_once(
+            backend.run, group.device, dtype=group.prev.dtype, sums=sums, update=True, most_chunks=group.most_chunks
+        )
 
 
 def run_plan(
-    plan: Plan, cur: Sequence[Tensor], out: Tensor, cursor: Tensor, update: bool, backend: str | None = None
+    plan: Plan,
+    cur: Sequence[Tensor],
+    out: Tensor,
+    cursor: Tensor,
+    update: bool,
+    backend: str | None = None,
+    rwc: Tensor | None = None,
 ) -> None:
     """Fill row `cursor` [1] modulo R of out [R, K, M] with the sums of every layer; with `update`, prev <- cur.
 
-    Nothing here waits for a device, and no autograd graph is made.
+    `rwc` [M] float32, where it is given, gets the relative weight change: norm_ratio where K is 3, mean_ratio where K
+    is 4. Nothing here waits for a device, and no autograd graph is made.
     """
+    plan.await_tables()
+    fused = rwc is not None and not plan.strided and all(group.device == out.device for group in plan.groups)
+    ratios = rwc if rwc is not None and fused else out.new_empty(0, dtype=torch.float32)
     for group in plan.groups:
         chosen = choose_backend(group.device, backend)
         if group.device == out.device:
-            chosen.run(plan, group, cur, out, cursor, update)
-        else:  # a model on several devices: its sums meet on that of the first layer
-            local = torch.zeros_like(out[:1], device=group.device)
-            chosen.run(plan, group, cur, local, torch.zeros(1, dtype=torch.int64, device=group.device), update)
-            for i in group.layers:
-                out[:, :, i].index_copy_(0, cursor % len(out), local[:, :, i].to(out.device))
+            chosen.run(plan, group, cur, out, ratios, cursor, update)
+        else:
+            run_elsewhere(chosen, plan, group, cur, out, cursor, update)
     if plan.strided:
         reference.run_layers(plan.strided, cur, plan.prev, out, cursor, update)
+    if rwc is not None and not fused:
+        rwc.copy_(reference.ratio_of_row(out, cursor, plan.numel))
+
+
+def run_elsewhere(
+    backend: Backend, plan: Plan, group: Group, cur: Sequence[Tensor], out: Tensor, cursor: Tensor, update: bool
+) -> None:
+    """Run a group of a model on several devices, and bring its sums to that of `out`: one copy, whatever the layers."""
+    local = out.new_empty((1, *out.shape[1:]), device=group.device)  # [1, K, M]
+    zero = torch.zeros(1, dtype=torch.int64, device=group.device)
+    backend.run(plan, group, cur, local, local.new_empty(0, dtype=torch.float32), zero, update)
+    sums = local[0].index_select(1, group.layer_row).to(out.device, non_blocking=True)  # [K, L]
+    layers = group.layer_row.to(out.device, non_blocking=True)
+    out.transpose(1, 2).index_put_((cursor % len(out), layers), sums.T)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,6 +16,13 @@ from torch import Tensor
 
 MAX_SUMS = 4  # delta_l1, prev_l1, moved, ratio_sum: the rows of every [K, ...] tensor, in this order
 CHUNK = 16 * 1024  # weights: small enough to share out, long enough to stream
+
+
+class Upload(NamedTuple):
+    """A copy of tables to a GPU, and the event that ends it."""
+
+    device: torch.device
+    done: torch.cuda.Event
 
 
 @dataclass(frozen=True)
@@ -27,10 +35,16 @@ class Group:
     layer_start: Tensor  # [L + 1] int64: the first chunk of each layer
     layer_row: Tensor  # [L] int64: `layers` as a tensor
     partial: Tensor  # [K, C] float64: scratch
+    most_chunks: int  # of any of the layers
 
     @property
     def device(self) -> torch.device:
         return self.prev.device
+
+    @property
+    def tables(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """The first five arguments of the compiled passes (schema.py)."""
+        return self.chunks, self.layer_start, self.layer_row, self.prev, self.partial
 
 
 @dataclass(frozen=True)
@@ -43,6 +57,26 @@ class Plan:
     device: torch.device  # where the sums go: that of the first layer
     numel: Tensor  # [M] int64, on that device
     zero: Tensor  # [1] int64, on that device: the cursor of an `out` of one row
+    uploads: list[Upload]  # one for each GPU: the copy of the tables to it, which the host did not wait for
+
+    def await_tables(self) -> None:
+        """Make the current stream of each GPU wait until the tables are there. The host does not wait.
+
+        A stream that captures a CUDA graph cannot wait for what was begun outside of the graph. It need not: the begin
+        of a capture synchronizes the device.
+        """
+        if self.uploads and not torch.cuda.is_current_stream_capturing():
+            for upload in self.uploads:
+                torch.cuda.current_stream(upload.device).wait_event(upload.done)
+            if all(upload.done.query() for upload in self.uploads):  # type: ignore[no-untyped-call]
+                self.uploads.clear()
+
+    def retire(self) -> None:
+        """Say that the current streams may still read the tables, which are about to be dropped."""
+        for group in self.groups:
+            if group.device.type == "cuda" and not torch.cuda.is_current_stream_capturing():
+                for table in (group.chunks, group.partial):
+                    table.record_stream(torch.cuda.current_stream(group.device))
 
 
 def build_plan(cur: Sequence[Tensor], prev: Sequence[Tensor]) -> Plan:
@@ -54,17 +88,42 @@ def build_plan(cur: Sequence[Tensor], prev: Sequence[Tensor]) -> Plan:
             members.setdefault((w.device, w.dtype), []).append(i)
         else:
             strided.append(i)
+    uploads: list[Upload] = []
+    home = cur[0].device
+    numel, zero = upload_tables([np.array([w.numel() for w in cur]), np.zeros(1)], home, uploads)
     return Plan(
         prev=list(prev),
-        groups=[_build_group(layers, cur, prev) for layers in members.values()],
+        groups=[_build_group(layers, cur, prev, uploads) for layers in members.values()],
         strided=strided,
-        device=cur[0].device,
-        numel=torch.tensor([w.numel() for w in cur], device=cur[0].device),
-        zero=torch.zeros(1, dtype=torch.int64, device=cur[0].device),
+        device=home,
+        numel=numel,
+        zero=zero,
+        uploads=uploads,
     )
 
 
-def _build_group(layers: list[int], cur: Sequence[Tensor], prev: Sequence[Tensor]) -> Group:
+def upload_tables(arrays: Sequence[np.ndarray], device: torch.device, uploads: list[Upload]) -> list[Tensor]:
+    """The arrays as int64 tensors on `device`: views of one flat tensor, so that one copy brings them all.
+
+    Each starts at a multiple of 16 bytes: Triton compiles a kernel anew for an address that is none.
+    The copy to a GPU goes through pinned memory, and the host does not wait for it; it is added to `uploads`.
+    """
+    flat = np.zeros(sum(array.size + array.size % 2 for array in arrays), dtype=np.int64)
+    parts, end = [], 0
+    for array in arrays:
+        flat[end : end + array.size] = array.ravel()
+        parts.append(slice(end, end + array.size))
+        end += array.size + array.size % 2
+    table = torch.from_numpy(flat)
+    if device.type == "cuda":
+        table = table.pin_memory().to(device, non_blocking=True)
+        uploads.append(Upload(device, torch.cuda.current_stream(device).record_event()))
+    else:
+        table = table.to(device)
+    return [table[part].view(array.shape) for part, array in zip(parts, arrays, strict=True)]
+
+
+def _build_group(layers: list[int], cur: Sequence[Tensor], prev: Sequence[Tensor], uploads: list[Upload]) -> Group:
     first = prev[layers[0]]
     base = first.new_empty(0).set_(first.untyped_storage())
     numel = np.array([cur[i].numel() for i in layers])
@@ -74,24 +133,22 @@ def _build_group(layers: list[int], cur: Sequence[Tensor], prev: Sequence[Tensor
     start = within * CHUNK
     cur_address = np.array([cur[i].data_ptr() for i in layers])
     prev_offset = np.array([prev[i].data_ptr() for i in layers]) - base.data_ptr()
-    chunks = np.stack(
+    chunk_table = np.stack(
         [
             np.repeat(cur_address, chunks_of) + start * base.element_size(),
             np.repeat(prev_offset, chunks_of) + start * base.element_size(),
             np.minimum(np.repeat(numel, chunks_of) - start, CHUNK),
         ]
     )
-
-    def table(array: np.ndarray) -> Tensor:
-        return torch.from_numpy(array.astype(np.int64)).to(base.device)
-
+    chunks, starts, rows = upload_tables([chunk_table, layer_start, np.array(layers)], base.device, uploads)
     return Group(
         layers=layers,
         prev=base,
-        chunks=table(chunks),
-        layer_start=table(layer_start),
-        layer_row=table(np.array(layers)),
+        chunks=chunks,
+        layer_start=starts,
+        layer_row=rows,
         partial=torch.empty(MAX_SUMS, chunks.shape[1], dtype=torch.float64, device=base.device),
+        most_chunks=int(chunks_of.max()),
     )
 
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ..definitions import mean_ratio, norm_ratio
 from .plan import Group, Plan
 
 
@@ -18,9 +19,14 @@ def refusal(device: torch.device) -> str | None:
     return None
 
 
-def run(plan: Plan, group: Group, cur: Sequence[Tensor], out: Tensor, cursor: Tensor, update: bool) -> None:
-    """Fill the group's columns of row `cursor` of out [R, K, M]; with `update`, prev <- cur."""
+def run(
+    plan: Plan, group: Group, cur: Sequence[Tensor], out: Tensor, rwc: Tensor, cursor: Tensor, update: bool
+) -> None:
+    """Fill the group's columns of row `cursor` of out [R, K, M] and of rwc [M]; with `update`, prev <- cur."""
     run_layers(group.layers, cur, plan.prev, out, cursor, update)
+    if len(rwc):
+        ratio = ratio_of_row(out, cursor, plan.numel)
+        rwc.index_copy_(0, group.layer_row, ratio.index_select(0, group.layer_row))
 
 
 @torch.no_grad()
@@ -34,6 +40,15 @@ def run_layers(
         out[:, :, i].index_copy_(0, row, sums[None].to(out.device))
         if update:
             prev[i].copy_(cur[i])
+
+
+def ratio_of_row(out: Tensor, cursor: Tensor, numel: Tensor) -> Tensor:
+    """[M] float32: the RWC of every layer from row `cursor` of out [R, K, M], where `numel` [M] are the layers' sizes.
+
+    norm_ratio where K is 3, mean_ratio where K is 4.
+    """
+    sums = out.index_select(0, cursor % out.shape[0])[0]
+    return (mean_ratio(sums[3], numel) if len(sums) == 4 else norm_ratio(sums[0], sums[1])).float()
 
 
 def layer_sums(w: Tensor, p: Tensor, *, with_ratio: bool, dtype: torch.dtype = torch.float64) -> Tensor:

@@ -16,7 +16,7 @@ from torch import Tensor
 from .plan import Group, Plan
 from .schema import library
 from .trial import trial_error
-from .tuning import OPTIONS, STAGE_2, launch_for
+from .tuning import OPTIONS, launch_for, stage_1_options, stage_2_launch
 
 
 def refusal(device: torch.device) -> str | None:
@@ -34,11 +34,11 @@ def refusal(device: torch.device) -> str | None:
     return f"it runs on GPUs, these weights are on {device} (on the cpu TRITON_INTERPRET=1 interprets it, slowly)"
 
 
-def run(plan: Plan, group: Group, cur: Sequence[Tensor], out: Tensor, cursor: Tensor, update: bool) -> None:
-    """Fill the group's columns of row `cursor` of out [R, K, M]; with `update`, prev <- cur in the same read."""
-    torch.ops.weightscale_fast.layer_sums_triton.default(
-        group.chunks, group.layer_start, group.layer_row, group.prev, group.partial, out, cursor, update
-    )
+def run(
+    plan: Plan, group: Group, cur: Sequence[Tensor], out: Tensor, rwc: Tensor, cursor: Tensor, update: bool
+) -> None:
+    """Fill the group's columns of row `cursor` of out [R, K, M] and of rwc [M]; with `update`, prev <- cur."""
+    torch.ops.weightscale_fast.layer_sums_triton.default(*group.tables, out, rwc, cursor, update, group.most_chunks)
 
 
 @functools.cache
@@ -58,13 +58,16 @@ def _layer_sums(
     prev: Tensor,  # any shape
     partial: Tensor,  # [>= K, C]
     out: Tensor,  # [R, K, M]
+    rwc: Tensor,  # [M] or [0]
     cursor: Tensor,  # [1]
     update: bool,
+    most_chunks: int,
 ) -> None:
     from .triton_kernels import chunk_sums_kernel, layer_sums_kernel
 
     (R, K, M), C, L = out.shape, chunks.shape[1], len(layer_row)
-    launch = launch_for(architecture(prev.device), prev.element_size())
+    name, size, with_ratio = architecture(prev.device), prev.element_size(), K == 4
+    stage_2 = stage_2_launch(name, most_chunks)
     with torch.accelerator.device_index(prev.device.index):
         if C:
             chunk_sums_kernel[(C,)](
@@ -72,25 +75,26 @@ def _layer_sums(
                 prev,
                 partial,
                 C,
-                SIZE=prev.element_size(),
-                BLOCK=launch.block,
+                SIZE=size,
+                BLOCK=launch_for(name, size).block,
                 UPDATE=update,
-                WITH_RATIO=K == 4,
-                num_warps=launch.num_warps,
-                **OPTIONS,
+                WITH_RATIO=with_ratio,
+                **stage_1_options(name, size, with_ratio),
             )
-        layer_sums_kernel[(L,)](
+        layer_sums_kernel[(L, K + 1 if len(rwc) else K)](
             partial,
+            chunks,
             layer_start,
             layer_row,
             out,
+            rwc,
             cursor,
             C,
             M,
             R,
             K=K,
-            BLOCK=STAGE_2.block,
-            num_warps=STAGE_2.num_warps,
+            BLOCK=stage_2.block,
+            num_warps=stage_2.num_warps,
             **OPTIONS,
         )
 

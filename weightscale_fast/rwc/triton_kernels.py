@@ -1,4 +1,4 @@
-"""The Triton kernels of the pass. Stage 1: a chunk a program. Stage 2: a layer a program.
+"""The Triton kernels of the pass. Stage 1: a program a chunk. Stage 2: a program a sum of a layer, and one its RWC.
 
 Letters: C chunks, L layers of a group, M layers of the model, K sums per layer (3, or 4 with the ratios), R rows of
 out.
@@ -85,7 +85,7 @@ def chunk_sums_kernel(
             stored = tl.load(cur_body + offset, mask=keep, other=0.0)
             before = tl.load(prev_body + offset, mask=keep, other=0.0, eviction_policy="evict_first")
             if UPDATE:
-                tl.store(prev_body + offset, stored, mask=keep)
+                tl.store(prev_body + offset, stored, mask=keep, eviction_policy="evict_first")
             delta, prev_abs, changed, ratio = _pair_sums(stored, before, keep, WITH_RATIO)
             delta_lanes += delta
             prev_lanes += prev_abs
@@ -124,9 +124,11 @@ def chunk_sums_kernel(
 @triton.jit(do_not_specialize=["C", "M", "R"])
 def layer_sums_kernel(
     partial_ptr,  # [>= K, C] float64
+    chunks_ptr,  # [3, C] int64
     layer_start_ptr,  # [L + 1] int64
     layer_row_ptr,  # [L] int64
     out_ptr,  # [R, K, M] float64
+    rwc_ptr,  # [M] float32, or nothing where the grid has no program for it
     cursor_ptr,  # [1] int64
     C,
     M,
@@ -135,12 +137,29 @@ def layer_sums_kernel(
     BLOCK: tl.constexpr,
 ):
     layer = tl.program_id(0)
+    k = tl.program_id(1).to(tl.int64)
     begin = tl.load(layer_start_ptr + layer)
     end = tl.load(layer_start_ptr + layer + 1)
-    out = out_ptr + tl.load(cursor_ptr) % R * K * M + tl.load(layer_row_ptr + layer)
-    for k in tl.static_range(K):
-        lanes = tl.zeros([BLOCK], tl.float64)
+    column = tl.load(layer_row_ptr + layer)
+    stride = C.to(tl.int64)
+    lanes = tl.zeros([BLOCK], tl.float64)
+    if k < K:
         for start in range(begin, end, BLOCK):
             chunk = start + tl.arange(0, BLOCK)
-            lanes += tl.load(partial_ptr + k * C.to(tl.int64) + chunk, mask=chunk < end, other=0.0)
-        tl.store(out + k * M.to(tl.int64), tl.sum(lanes))
+            lanes += tl.load(partial_ptr + k * stride + chunk, mask=chunk < end, other=0.0)
+        tl.store(out_ptr + (tl.load(cursor_ptr) % R * K + k) * M + column, tl.sum(lanes))
+    else:
+        # The ratio has a program of its own, which waits for nobody: it adds its two sums again, in the same order.
+        other = tl.zeros([BLOCK], tl.float64)
+        for start in range(begin, end, BLOCK):
+            chunk = start + tl.arange(0, BLOCK)
+            keep = chunk < end
+            if K == 4:  # mean_ratio: the sum of the ratios over the number of weights
+                lanes += tl.load(partial_ptr + 3 * stride + chunk, mask=keep, other=0.0)
+                other += tl.load(chunks_ptr + 2 * stride + chunk, mask=keep, other=0).to(tl.float64)
+            else:  # norm_ratio: delta_l1 over prev_l1
+                lanes += tl.load(partial_ptr + chunk, mask=keep, other=0.0)
+                other += tl.load(partial_ptr + stride + chunk, mask=keep, other=0.0)
+        above, below = tl.sum(lanes), tl.sum(other)
+        ratio = above / tl.maximum(below, 1.0) if K == 4 else tl.where(above == 0, 0.0, above / below)
+        tl.store(rwc_ptr + column, ratio.to(tl.float32))
