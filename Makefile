@@ -3,19 +3,37 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
+OLDEST := .venv-oldest
 SOURCES := $(wildcard csrc/*.h csrc/*/*)
 
-.PHONY: help demo test lint bench gpu-check test-cuml clean
+.PHONY: help demo test test-oldest lint bench gpu-check test-cuml clean
 .DEFAULT_GOAL := help
 
 help:  ## what there is to make
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(INSTALLED)  ## train ResNet-50 on 5,000 digits for three minutes and explain it: runs/demo/analysis/report.html
 	$(BIN)/weightscale demo
 
 test: $(INSTALLED)  ## every test, and every example in the documentation
 	$(BIN)/python -m pytest
+
+# Two promises. The extension built with the newest torch serves the oldest: Python takes the package, and so that
+# extension, from this folder. The extension also builds with the oldest: `pytest` alone takes the package that pip
+# installed. The build has a folder of its own, so that no other build reuses its files, nor it theirs.
+test-oldest: $(INSTALLED) $(OLDEST)/torch  ## the pass, the ring and the op on torch 2.10, the oldest promised: 7 GB more
+	$(OLDEST)/bin/python -m pytest $(OLDEST_WARNINGS) $(OLDEST_TESTS)
+	rm -rf $(OLDEST)/build
+	$(OLDEST)/bin/pip install --quiet --no-build-isolation $(OLDEST_BUILD) .
+	$(OLDEST)/bin/pytest --import-mode=importlib -k 'not triton' tests/test_pass.py
+
+OLDEST_TESTS := $(patsubst %,tests/test_%.py,pass ring op triton cuda_build snapshot)
+OLDEST_BUILD := $(addprefix --config-settings=--global-option=,build --build-base=$(OLDEST)/build)
+# Of torch 2.10 itself: its Triton's interpreter calls int() on arrays of one element, and its compiler is partly written
+# in TorchScript.
+OLDEST_WARNINGS := \
+	-W 'ignore:Conversion of an array with ndim > 0 to a scalar:DeprecationWarning:triton.runtime.interpreter' \
+	-W 'ignore:`torch.jit.script_method` is:DeprecationWarning:torch.jit._script'
 
 lint: $(INSTALLED)  ## style, types, and the order of imports
 	$(BIN)/ruff check .
@@ -33,8 +51,8 @@ test-cuml: $(INSTALLED)  ## the cuML backend against the real package: installs 
 	$(BIN)/pip install --quiet --no-build-isolation --editable '.[cuml]'
 	WEIGHTSCALE_FAST_REQUIRE_CUML=1 $(BIN)/python -m pytest tests/test_cuml.py
 
-clean:  ## forget the environment and the built extension
-	rm -rf $(VENV) build *.egg-info weightscale_fast/_C*
+clean:  ## forget the environments and the built extension
+	rm -rf $(VENV) $(OLDEST) build *.egg-info weightscale_fast/_C*
 
 # The environment and the extension in it, again whenever the package's metadata or the C++ sources change.
 $(INSTALLED): pyproject.toml setup.py $(SOURCES) | $(VENV)/torch
@@ -46,4 +64,11 @@ $(VENV)/torch:
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --upgrade pip 'setuptools>=77' wheel
 	$(BIN)/pip install torch torchvision
+	@touch $@
+
+# numpy 2.4 and later refuse what the interpreter of torch 2.10's Triton does with arrays of one element.
+$(OLDEST)/torch:
+	$(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/pip install --quiet --upgrade pip 'setuptools>=77' wheel
+	$(OLDEST)/bin/pip install --quiet 'torch==2.10.*' 'numpy<2.4' safetensors pytest
 	@touch $@
