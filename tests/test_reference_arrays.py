@@ -15,7 +15,8 @@ from weightscale_fast.analysis.kmeans import kmeans
 from weightscale_fast.analysis.reduce import pca_scores
 
 REFERENCE = Path(__file__).parents[2] / "shared" / "reference"
-pytestmark = pytest.mark.skipif(not REFERENCE.is_dir(), reason=f"the authors' arrays are not at {REFERENCE}")
+if not REFERENCE.is_dir():
+    pytest.skip(f"the authors' arrays are not at {REFERENCE}", allow_module_level=True)
 
 RESNET, RESNET_SVHN, EFFICIENTNET = "resnet34-cifar10", "resnet34-svhn", "efficientnet_b4-cifar10"
 K = {RESNET: 4, RESNET_SVHN: 3, EFFICIENTNET: 3}

@@ -16,7 +16,8 @@ from weightscale_fast.report import write_report
 from .test_figures import make_history, noisy
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium or chrome is installed")
+if CHROMIUM is None:
+    pytest.skip("no chromium or chrome is installed", allow_module_level=True)
 
 FLAGS = [
     "--headless",
