@@ -1,6 +1,8 @@
 """RWCMonitor and numbers: 16-bit weights, master weights, autocast, 8-bit optimizers, NaN."""
 
 import copy
+import operator
+import sys
 
 import numpy as np
 import pytest
@@ -99,6 +101,46 @@ class TestMasterWeights:
         assert monitor.history().moved_fraction[0, 0] > 0.8
         with pytest.raises(ValueError, match=r"none of the parameters of this SGD is in this Sequential"):
             wsf.RWCMonitor(model, optimizer)
+
+    def test_they_are_trained_where_the_model_is(self):
+        model, optimizer = self.training()
+        train(model, optimizer, 1)
+        masters = wsf.master_weights(model, lambda p: optimizer.state[p]["master_param"])
+        for trained in (False, True):
+            model[2].requires_grad_(trained)
+            masters.refresh()
+            assert [p.requires_grad for p in masters.parameters()] == [True, trained]
+
+    def test_a_layer_that_is_replaced_or_removed(self):
+        model = network(torch.bfloat16)
+        masters = {p: p.detach().float() for p in model.parameters()}
+        monitor = wsf.RWCMonitor(wsf.master_weights(model, masters.get))
+        model[2] = nn.Linear(64, 2, dtype=torch.bfloat16)
+        masters[model[2].weight] = model[2].weight.detach().float()
+        monitor.record()
+        moved = monitor.history().moved_fraction
+        assert moved[0, 0] == 0
+        assert moved[0, 1] > 0.9
+        del model[2].weight
+        with pytest.raises(wsf.WeightScaleError, match=r"Sequential has no parameter '2.weight'.*layer was removed"):
+            monitor.record()
+
+    def test_a_step_calls_no_python_for_each_layer(self):
+        """But for `find`, which here is in C."""
+
+        def calls(layers):
+            model = nn.Sequential(*[nn.Linear(2, 2, bias=False) for _ in range(layers)]).bfloat16()
+            for p in model.parameters():
+                p.master = p.detach().float()
+            masters, seen = wsf.master_weights(model, operator.attrgetter("master")), []
+            sys.setprofile(lambda frame, event, argument: seen.append(event == "call"))
+            try:
+                masters.refresh()
+            finally:
+                sys.setprofile(None)
+            return sum(seen)
+
+        assert calls(100) == calls(10)
 
     def test_before_the_first_step_there_are_none(self):
         model, optimizer = self.training()

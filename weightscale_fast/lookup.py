@@ -38,7 +38,7 @@ class LayerLookup:
             WeightScaleError: the model no longer has one of them.
         """
         try:
-            found = self._parameters()
+            found = self.parameters()
             return found, fingerprint(found)
         except (KeyError, TypeError):  # removed, or set to None
             self._walk()
@@ -48,7 +48,8 @@ class LayerLookup:
         """Whether the parameters of the names `start` to `end` are trained, where they were found last."""
         return [table[key].requires_grad for table, key in self._slots[start:end]]  # type: ignore[union-attr]
 
-    def _parameters(self) -> list[Tensor]:
+    def parameters(self) -> list[Tensor]:
+        """The parameters alone, unchecked: one may be missing, which a call says and this does not."""
         if [table.get(key) for table, key in self._edges] != self._children:
             self._walk()
         return [table[key] for table, key in self._slots]  # type: ignore[misc]

@@ -58,7 +58,7 @@ class ShareLookup(LayerLookup):
         place = {name: i for i, name in enumerate(shares.names)}
         self.places = [place[name] for name in shares.mine]  # among all layers of the model
         self._layers = len(shares.names)
-        parameters = self._parameters()
+        parameters = self.parameters()
         self._spread = [is_dtensor(parameter) for parameter in parameters]
         local = [local_part(name, parameter) for name, parameter in zip(self.names, parameters, strict=True)]
         self._layout = [(w.shape, w.stride()) for w in local]
@@ -72,7 +72,7 @@ class ShareLookup(LayerLookup):
             WeightScaleError: a parameter was removed, or lies gathered.
             ValueError: it has another shape or memory layout than before.
         """
-        parameters = self._parameters()
+        parameters = self.parameters()
         try:
             local = [p._local_tensor if spread else p for p, spread in zip(parameters, self._spread, strict=True)]  # type: ignore[attr-defined]
         except AttributeError:
