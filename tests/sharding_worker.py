@@ -28,6 +28,7 @@ from torch.nn.parallel import DistributedDataParallel
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import weightscale_fast as wsf
 from tests.oracle import TOLERANCE, oracle_sums
+from weightscale_fast import recording
 from weightscale_fast.layers import unwrap
 from weightscale_fast.ring import SHARD_ROWS
 
@@ -513,6 +514,35 @@ def pipeline_stage_without_a_layer():
     monitor = wsf.RWCMonitor(model, pipeline=True)
     monitor.record()
     assert monitor.history().rwc.tolist() == [[0.0]]
+
+
+@case(2)
+def pipeline_of_ranks_with_and_without_a_gpu():
+    """Rank 0's rows come one part later, as on a GPU; the stages wait for each other at every step, as stages do."""
+    model, folder, gpu = stage(dist.get_rank()), shared_folder(), dist.get_rank() == 0
+    real, recording.arrives_late = recording.arrives_late, lambda device: gpu
+    try:
+        monitor = wsf.RWCMonitor(model, layers="stage0", pipeline=True, run_dir=folder)
+    finally:
+        recording.arrives_late = real
+    activation, steps = torch.zeros(4), SHARD_ROWS + 50
+    for step in range(steps):
+        for sender in (0, 1):
+            if dist.get_rank() == sender:
+                dist.send(activation, 1 - sender)
+            else:
+                dist.recv(activation, sender)
+        with torch.no_grad():
+            for p in model.parameters():
+                p.mul_(1 + 1e-3 * (step % 7))
+        monitor.record()
+        if step == 100:
+            assert len(monitor.recent(after=90)) == 11
+    monitor.close()
+    if dist.get_rank() == 0:
+        history = wsf.RWCHistory.load(folder)
+        assert history.steps.tolist() == list(range(1, steps + 1))
+        np.testing.assert_allclose(history.rwc[:, 0], 1e-3 * (np.arange(steps) % 7), rtol=1e-3, atol=1e-9)
 
 
 @case(2)

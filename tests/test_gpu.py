@@ -205,6 +205,21 @@ def test_rows_that_a_graph_overwrote_are_reported():
     assert history.steps.tolist() == list(range(12, 2 * SHARD_ROWS + 12))
 
 
+def test_recent_rows_of_another_stream_are_complete():
+    model = nn.Linear(64, 64).cuda()
+    monitor = wsf.RWCMonitor(model)
+    monitor.record()
+    monitor.flush()
+    side = torch.cuda.Stream()
+    with torch.cuda.stream(side), torch.no_grad():
+        torch.cuda._sleep(10**9)  # cycles
+        model.weight.mul_(2)
+        monitor.record()
+    recent = monitor.recent(after=1)
+    assert recent.steps.tolist() == [2]
+    assert recent.rwc.tolist() == [[1.0]]
+
+
 def test_fast_rwc_in_a_graph(fused_backend):
     model = module_of(torch.ones(300, 300, device="cuda"))
     prev = wsf.snapshot(model)

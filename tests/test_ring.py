@@ -1,15 +1,18 @@
-"""Ring: order, wrapping, and rows that only the device counted."""
+"""Ring: order, wrapping, rows that come late, and rows that only the device counted."""
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
-from weightscale_fast.ring import RING_ROWS, Ring
+import weightscale_fast as wsf
+from weightscale_fast import recording
+from weightscale_fast.ring import RING_ROWS, SHARD_ROWS, Ring
 
 
-def ring_with(count, ring=None):
+def ring_with(count, ring=None, late=False):
     """A ring after `count` rows that hold their own number."""
-    ring = ring or Ring(3, 2, device=torch.device("cpu"), dtype=torch.float64)
+    ring = ring or Ring(3, 2, device=torch.device("cpu"), dtype=torch.float64, late=late)
     for _ in range(count):
         ring.rows[int(ring.cursor) % RING_ROWS] = float(ring.cursor)
         ring.advance()
@@ -64,3 +67,37 @@ def test_restart_numbers_rows_from_there():
     ring = ring_with(5)
     ring.restart(2)
     assert numbers(ring_with(1, ring).take(wait=True)) == [(2, [2])]
+
+
+def test_a_late_ring_gives_each_part_when_the_next_leaves():
+    ring = ring_with(16, late=True)
+    assert ring.take(wait=False) == []
+    ring_with(SHARD_ROWS - 16, ring)
+    assert ring.waiting == SHARD_ROWS
+    assert numbers(ring.take(wait=False)) == [(0, list(range(16)))]
+    ring_with(3, ring)
+    ring.rows[20] = -1  # what has left is a copy
+    rest = ring.take(wait=True)
+    assert numbers(rest) == [
+        (16, list(range(16, SHARD_ROWS))),
+        (SHARD_ROWS, [SHARD_ROWS, SHARD_ROWS + 1, SHARD_ROWS + 2]),
+    ]
+    assert ring.waiting == 0
+
+
+def test_rows_that_arrived_are_in_the_folder_when_the_device_fails(tmp_path, monkeypatch):
+    def fail():
+        raise RuntimeError("device-side assert triggered")
+
+    monkeypatch.setattr(recording, "arrives_late", lambda device: True)
+    monitor = wsf.RWCMonitor(nn.Linear(2, 2), run_dir=tmp_path / "run")
+    for _ in range(SHARD_ROWS + 10):
+        monitor.record()
+    with monkeypatch.context() as broken:
+        broken.setattr(monitor._recording.ring, "_wait_for_device", fail)
+        for waits in (monitor.flush, lambda: monitor.recent(after=0)):
+            with pytest.raises(RuntimeError, match="device-side assert"):
+                waits()
+    assert wsf.RWCHistory.load(tmp_path / "run").steps.tolist() == list(range(1, SHARD_ROWS + 1))
+    monitor.close()
+    assert len(monitor.history()) == SHARD_ROWS + 10

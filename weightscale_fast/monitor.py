@@ -14,13 +14,13 @@ from .definitions import check_definition
 from .eager import always_eager
 from .errors import WeightScaleError
 from .finding import Finding
+from .graph_capture import is_capturing
 from .health import HealthWatch
 from .history import RWCHistory
 from .layers import LayerSelector
 from .optimizer_hook import OptimizerHook
 from .ranks import find_ranks
 from .recording import Recording
-from .ring import is_capturing
 from .run_folder import Rows
 from .run_summary import RunSummary
 from .watch import Watch
@@ -60,6 +60,9 @@ class RWCMonitor:
     What a record alone would not show is a warning when rows come to the host, at the latest at `flush`: a layer that
     moves while it is frozen (`requires_grad=False`), a layer that the model got since, an optimizer that was rebuilt or
     trains the model no more. The layers are those of the beginning; for others make a new monitor.
+
+    On a GPU a row is recorded on the current stream. Where steps run on several streams, order each step after the one
+    before, as the weights themselves need it; the rows are then in order too.
 
     With several processes, making the monitor, `flush`, `history`, `recent`, `summary`, `state_dict` and `close` are
     collective calls: every rank must make them, after the same step. Each rank counts its share of the weights, and
@@ -195,10 +198,10 @@ class RWCMonitor:
     def recent(self, *, after: int) -> RWCHistory:
         """The rows after step `after`, 512 at most: those that the ring on the device still holds.
 
-        It copies these rows to the host and so waits for the device, once; what is recorded and when it is written
-        stays as it is, where `history()` would close a shard and read the whole run. Not for a monitor in a CUDA graph:
-        of its rows only the device knows. Of several processes all get the same rows, summed over every rank's share of
-        the weights: it is a collective call.
+        It copies these rows to the host and so waits for the device, for all its streams, once; what is recorded and
+        when it is written stays as it is, where `history()` would close a shard and read the whole run. Not for a
+        monitor in a CUDA graph: of its rows only the device knows. Of several processes all get the same rows, summed
+        over every rank's share of the weights: it is a collective call.
 
         Args:
             after: a step; `monitor.step - 50` for the last 50.

@@ -58,11 +58,11 @@ class Recorder:
         now = time.monotonic()
         if self._ring.recorded % SHARD_ROWS == 0 or now - self._last > SHARD_SECONDS:
             self._last = now
-            self._keep(self._ring.take(wait=False))
+            self._take(wait=False)
 
     def flush(self) -> None:
         """Bring every row out of the ring."""
-        self._keep(self._ring.take(wait=True))
+        self._take(wait=True)
 
     def close(self) -> None:
         """Flush, and say so if rows could not be written."""
@@ -117,6 +117,10 @@ class Recorder:
         """The next row is the first after this step, and the first after a resume if there was a step at all."""
         self._resumed = step // self._every
         self._ring.restart(self._resumed)
+
+    def _take(self, *, wait: bool) -> None:
+        self._keep(self._ring.arrived())  # kept first: what the ring does next raises if the device failed
+        self._keep(self._ring.take(wait=wait))
 
     def _keep(self, arrived: list[Part]) -> None:
         new = [self._rows(part) for part in arrived]

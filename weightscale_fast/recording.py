@@ -15,7 +15,7 @@ from .kinds import layer_kind
 from .layers import LayerSelector
 from .ranks import Ranks, hint_of_others
 from .recorder import Recorder
-from .ring import Ring
+from .ring import Ring, arrives_late
 from .run_folder import Rows, RunFolder
 from .rwc.op import run_plan, warm_up
 from .rwc.plan import sum_dtype
@@ -75,7 +75,10 @@ class Recording:
             "dtypes": [] if pipeline else [str(w.dtype).removeprefix("torch.") for w in plan.prev],
         }
         sums = 4 if definition == "mean_ratio" else 3
-        self.ring = Ring(sums, len(self.snapshot), device=plan.device, dtype=sum_dtype(plan.device))
+        late = arrives_late(plan.device)
+        if ranks is not None:
+            late = any(ranks.gather(lambda: late))
+        self.ring = Ring(sums, len(self.snapshot), device=plan.device, dtype=sum_dtype(plan.device), late=late)
         self.recorder = Recorder(self.ring, every) if ranks is None else SharedRecorder(self.ring, every, ranks)
         warm_up(plan, sums)
 

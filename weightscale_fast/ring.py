@@ -13,6 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from .graph_capture import is_capturing
+
 RING_ROWS = 512
 SHARD_ROWS = RING_ROWS // 2  # rows that travel together
 
@@ -26,22 +28,31 @@ class Part(NamedTuple):
 
 
 class _Travel(NamedTuple):
-    """Rows on their way: a copy on a side stream into pinned memory, and the event that ends it."""
+    """Rows on their way to the host."""
 
     first: int
     host: Tensor  # [n, K, L]
     skipped: Tensor  # [n]
-    done: torch.cuda.Event
+    done: torch.cuda.Event | None  # ends the copy on the side stream; without one the copy is there
 
 
 class Ring:
     """R rows on the device, the next of which a counter on the device points at, so that a CUDA graph can record too.
 
-    On a GPU a full half travels to pinned memory on a side stream while the other half fills, and is taken when that is
-    full: `take(wait=False)` then waits for nothing, unless a copy takes longer than 256 steps.
+    A `late` ring on a GPU waits for nothing: a full half travels to pinned memory on a side stream while the other half
+    fills, and `take(wait=False)` gives it when that is full. It waits only where a copy takes longer than 256 steps.
+
+    Rows go in on the current stream. Whoever trains on several streams orders one step after the other, and so orders
+    the rows too: a part that leaves waits for the stream of its last row only.
+
+    Args:
+        sums, layers: K and L.
+        device, dtype: of the rows.
+        late: `take(wait=False)` gives the rows up to the call before. On any device, because ranks that share a record
+            must all take the same rows.
     """
 
-    def __init__(self, sums: int, layers: int, *, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(self, sums: int, layers: int, *, device: torch.device, dtype: torch.dtype, late: bool = False) -> None:
         with torch.inference_mode(False):  # they are written in whatever mode
             self.rows = torch.zeros(RING_ROWS, sums, layers, dtype=dtype, device=device)  # [R, K, L]
             self.cursor = torch.zeros(1, dtype=torch.int64, device=device)  # rows recorded; the next is this modulo R
@@ -52,9 +63,10 @@ class Ring:
         self.first = 0  # the first row that this ring has held
         self._taken = 0
         self._in_graph = False
+        self._late = late
         self._travel: _Travel | None = None
         self._stream: torch.cuda.Stream | None = None
-        if device.type == "cuda":
+        if late and device.type == "cuda":
             self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
     @torch.no_grad()
@@ -90,12 +102,11 @@ class Ring:
         """What has arrived on the host, in order; with `wait`, everything that was recorded."""
         if is_capturing(self.rows.device):
             return []
-        arrived = self._arrive()
-        if self._stream is not None and not wait and not self._in_graph:
-            self._depart(self._stream)
+        arrived = self.arrived()
+        if self._late and not wait and not self._in_graph:
+            self._depart()
             return arrived
-        if self._stream is not None:
-            torch.cuda.synchronize(self.rows.device)  # whichever stream recorded
+        self._wait_for_device()
         if self._in_graph:
             self.recorded = int(self.cursor.item())
         lost = self.recorded - self._taken - RING_ROWS
@@ -113,39 +124,52 @@ class Ring:
 
     def newest(self, first: int) -> Part:
         """The rows from number `first` on that the ring still holds, taken or not, and which stay in it; this waits."""
+        self._wait_for_device()
         return self._copy(max(first, self.recorded - RING_ROWS, self.first))
+
+    def arrived(self) -> list[Part]:
+        """The part that `take(wait=False)` sent, if any; this waits where it is still on its way.
+
+        Who keeps it before the call of `take` has it even if the device fails in that.
+        """
+        if self._travel is None or is_capturing(self.rows.device):
+            return []
+        first, host, skipped, done = self._travel
+        if done is not None and not done.query():  # type: ignore[no-untyped-call]  # it left half a ring ago
+            done.synchronize()
+        self._travel = None
+        return [Part(first, host.numpy().copy(), skipped.numpy().astype(np.float64))]  # pinned memory is for travelling
+
+    def _wait_for_device(self) -> None:
+        """Until all rows are complete, whichever stream they were recorded on."""
+        if self.rows.device.type == "cuda":
+            torch.cuda.synchronize(self.rows.device)
 
     def _copy(self, first: int) -> Part:
         numbers = torch.arange(first, max(first, self.recorded), device=self.rows.device) % RING_ROWS
         sums, skipped = (tensor[numbers].to("cpu", torch.float64).numpy() for tensor in (self.rows, self.skipped))
         return Part(first, sums, skipped)
 
-    def _depart(self, stream: torch.cuda.Stream) -> None:
+    def _depart(self) -> None:
         """Send the rows that were recorded since the last departure; they lie in one half."""
         first = self._taken % RING_ROWS
-        last = first + self.recorded - self._taken
-        current = torch.cuda.current_stream(self.rows.device)
-        stream.wait_stream(current)
-        with torch.cuda.stream(stream):
-            host, skipped = (_to_pinned(tensor[first:last]) for tensor in (self.rows, self.skipped))
-        self._travel = _Travel(self._taken, host, skipped, stream.record_event())
+        rows = slice(first, first + self.recorded - self._taken)
+        if self._stream is None:
+            host, skipped = (tensor[rows].to("cpu", torch.float64, copy=True) for tensor in (self.rows, self.skipped))
+            self._travel = _Travel(self._taken, host, skipped, None)
+        else:
+            self._stream.wait_stream(torch.cuda.current_stream(self.rows.device))
+            with torch.cuda.stream(self._stream):
+                host, skipped = (_to_pinned(tensor[rows]) for tensor in (self.rows, self.skipped))
+            self._travel = _Travel(self._taken, host, skipped, self._stream.record_event())
         self._taken = self.recorded
 
-    def _arrive(self) -> list[Part]:
-        if self._travel is None:
-            return []
-        first, host, skipped, done = self._travel
-        if not done.query():  # type: ignore[no-untyped-call]  # it left half a ring ago
-            done.synchronize()
-        self._travel = None
-        return [Part(first, host.numpy().copy(), skipped.numpy().astype(np.float64))]  # pinned memory is for travelling
+
+def arrives_late(device: torch.device) -> bool:
+    """Whether a ring on this device is to be late: on a GPU, where waiting for rows would hold the training up."""
+    return device.type == "cuda"
 
 
 def _to_pinned(tensor: Tensor) -> Tensor:
     host = torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu", pin_memory=True)
     return host.copy_(tensor, non_blocking=True)
-
-
-def is_capturing(device: torch.device) -> bool:
-    """Whether what is called now goes into a CUDA graph instead of being done."""
-    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()

@@ -1,7 +1,8 @@
 """SharedRecorder: the rows of all ranks' rings, added up on their way to rank 0's run folder, or to every memory.
 
 Each ring holds what its rank counted. Many rows are added up in one collective call, and all ranks must come to it
-after the same row: so the moment hangs on the number of rows, and on nothing that differs between ranks.
+after the same row: so the moment hangs on the number of rows, and on nothing that differs between ranks. If one rank's
+ring is late, as on a GPU, then all are.
 
 Letters: K sums (3, or 4 with the ratios), L layers.
 """
@@ -63,7 +64,7 @@ class SharedRecorder(Recorder):
             raise WeightScaleError(f"nothing is recorded any more: {self._ended}")
         self._ring.advance()
         if self._ring.recorded >= self._due:
-            self._keep(self._ring.take(wait=False))
+            self._take(wait=False)
             self._due = self._next_due()
 
     def flush(self) -> None:
