@@ -1,5 +1,7 @@
 """The pass and the record on a GPU. Marked `gpu`: skipped where there is none, required by `make gpu-check`."""
 
+import gc
+
 import numpy as np
 import pytest
 import torch
@@ -203,6 +205,23 @@ def test_rows_that_a_graph_overwrote_are_reported():
     with pytest.warns(UserWarning, match="11 rows were overwritten"):
         history = monitor.history()
     assert history.steps.tolist() == list(range(12, 2 * SHARD_ROWS + 12))
+
+
+def test_a_graph_that_outlives_its_monitor_writes_to_no_other_tensor():
+    model = nn.Linear(64, 64).cuda()
+    monitor = wsf.RWCMonitor(model)
+    monitor.record()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph), torch.no_grad():
+        model.weight.add_(1)
+        monitor.record()
+    del monitor
+    gc.collect()
+    others = [torch.zeros(512 * n, dtype=torch.uint8, device="cuda") for n in range(1, 65) for _ in range(50)]
+    for _ in range(5):
+        graph.replay()
+    assert not any(other.any() for other in others)
 
 
 def test_recent_rows_of_another_stream_are_complete():

@@ -1,12 +1,15 @@
 """Ring: order, wrapping, rows that come late, and rows that only the device counted."""
 
+import gc
+import weakref
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
 import weightscale_fast as wsf
-from weightscale_fast import recording
+from weightscale_fast import graph_capture, recording
 from weightscale_fast.ring import RING_ROWS, SHARD_ROWS, Ring
 
 
@@ -101,3 +104,21 @@ def test_rows_that_arrived_are_in_the_folder_when_the_device_fails(tmp_path, mon
     assert wsf.RWCHistory.load(tmp_path / "run").steps.tolist() == list(range(1, SHARD_ROWS + 1))
     monitor.close()
     assert len(monitor.history()) == SHARD_ROWS + 10
+
+
+@pytest.mark.parametrize("captured", [True, False])
+def test_what_a_graph_records_to_outlives_the_monitor(captured, monkeypatch):
+    monkeypatch.setattr(graph_capture, "_replayed", [])
+    monitor = wsf.RWCMonitor(nn.Linear(2, 2))
+    monkeypatch.setattr(recording, "is_capturing", lambda device: captured)
+    monitor.record()
+    held = monitor._recording
+    memory = [weakref.ref(owner) for owner in (held.ring, held._plan, *held._plan.prev)]
+    del held
+    with torch.no_grad():
+        monitor.model.weight.set_(torch.ones(2, 2))  # elsewhere: the monitor gets another plan
+    monkeypatch.setattr(recording, "is_capturing", lambda device: False)
+    monitor.record()
+    del monitor
+    gc.collect()
+    assert [owner() is not None for owner in memory] == [captured] * len(memory)

@@ -232,7 +232,8 @@ class RWCMonitor:
         """Bring every recorded row to the run folder now; this waits for the device, and for the other ranks if any.
 
         Only where a CUDA graph holds `record()` is it needed: at least once in 512 replays, of which the host knows
-        nothing.
+        nothing. Such a graph may be replayed when this monitor is closed and gone, so what it writes, the rows and the
+        previous weights, stays in memory until the process ends.
         """
         self._recorder.flush()
         self.step = max(self.step, self._recorder.step)

@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from .errors import WeightScaleError
+from .graph_capture import is_capturing, keep_for_replays
 from .history import RWCHistory
 from .kinds import layer_kind
 from .layers import LayerSelector
@@ -109,6 +110,8 @@ class Recording:
         if plan is not self._plan:
             self._plan = plan
             when_elsewhere()
+        if is_capturing(self.ring.rows.device):
+            keep_for_replays(plan, self.ring)  # the plan holds the previous weights
         run_plan(plan, cur, self.ring.rows, self.ring.cursor, update=True)
 
     def history(self) -> RWCHistory:
