@@ -10,8 +10,8 @@ from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA
 from sklearn.metrics import silhouette_score
 
-from weightscale_fast.analysis import cluster_layers
-from weightscale_fast.analysis.kmeans import stability
+from weightscale_fast.analysis import cluster, cluster_layers
+from weightscale_fast.analysis.kmeans import kmeans, stability
 from weightscale_fast.analysis.knee import chord_k, count_distinct, sse_curve
 
 # k-means is never to be asked for more clusters than there are points
@@ -50,6 +50,23 @@ def test_clusters_of_equal_level_are_numbered_by_their_first_layer():
     curves = [[1, 2, 3], [3, 2, 1], [1, 2, 3], [3, 2, 1]]
     labels = [cluster_layers(curves, k=2, n_init=1, seed=seed).labels.tolist() for seed in range(6)]
     assert labels == [[0, 1, 0, 1]] * 6
+
+
+def test_a_cluster_that_stays_empty_is_not_counted(monkeypatch):
+    """cuML may give such labels; here scikit-learn's of one cluster fewer, with a number left out, are given."""
+
+    def with_an_empty_cluster(points, k, **others):
+        labels, sse = kmeans(points, k - 1, **others)
+        return np.where(labels > 0, labels + 1, 0), sse
+
+    monkeypatch.setattr(cluster, "kmeans", with_an_empty_cluster)
+    clusters = cluster_layers(groups([9.0, 1.0, 5.0]), k=4, k_max=3, n_init=5)
+    assert (clusters.k, clusters.k_reason) == (3, "asked for; k-means left 1 of 4 clusters empty")
+    assert clusters.labels.tolist() == [2, 0, 1] * 6
+    expected = [clusters.curves[clusters.labels == label].mean(axis=0) for label in range(3)]
+    np.testing.assert_allclose(clusters.centers, expected)
+    assert clusters.center_coordinates.shape == (3, 2)
+    assert clusters.center_offsets.shape == (3,)
 
 
 def test_the_same_seed_gives_the_same_result():

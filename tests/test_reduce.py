@@ -80,6 +80,37 @@ def test_constant_rows_lie_on_a_line():
     np.testing.assert_allclose(reduced.mean, [3, 3, 3, 3])
 
 
+def scores_of_cuml(curves):
+    """On every component, by the eigenvectors of the covariance matrix, as cuML's PCA has them."""
+    centred = curves - curves.mean(axis=0)
+    return centred @ np.linalg.eigh(centred.T @ centred)[1][:, ::-1]
+
+
+@pytest.mark.parametrize(("layers", "columns", "rank"), [(30, 8, 2), (40, 7, 7), (300, 100, 5)])
+def test_scores_of_cuml_are_cut_at_the_rank(layers, columns, rank):
+    rng = np.random.default_rng(0)
+    curves = 3 + rng.standard_normal((layers, rank)) @ rng.standard_normal((rank, columns))
+    scores = scores_of_cuml(curves)
+    assert scores.shape[1] == columns
+    cut, exact = reduce._up_to_rank(scores, curves, curves.mean(axis=0)), pca_scores(curves)
+    assert cut.scores.shape == exact.scores.shape == (layers, rank)
+    np.testing.assert_allclose(np.abs(cut.scores), np.abs(exact.scores), atol=1e-9 * np.abs(exact.scores).max())
+    np.testing.assert_allclose(cut.explained_variance_ratio, exact.explained_variance_ratio, atol=1e-12)
+
+
+@pytest.mark.parametrize("shape", [(161, 25), (9, 2)])
+def test_equal_rows_have_no_variance_by_cuml(shape):
+    curves = np.full(shape, 0.1) * np.arange(1, shape[1] + 1)
+    cut = reduce._up_to_rank(scores_of_cuml(curves), curves, curves.mean(axis=0))
+    assert cut.scores.shape == (shape[0], 0)
+    assert cut.explained_variance_ratio.shape == (0,)
+
+
+def test_one_column_is_not_for_cuml():
+    curves = np.array([[1.0], [2.0], [6.0]])
+    np.testing.assert_array_equal(pca_scores(curves, backend="cuml").scores, pca_scores(curves).scores)
+
+
 def test_blocks_of_columns_give_the_same_scores(monkeypatch):
     curves = random_curves((6, 50))
     whole = pca_scores(curves).scores

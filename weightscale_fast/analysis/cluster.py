@@ -47,7 +47,8 @@ def cluster_layers(
             folder, npz or CSV. A run too large for its history is best given by its path: then nothing is held but the
             matrix of the curves, which becomes the result's.
         k: how many clusters, 1..R; or `"auto"`, the knee of `sse`: the point furthest below its chord. One choice
-            of several that can be defended: look at `sse`, `silhouette` and `stability` too.
+            of several that can be defended: look at `sse`, `silhouette` and `stability` too. cuML's k-means may leave
+            a cluster empty: the result's `k` counts those that have layers, and its `k_reason` says so.
         outliers: `"two_sigma"` (the authors'), `"mad"` or `"none"`, see `clean_outliers`, done after the scale; or
             `"log"`, short for `scale="log", outliers="none"`.
         space: what is clustered, the whole `"raw"` curves or the two `"pca"` coordinates.
@@ -109,7 +110,10 @@ def cluster_layers(
         if isinstance(k, str):
             k, k_reason = chord_k(sse), f"chord rule over k = 1..{len(sse)} of the SSE on the 2-D scores"
         labels = kmeans(points, k, n_init=n_init, seed=seed, backend=backend)[0]
-    labels = _number_by_level(labels, cleaned, int(k))
+    labels = _number_by_level(labels, cleaned)
+    found = int(labels.max()) + 1
+    if found < int(k):
+        k, k_reason = found, f"{k_reason}; k-means left {int(k) - found} of {k} clusters empty"
     return LayerClusters(
         names=names,
         rows=rows,
@@ -166,12 +170,18 @@ def _check_distinct(points: FloatArray, k: int) -> None:
         )
 
 
-def _number_by_level(labels: IntArray, curves: FloatArray, k: int) -> IntArray:
-    """The labels renumbered by the median of each cluster's centre, lowest first; ties by their first layer."""
-    level = np.median(_means(curves, labels, k), axis=1)
-    first_row = [labels.tolist().index(cluster) for cluster in range(k)]
-    new_number = np.lexsort((first_row, level)).argsort()
-    return np.append(new_number, -1)[labels]  # -1, in no cluster, stays -1
+def _number_by_level(labels: IntArray, curves: FloatArray) -> IntArray:
+    """The labels renumbered by the median of each cluster's centre, lowest first; ties by their first layer.
+
+    The new numbers are 0, 1, ... without a gap; -1, in no cluster, stays -1.
+    """
+    members = labels >= 0
+    _, first_row, number = np.unique(labels[members], return_index=True, return_inverse=True)
+    gapless = np.full_like(labels, -1)
+    gapless[members] = number
+    level = np.median(_means(curves, gapless, len(first_row)), axis=1)
+    gapless[members] = np.lexsort((first_row, level)).argsort()[number]
+    return gapless
 
 
 def _means(rows: FloatArray, labels: IntArray, k: int) -> FloatArray:

@@ -58,8 +58,8 @@ def pca_scores(curves: FloatArray, *, backend: str = "sklearn") -> Scores:
     """
     n_layers, n_columns = curves.shape
     mean = curves.mean(axis=0)
-    if backend == "cuml" and n_columns <= min(n_layers - 1, cuml.MOST_COLUMNS):
-        return Scores(*cuml.pca(curves, n_columns), mean)
+    if backend == "cuml" and 2 <= n_columns <= min(n_layers - 1, cuml.MOST_COLUMNS):
+        return _up_to_rank(cuml.pca_scores(curves), curves, mean)
     if n_columns > n_layers:
         vectors, variances = _from_gram(curves, mean)
         tolerance = n_layers * EPSILON
@@ -67,14 +67,26 @@ def pca_scores(curves: FloatArray, *, backend: str = "sklearn") -> Scores:
         vectors, singular, _ = np.linalg.svd(curves - mean, full_matrices=False)
         variances = singular**2
         tolerance = (n_layers * EPSILON) ** 2
-    # The mean of L equal values is off by up to L roundings, which must not pass for variance.
-    rounding = n_layers * EPSILON * max(curves.max(), -curves.min())
-    floor = max(tolerance * variances[0], curves.size * rounding**2)
-    rank = min(int(np.count_nonzero(variances > floor)), n_layers - 1)
+    rank = _rank(variances, tolerance, curves)
 
     scores = vectors[:, :rank] * np.sqrt(variances[:rank])
     scores[:, :2] *= _signs(curves, mean, scores[:, :2])
     return Scores(scores, variances[:rank] / (variances.sum() or 1.0), mean)
+
+
+def _up_to_rank(scores: FloatArray, curves: FloatArray, mean: FloatArray) -> Scores:
+    """Of `scores` [L, T] on every component, as cuML gives them by a covariance matrix, those that are no rounding."""
+    variances = (scores**2).sum(axis=0)
+    rank = _rank(variances, len(curves) * EPSILON, curves)
+    return Scores(scores[:, :rank], variances[:rank] / (variances.sum() or 1.0), mean)
+
+
+def _rank(variances: FloatArray, tolerance: float, curves: FloatArray) -> int:
+    """How many of the squared singular values, falling, are above `tolerance` of the largest and above rounding."""
+    # The mean of L equal values is off by up to L roundings, which must not pass for variance.
+    rounding = len(curves) * EPSILON * max(curves.max(), -curves.min())
+    floor = max(tolerance * variances[0], curves.size * rounding**2)
+    return min(int(np.count_nonzero(variances > floor)), len(curves) - 1)
 
 
 def _centred_blocks(curves: FloatArray, mean: FloatArray) -> Iterator[FloatArray]:
