@@ -13,6 +13,7 @@
 #include <cuda_fp16.h>
 #include <cuda_runtime_api.h>
 #include <math.h>
+#include <setjmp.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <ucontext.h>
@@ -44,7 +45,7 @@ struct Barrier {
 
 struct Thread {
   uint3 index{};
-  ucontext_t context;
+  jmp_buf place;  // where it goes on
   bool started = false, finished = false;
   Barrier* barrier = nullptr;  // where it waits
   uint64_t generation = 0;     // that of the barrier when it came
@@ -60,7 +61,7 @@ struct Block {
   std::vector<uint64_t> offered;  // by each thread to the shuffle of its warp
   std::function<void()> kernel;
   Thread* running = nullptr;
-  ucontext_t scheduler;
+  jmp_buf scheduler;
 };
 
 thread_local Block* block = nullptr;
@@ -80,13 +81,13 @@ void wait_at(Barrier& barrier) {
   }
   self.barrier = &barrier;
   self.generation = barrier.generation;
-  swapcontext(&self.context, &block->scheduler);
+  if (_setjmp(self.place) == 0) _longjmp(block->scheduler, 1);  // without a system call, which swapcontext makes
 }
 
 void thread_main() {
   block->kernel();
   block->running->finished = true;
-  swapcontext(&block->running->context, &block->scheduler);
+  _longjmp(block->scheduler, 1);
 }
 
 char* stack_of(unsigned thread) {  // the same memory for every block; pages that are not touched cost nothing
@@ -98,15 +99,16 @@ char* stack_of(unsigned thread) {  // the same memory for every block; pages tha
 void resume(Thread& thread) {
   block->running = &thread;
   thread.barrier = nullptr;
-  if (!thread.started) {
-    thread.started = true;
-    getcontext(&thread.context);
-    thread.context.uc_stack.ss_sp = stack_of(thread.index.x);
-    thread.context.uc_stack.ss_size = kStackBytes;
-    thread.context.uc_link = nullptr;
-    makecontext(&thread.context, thread_main, 0);
-  }
-  swapcontext(&block->scheduler, &thread.context);
+  if (_setjmp(block->scheduler) != 0) return;  // it waits, or has ended
+  if (thread.started) _longjmp(thread.place, 1);
+  thread.started = true;
+  ucontext_t beginning;
+  getcontext(&beginning);
+  beginning.uc_stack.ss_sp = stack_of(thread.index.x);
+  beginning.uc_stack.ss_size = kStackBytes;
+  beginning.uc_link = nullptr;
+  makecontext(&beginning, thread_main, 0);
+  setcontext(&beginning);
 }
 
 // Numbers 0 to n - 1 in the order of WSF_TURNS.

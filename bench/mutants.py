@@ -1,0 +1,119 @@
+"""Faults put into the pass on purpose: do the tests of the pass see them?
+
+    python bench/mutants.py                        # every backend; about half an hour on two cores
+    python bench/mutants.py cuda_on_cpu            # one: cpu, triton, or cuda_on_cpu (csrc/cuda on the CPU)
+
+Each mutant is a copy of the sources with one line changed. It is caught when a test of `tests/test_pass.py` fails, when
+the process ends, or when it hangs. A mutant that computes the same sums by another way is equivalent and says why.
+Prints caught / all, and the names of those that survive; the exit code is then 1.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+from mutant_list import MUTANTS, Mutant
+
+ROOT = Path(__file__).parents[1]
+SECONDS = 300  # a whole run without a mutant takes 20 to 60
+
+
+FILES = {
+    "cuda_on_cpu": ["csrc/cuda/rwc.cu"],
+    "triton": ["weightscale_fast/rwc/triton_kernels.py"],
+    "cpu": ["csrc/cpu/rwc.cpp", "csrc/cpu/chunk.h", "csrc/plan.h"],
+}
+
+
+def copy_of_the_project(folder: Path) -> None:
+    """What the tests of the pass need, to be changed."""
+    for name in ("weightscale_fast", "csrc", "tests"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", folder)
+
+
+def put_in(mutant: Mutant, backend: str, folder: Path) -> None:
+    """Change the one of the backend's files that has the old text.
+
+    Raises:
+        ValueError: none has it, or more than once: the list is older than the sources.
+    """
+    texts = {folder / name: (folder / name).read_text() for name in FILES[backend]}
+    found = [path for path, text in texts.items() if mutant.old in text]
+    if len(found) != 1:
+        raise ValueError(f"{backend}: {mutant.name!r} is in {len(found)} files; bring the list up to date")
+    found[0].write_text(texts[found[0]].replace(mutant.old, mutant.new))
+
+
+def build_cpu(folder: Path) -> bool:
+    """Compile csrc/cpu of the copy, without optimizing much; whether it compiled."""
+    torch_folder = Path(torch.__file__).parent
+    for path in (folder / "weightscale_fast").glob("_C*.so"):
+        path.unlink()
+    command = ["c++", "-std=c++17", "-O1", "-shared", "-fPIC", "-fvisibility=hidden", "-DTORCH_STABLE_ONLY"]
+    command += ["-DTORCH_TARGET_VERSION=0x020a000000000000", f"-I{torch_folder / 'include'}"]
+    command += [f"-I{torch_folder / 'include/torch/csrc/api/include'}", folder / "csrc/cpu/rwc.cpp"]
+    command += ["-o", folder / "weightscale_fast/_C.abi3.so", f"-L{torch_folder / 'lib'}", "-ltorch_cpu", "-lc10"]
+    return subprocess.run(command, capture_output=True).returncode == 0
+
+
+def tests_of(backend: str) -> list[str]:
+    """The names of the backend's tests in tests/test_pass.py, and of those that name no backend for the CPU's."""
+    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "tests/test_pass.py"]
+    lines = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+    names = [line for line in lines if "::" in line]
+    other = re.compile(r"[\[-](cpu|torch|triton|cuda_on_cpu)\b(?!\.)")
+    mine = re.compile(rf"[\[-]{backend}( \w+)*[\]-]")
+    return [name for name in names if mine.search(name) or (backend == "cpu" and not other.search(name))]
+
+
+def is_caught(folder: Path, backend: str, tests: list[str]) -> bool:
+    """Whether the tests see the fault in the copy."""
+    if backend == "cpu" and not build_cpu(folder):
+        raise ValueError("the mutant does not compile")
+    environment = {**os.environ, "PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests]
+    try:
+        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=SECONDS)
+    except subprocess.TimeoutExpired:
+        return True
+    if "CalledProcessError" in done.stdout and "'c++'" in done.stdout:
+        raise ValueError("the mutant does not compile")
+    return done.returncode != 0
+
+
+def main() -> None:
+    """Every mutant of the backends that are named, or of all."""
+    backends = sys.argv[1:] or list(MUTANTS)
+    survivors = []
+    for backend in backends:
+        tests, caught, all_of_them = tests_of(backend), 0, [m for m in MUTANTS[backend] if not m.equivalent]
+        with tempfile.TemporaryDirectory() as name:
+            copy_of_the_project(Path(name))
+            if is_caught(Path(name), backend, tests):
+                sys.exit(f"{backend}: the tests fail without any mutant")
+        for mutant in all_of_them:
+            with tempfile.TemporaryDirectory() as name:
+                copy_of_the_project(Path(name))
+                put_in(mutant, backend, Path(name))
+                seen = is_caught(Path(name), backend, tests)
+            caught += seen
+            print(f"{backend}: {'caught' if seen else 'SURVIVES'}: {mutant.name}", flush=True)
+            if not seen:
+                survivors.append(f"{backend}: {mutant.name}")
+        print(
+            f"{backend}: {caught} caught / {len(all_of_them)} ({len(MUTANTS[backend]) - len(all_of_them)} equivalent)"
+        )
+    if survivors:
+        sys.exit("survivors: " + "; ".join(survivors))
+
+
+if __name__ == "__main__":
+    main()
