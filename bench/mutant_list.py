@@ -16,7 +16,7 @@ class Mutant(NamedTuple):
 
 
 CUDA = [
-    Mutant("head too long", "(16 - cur_address % 16) % 16 / sizeof(T)", "(32 - cur_address % 16) % 32 / sizeof(T)"),
+    Mutant("head one too long", "(16 - cur_address % 16) % 16 / sizeof(T)", "(16 - cur_address % 16) % 16 / sizeof(T) + 1"),
     Mutant("head of none", "(16 - cur_address % 16) % 16 / sizeof(T)", "0"),
     Mutant(
         "head of a whole vector where aligned",

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from .definitions import check_definition
 from .eager import always_eager
+from .graph_capture import is_capturing, keep_for_replays
 from .layers import select_layers, unwrap
 from .rwc.op import run_plan
 from .rwc.plan import Plan, build_plan, sum_dtype
@@ -104,6 +105,8 @@ def _run(
     plan: Plan, cur: list[Tensor], sums: int, update: bool, backend: str | None, rwc: Tensor | None = None
 ) -> Tensor:
     """[K, L] float64 sums, K 3 or 4; rwc [L], where it is given, gets the ratios."""
+    if is_capturing(plan.device):
+        keep_for_replays(plan)
     out = torch.empty(1, sums, len(cur), dtype=sum_dtype(plan.device), device=plan.device)
     run_plan(plan, cur, out, plan.zero, update, backend, rwc)
     return out[0]

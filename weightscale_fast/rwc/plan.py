@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..graph_capture import is_capturing
+
 MAX_SUMS = 4  # delta_l1, prev_l1, moved, ratio_sum: the rows of every [K, ...] tensor, in this order
 CHUNK = 16 * 1024  # weights: small enough to share out, long enough to stream
 
@@ -65,7 +67,7 @@ class Plan:
         A stream that captures a CUDA graph cannot wait for what was begun outside of the graph. It need not: the begin
         of a capture synchronizes the device.
         """
-        if self.uploads and not torch.cuda.is_current_stream_capturing():
+        if self.uploads and not is_capturing(self.uploads[0].device):
             for upload in self.uploads:
                 torch.cuda.current_stream(upload.device).wait_event(upload.done)
             if all(upload.done.query() for upload in self.uploads):  # type: ignore[no-untyped-call]
@@ -74,7 +76,7 @@ class Plan:
     def retire(self) -> None:
         """Say that the current streams may still read the tables, which are about to be dropped."""
         for group in self.groups:
-            if group.device.type == "cuda" and not torch.cuda.is_current_stream_capturing():
+            if group.device.type == "cuda" and not is_capturing(group.device):
                 for table in (group.chunks, group.partial):
                     table.record_stream(torch.cuda.current_stream(group.device))
 
