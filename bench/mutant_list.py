@@ -12,7 +12,7 @@ class Mutant(NamedTuple):
     name: str
     old: str
     new: str
-    equivalent: str = ""  # why no test can see it
+    equivalent: str = ""  # why no test without a GPU can see it
 
 
 CUDA = [
@@ -64,7 +64,7 @@ CUDA = [
     Mutant("ratio of prev to prev", "partial + kDeltaL1 * C, begin", "partial + kPrevL1 * C, begin"),
     Mutant("mean over the chunks", "chunks + kLength * C, begin", "chunks + kPrevOffset * C, begin"),
     Mutant("no program for the ratio", "rwc.size(0) ? K + 1 : K", "K"),
-    Mutant("wide launch of the narrow kernel", "many ? kManyThreads : kThreads", "kManyThreads"),
+    Mutant("wide launch of the narrow kernel", "many ? kManyThreads : kThreads", "kManyThreads", "a GPU refuses more threads than __launch_bounds__ says, and cuda_on_cpu does not know these"),
 ]  # fmt: skip
 
 TRITON = [
