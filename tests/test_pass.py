@@ -6,9 +6,9 @@ import torch
 import weightscale_fast as wsf
 from weightscale_fast.definitions import mean_ratio, norm_ratio
 from weightscale_fast.rwc import plan as plan_module
+from weightscale_fast.rwc import tuning
 from weightscale_fast.rwc.op import run_plan
 from weightscale_fast.rwc.plan import CHUNK, build_plan
-from weightscale_fast.rwc.tuning import MANY_CHUNKS
 
 from .oracle import TOLERANCE, module_of, nudge, oracle_sums
 
@@ -86,10 +86,10 @@ def test_the_row_of_the_cursor_is_filled_and_no_other(backend):
 def test_more_chunks_in_a_layer_than_stage_2_takes_at_once(many, backend, monkeypatch):
     """Both launches of stage 2, beside a layer of few chunks and an empty one.
 
-    CUDA's takes 4,096 chunks at once where there are many; Triton's 2,048, but the interpreter is slow, and its loop is
-    that of 256 at once.
+    CUDA's takes 4,096 chunks at once where there are many. Triton's interpreter is slow, so it is told that 300 are.
     """
-    chunks = 600 if not many else 4_200 if backend == "cuda_on_cpu" else MANY_CHUNKS + 200
+    chunks = 4_200 if many and backend == "cuda_on_cpu" else 300
+    monkeypatch.setattr(tuning, "MANY_CHUNKS", 200 if many else 1_000)
     monkeypatch.setattr(plan_module, "CHUNK", 16)
     before = [torch.randn(16 * chunks + 3), torch.randn(3), torch.randn(0)]
     cur = [w * torch.linspace(0.5, 1.5, len(w)) for w in before]
