@@ -189,6 +189,17 @@ def test_special_values(backend):
     torch.testing.assert_close(rwc, expected, equal_nan=True, rtol=1e-4, atol=0)
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_special_values_amid_others(dtype, backend):
+    """NaN and inf in the middle of a layer that fills whole registers."""
+    nan, inf = float("nan"), float("inf")
+    before = [torch.randn(1_000).to(dtype) for _ in range(4)]
+    after = [w * 2 for w in before]
+    for i, (was, becomes) in enumerate([(nan, nan), (1.0, nan), (inf, inf), (1.0, -inf)]):
+        before[i][500], after[i][500] = was, becomes
+    check_sums(module_of(*after), before, backend=backend)
+
+
 def test_norm_ratio_of_zeros_that_move_is_inf(backend):
     prev = wsf.snapshot(module_of(torch.zeros(3, 3), torch.zeros(3, 3)))
     rwc = wsf.fast_rwc(module_of(torch.ones(3, 3), torch.zeros(3, 3)), prev, backend=backend)
