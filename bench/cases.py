@@ -23,10 +23,12 @@ def transformer_1b() -> list[list[int]]:
 SHAPES: dict[str, list[list[int]]] = {
     **NETWORKS,
     "transformer 1.1 B": transformer_1b(),
+    "1 x 16 M": [[4_000, 4_000]],
     "1 x 64 M": [[8_000, 8_000]],
     "1 x 1 G": [[31_250, 32_000]],
     "1 x above 2^31": [[2**31 // 4096 + 1, 4096]],
     "1,000 x 4,096": [[64, 64]] * 1_000,
+    "tiny": [[8, 8], [3, 5]],  # a dry run's
 }
 ON_CPU = (*NETWORKS, "1 x 64 M", "1,000 x 4,096")
 
