@@ -1,8 +1,14 @@
-"""make gpu-check: everything of this project that needs a GPU, in one run of some minutes, offline.
+"""make gpu-check: everything of this project that needs a GPU, in one run of at most nine minutes, offline.
 
-Builds the extension for the GPU at hand, runs the tests marked `gpu` (each must run), compute-sanitizer where it is,
-the benchmarks against their rivals, and the host's time; ends in bench/results/<gpu>-torch<version>.json and a table.
-`--dry-run` goes through the measurements with tiny weights on the CPU, to see that this file itself works.
+It builds the extension for the GPU at hand, runs the tests marked `gpu` (each must run), measures the pass against its
+rivals and the host's time, runs compute-sanitizer where it is, and measures torch.compile last. All of this happens in
+a copy of the tree, so that no binary for one GPU stays behind.
+
+Each is a part of its own: one that fails is reported, and the others go on. OUT/logs gets what a part prints at once,
+and OUT/<gpu>-torch<version>.json the results after each part. A table ends the run.
+
+`--tune` tries the launch settings of the Triton kernels instead. `--dry-run` measures tiny weights on the CPU, to show
+that this file itself works.
 """
 
 from __future__ import annotations
@@ -10,188 +16,190 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import platform
 import shutil
-import subprocess
+import signal
 import sys
-import time
-from collections.abc import Callable
+import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 try:
     import torch
-    from torch import nn
 except ModuleNotFoundError:
     sys.exit("gpu-check needs a python with torch: make gpu-check PYTHON=...")
 
+from gpu_parts import Part, run_parts
+from gpu_tables import print_found
+
 ROOT = Path(__file__).parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "bench")]
+SOURCES = ("bench", "csrc", "tests", "weightscale_fast", "setup.py", "pyproject.toml", "README.md", "LICENSE")
+CUDA = "/usr/local/cuda/bin"  # where nvcc and compute-sanitizer are when the PATH does not say
 
-import rivals  # noqa: E402
-from cases import SHAPES, layers_of  # noqa: E402
-
-import weightscale_fast as wsf  # noqa: E402
-from weightscale_fast.rwc.op import load_backend  # noqa: E402
-
-BF16, FP32 = torch.bfloat16, torch.float32
-LARGE = ("copy", "foreach", "foreach in place", "naive", "naive graph", "torch.compile")
-CASES: list[tuple[str, torch.dtype, tuple[str, ...]]] = [  # weights, dtype, rivals
-    ("resnet50", FP32, LARGE),
-    ("efficientnet_b4", FP32, LARGE[:-1]),
-    ("vit_base_patch16_224", FP32, LARGE),
-    ("transformer 1.1 B", BF16, LARGE[:-1]),
-    ("1 x 1 G", FP32, LARGE),
-    ("1,000 x 4,096", FP32, LARGE[:-1]),
-    ("1 x above 2^31", BF16, ("copy",)),
-]
-WAYS = {**rivals.RIVALS, "foreach in place": rivals.foreach_in_place, "naive graph": rivals.naive_graph}
+RIVALS = ("copy", "foreach", "foreach in place", "naive")
+CASES = {  # weights -> dtype, rivals
+    "resnet50": ("float32", RIVALS),
+    "1,000 x 4,096": ("float32", RIVALS),
+    "vit_base_patch16_224": ("float32", RIVALS),
+    "transformer 1.1 B": ("bfloat16", RIVALS),
+    "1 x 1 G": ("float32", RIVALS),
+    "1 x above 2^31": ("bfloat16", ("copy",)),
+    "efficientnet_b4": ("float32", RIVALS),
+}
+COMPILED = ("resnet50", "vit_base_patch16_224", "1 x 1 G")
+TESTS = (sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-v", "-m", "gpu", "tests/test_gpu.py")
+TRIALS = ("bfloat16", "float32", "stage 2", "chunk", "float64", "registers")
 
 
-def run(command: list[str], **environment: str) -> str:
-    """Run a part in a process of its own; what it printed. Ends everything if it fails."""
-    print("$", " ".join(command), flush=True)
-    done = subprocess.run(command, cwd=ROOT, env={**os.environ, **environment}, text=True, capture_output=True)
-    if done.returncode:
-        sys.exit(f"gpu-check: this failed:\n{done.stdout[-4000:]}\n{done.stderr[-4000:]}")
-    return done.stdout
+def last_line(text: str) -> str:
+    return (text.strip().splitlines() or [""])[-1]
 
 
-def build() -> str:
-    """The extension, for this GPU only."""
-    if shutil.which("nvcc") is None:
-        return "no nvcc: the cuda backend is left out"
-    major, minor = torch.cuda.get_device_capability()
-    run([sys.executable, "setup.py", "build_ext", "--inplace", "--force"], TORCH_CUDA_ARCH_LIST=f"{major}.{minor}")
-    return f"built for sm_{major}{minor}"
+def summary(text: str) -> str:
+    """pytest's last line.
+
+    Raises:
+        ValueError: a test did not run.
+    """
+    line = last_line(text)
+    if "skipped" in line or "passed" not in line:
+        raise ValueError(f"every test marked gpu must run here and pass: {line.strip('= ')}")
+    return line.strip("= ")
 
 
-def tests() -> str:
-    """The tests marked gpu; one that does not run fails."""
-    command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu and not cuml", "tests", "-p", "no:cacheprovider"]
-    summary = run(command, WEIGHTSCALE_FAST_REQUIRE_GPU="1").strip().splitlines()[-1]
-    if "skipped" in summary:
-        sys.exit(f"gpu-check: every test marked gpu must run here, but: {summary}")
-    return summary
+def build_part(capability: tuple[int, int]) -> Part:
+    """The extension, for this GPU alone. Where the build fails, a binary that the tree already held stays in use."""
+    environment = {"TORCH_CUDA_ARCH_LIST": "{}.{}".format(*capability), "WEIGHTSCALE_FAST_CUDA": "1"}
+    return Part("build", (sys.executable, "setup.py", "build_ext", "--inplace", "--force"), 150, environment, last_line)
 
 
-def sanitize() -> dict[str, str]:
-    """compute-sanitizer's verdict on one small test of both kernels."""
+def sanitizer_parts(tool: str) -> list[Part]:
+    """compute-sanitizer on one small test of the kernels, and on no other kernel.
+
+    torch's caching allocator is off: no access is out of bounds inside its large blocks. memcheck's list of CUDA calls
+    that failed is off too: programs make some just to ask what the driver can do.
+    """
+    environment = {"WEIGHTSCALE_FAST_REQUIRE_GPU": "1", "PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
+    options = ("--error-exitcode", "9", "--target-processes", "application-only", "--kernel-name", "kns=_sums_kernel")
+    checks = {"memcheck": ("--report-api-errors", "no"), "racecheck": ()}
+    return [
+        Part(check, (tool, "--tool", check, *options, *more, *TESTS, "-k", "layouts"), 120, environment, last_line)
+        for check, more in checks.items()
+    ]
+
+
+def measure_part(name: str, seconds: float, *arguments: str) -> Part:
+    """A part that gpu_cases.py measures."""
+    return Part(name, (sys.executable, "bench/gpu_cases.py", *arguments), seconds)
+
+
+def check_parts(capability: tuple[int, int]) -> list[Part]:
+    """All that needs a GPU; what can best be missed is last."""
     tool = shutil.which("compute-sanitizer")
-    if tool is None:
-        return {"compute-sanitizer": "not here"}
-    test = [sys.executable, "-m", "pytest", "-q", "tests/test_gpu.py", "-k", "layouts", "-p", "no:cacheprovider"]
-    return {
-        check: run([tool, "--tool", check, "--error-exitcode", "9", *test]).strip().splitlines()[-1]
-        for check in ("memcheck", "racecheck")
-    }
+    return [
+        build_part(capability),
+        Part("tests", TESTS, 200, {"WEIGHTSCALE_FAST_REQUIRE_GPU": "1"}, summary),
+        measure_part("2 GB copy", 60, "copy", "cuda"),
+        measure_part("host", 60, "host", "cuda"),
+        *(
+            measure_part(case, 90, "case", case, dtype, "cuda", "triton", "cuda", *rivals)
+            for case, (dtype, rivals) in CASES.items()
+        ),
+        *(sanitizer_parts(tool) if tool else ()),
+        *(
+            measure_part(f"{case} compiled", 120, "case", case, CASES[case][0], "cuda", "torch.compile")
+            for case in COMPILED
+        ),
+    ]
 
 
-def milliseconds(step: Callable[[], Any], device: str) -> float:
-    """Median time of a step: on a GPU by its own events, with a cold L2 cache."""
-    if device == "cuda":
-        from triton.testing import do_bench
-
-        return float(do_bench(step, warmup=20, rep=200, return_mode="median"))
-    times = []
-    for _ in range(5):
-        start = time.perf_counter()
-        step()
-        times.append(time.perf_counter() - start)
-    return sorted(times)[2] * 1e3
+def dry_parts() -> list[Part]:
+    """The measuring alone, with tiny weights on the CPU."""
+    return [
+        measure_part("2 GB copy", 120, "copy", "cpu"),
+        measure_part("host", 120, "host", "cpu"),
+        measure_part("tiny", 120, "case", "tiny", "float32", "cpu", "torch", *RIVALS),
+        measure_part("tiny bfloat16", 120, "case", "tiny", "bfloat16", "cpu", "torch", "copy"),
+        measure_part("tiny compiled", 200, "case", "tiny", "float32", "cpu", "torch.compile"),
+    ]
 
 
-def measure(case: str, dtype: torch.dtype, names: tuple[str, ...], device: str) -> list[dict[str, Any]]:
-    """Every backend and rival on one case, each verified before it is timed."""
-    ours = [name for name in ("triton", "cuda") if load_backend(name).refusal(torch.device(device)) is None]
-    rows = []
-    for name in [*(ours or ["torch"]), *names]:
-        torch.manual_seed(0)
-        model = layers_of(case, dtype=dtype, device=device)
-        weights = sum(p.numel() for p in model.parameters())
-        step, prev = WAYS[name](model) if name in WAYS else rivals.fast_rwc(model, name)
-        error = rivals.worst_error(model, step, prev)
-        ms = milliseconds(step, device)
-        bytes_needed = 3 * weights * prev[0].element_size()
-        row = {"case": case, "dtype": str(dtype).removeprefix("torch."), "way": name, "weights": weights}
-        rows.append({**row, "ms": ms, "gb_per_s": bytes_needed / ms / 1e6, "error": error})
-        del model, step, prev
-        torch._dynamo.reset()
-        if device == "cuda":
-            torch.cuda.empty_cache()
-    return rows
+def tune_parts(device: str) -> list[Part]:
+    """The launch settings of the Triton kernels, most promising first."""
+    environment = {"TRITON_INTERPRET": "1"} if device == "cpu" else {}
+    return [
+        Part(f"tune {trial}", (sys.executable, "bench/tune.py", trial, device), 150, environment) for trial in TRIALS
+    ]
 
 
-def host_microseconds(device: str) -> dict[str, float]:
-    """What the host does for a step of 1,000 layers while the device has next to nothing to do."""
-    model = nn.Module()
-    for i in range(1_000):
-        model.register_parameter(f"w{i}", nn.Parameter(torch.randn(4, 4, device=device)))
-    prev, monitor = wsf.snapshot(model), wsf.RWCMonitor(model)
-    result = {}
-    for name, call in (("fast_rwc", lambda: wsf.fast_rwc(model, prev)), ("record", monitor.record)):
-        for _ in range(20):
-            call()
-        times = []
-        for _ in range(10):
-            if device == "cuda":
-                torch.cuda.synchronize()
-            start = time.perf_counter()
-            for _ in range(20):
-                call()
-            times.append((time.perf_counter() - start) / 20 * 1e6)
-        result[name] = sorted(times)[5]
-    return result
+def check(
+    parts: Sequence[Part], machine: dict[str, str], *, folder: Path, out: Path, seconds: float, file: str
+) -> None:
+    """Run the parts in `folder`, a tree of the project, and end the program if one failed.
+
+    `machine` and the results go to `file` in `out`.
+    """
+    print(machine, flush=True)
+    out.mkdir(parents=True, exist_ok=True)
+
+    def save(outcomes: dict[str, Any]) -> None:
+        new = out / f"{file}.part"
+        new.write_text(json.dumps({**machine, "parts": outcomes}, indent=1))
+        new.replace(out / file)
+
+    outcomes = run_parts(parts, folder=folder, logs=out / "logs", seconds=seconds, save=save)
+    print_found(outcomes)
+    failed = {name: outcome["failed"] for name, outcome in outcomes.items() if "failed" in outcome}
+    if failed:
+        sys.exit("gpu-check: not all went well:\n" + "\n".join(f"    {name}: {why}" for name, why in failed.items()))
 
 
-def copy_bandwidth() -> float:
-    """GB/s that the device reads and writes in a copy of 2 GB: the ceiling."""
-    flat = torch.randn(500_000_000, device="cuda")
-    other = torch.empty_like(flat)
-    return 2 * flat.nbytes / milliseconds(lambda: other.copy_(flat), "cuda") / 1e6
-
-
-def print_table(rows: list[dict[str, Any]], copy_gb_per_s: float) -> None:
-    """Every way of every case; the share compares the bytes the work needs, over time, with those of a copy."""
-    best = {case: min(r["ms"] for r in rows if r["case"] == case and r["way"] in ("triton", "cuda", "torch"))
-            for case in {r["case"] for r in rows}}  # fmt: skip
-    for row in rows:
-        print(
-            f"{row['case']:<22}{row['dtype']:<10}{row['way']:<18}{row['ms']:10.4f} ms {row['gb_per_s']:8.0f} GB/s"
-            f"{row['gb_per_s'] / copy_gb_per_s:7.2f} of the copy {row['ms'] / best[row['case']]:8.2f} x ours"
-            f"   error {row['error']:.0e}"
-        )
+def copy_tree(folder: Path) -> None:
+    """What the parts need of this tree, to build in: the binary for one GPU must not stay here."""
+    for name in SOURCES:
+        source = ROOT / name
+        if source.is_dir():
+            shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__", "results"))
+        else:
+            shutil.copy(source, folder / name)
 
 
 def main() -> None:
-    """All of it, or the dry run."""
+    """All of it, or the launch settings, or a dry run of either."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--dry-run", action="store_true", help="measure tiny weights on the CPU, write nothing")
-    dry_run = parser.parse_args().dry_run
-    if dry_run:
-        SHAPES["tiny"] = [[8, 8], [3, 5]]
-        rows = measure("tiny", FP32, ("copy", "foreach", "foreach in place", "naive"), "cpu")
-        print_table(rows, copy_gb_per_s=1.0)
-        print(f"host, us a step of 1,000 layers: {host_microseconds('cpu')}")
-        return
-    if not torch.cuda.is_available():
-        sys.exit(
-            f"gpu-check needs a GPU, and torch {torch.__version__} (CUDA {torch.version.cuda}) finds none: "
-            "nothing was run. Use PYTHON=... for another python, or --dry-run."
+    parser.add_argument("--out", type=Path, help="folder for results and logs (bench/results; a dry run keeps none)")
+    parser.add_argument("--seconds", type=float, default=540.0, help="when these are over, the parts left are dropped")
+    parser.add_argument("--tune", action="store_true", help="try the launch settings of the Triton kernels instead")
+    parser.add_argument("--dry-run", action="store_true", help="measure tiny weights on the CPU instead")
+    options = parser.parse_args()
+    machine = {"python": platform.python_version(), "torch": torch.__version__, "cuda": str(torch.version.cuda)}
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("gpu-check: stopped"))  # so that the running part ends too
+    with tempfile.TemporaryDirectory() as scratch:
+        folder, out = Path(scratch) / "tree", options.out
+        if options.dry_run:
+            parts, gpu = tune_parts("cpu") if options.tune else dry_parts(), "dry-run"
+            out = out or Path(scratch) / "out"
+        elif torch.cuda.is_available():
+            os.environ["PATH"] += os.pathsep + CUDA
+            parts = tune_parts("cuda") if options.tune else check_parts(torch.cuda.get_device_capability())
+            gpu, out = torch.cuda.get_device_name(), out or ROOT / "bench" / "results"
+            machine["compute-sanitizer"] = shutil.which("compute-sanitizer") or "not here"
+        else:
+            sys.exit(
+                f"gpu-check needs a GPU, and torch {torch.__version__} (CUDA {torch.version.cuda}) finds none: "
+                "nothing was run. Use PYTHON=... for another python, or --dry-run."
+            )
+        folder.mkdir()
+        copy_tree(folder)
+        file = (
+            f"{gpu.replace(' ', '-').lower()}-torch{torch.__version__.partition('+')[0]}{'-tune' * options.tune}.json"
         )
-    gpu = torch.cuda.get_device_name().replace(" ", "-").lower()
-    result: dict[str, Any] = {"gpu": torch.cuda.get_device_name(), "torch": torch.__version__, "build": build()}
-    result["tests"] = tests()
-    result["sanitizer"] = sanitize()
-    result["copy_gb_per_s"] = copy_bandwidth()
-    result["host_us"] = host_microseconds("cuda")
-    result["rows"] = []
-    path = ROOT / "bench" / "results" / f"{gpu}-torch{torch.__version__.partition('+')[0]}.json"
-    for case, dtype, names in CASES:
-        result["rows"] += measure(case, dtype, names, "cuda")
-        path.write_text(json.dumps(result, indent=1))  # what is measured is kept, whatever comes after
-    print_table(result["rows"], result["copy_gb_per_s"])
-    print({key: value for key, value in result.items() if key != "rows"})
-    print(f"written: {path.relative_to(ROOT)}")
+        try:
+            check(parts, {"gpu": gpu, **machine}, folder=folder, out=out.resolve(), seconds=options.seconds, file=file)
+        finally:
+            if not out.is_relative_to(scratch):
+                print(f"results: {out / file}")
 
 
 if __name__ == "__main__":

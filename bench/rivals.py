@@ -79,25 +79,6 @@ def foreach_in_place(model: nn.Module) -> tuple[Step, list[Tensor]]:
     return step, prev
 
 
-def naive_graph(model: nn.Module) -> tuple[Step, list[Tensor]]:
-    """The naive loop as a CUDA graph: its thousands of launches cost the host nothing."""
-    step, prev = naive(model)
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        step()
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        result = step()
-
-    def replay() -> Tensor | None:
-        graph.replay()
-        return result
-
-    return replay, prev
-
-
 def compiled(model: nn.Module) -> tuple[Step, list[Tensor]]:
     """The naive loop under torch.compile, which fuses it."""
     weights, prev = _clones(model)
