@@ -30,23 +30,24 @@ class Trial(NamedTuple):
     settings: tuple[Mapping[str, int], ...]  # of `use`; the first are today's
 
 
-def stage_1(*blocks_and_warps: tuple[int, int]) -> tuple[Mapping[str, int], ...]:
-    return tuple({"block": block, "warps": warps} for block, warps in blocks_and_warps)
+def stage_1(*settings: tuple[int, int, int]) -> tuple[Mapping[str, int], ...]:
+    return tuple({"block": block, "warps": warps, "registers": registers} for block, warps, registers in settings)
 
 
-# Left out is what loses the 16-byte loads (less than 16 bytes of a block a thread) or spills (float64 4096 x 4).
+# Where a thread has more weights at a time it needs more registers: with fewer it would spill. Left out is what loses
+# the 16-byte loads (less than 16 bytes of a block a thread) or spills (float64 4096 x 4).
 TRIALS = {
     "bfloat16": Trial(
         tuple((case, torch.bfloat16) for case in ("transformer 1.1 B", "resnet50", "1,000 x 4,096")),
-        stage_1((1024, 4), (2048, 8), (2048, 4)),
+        stage_1((1024, 4, 72), (2048, 8, 72), (2048, 4, 128)),
     ),
     "float32": Trial(
         tuple((case, torch.float32) for case in ("1 x 64 M", "resnet50", "1,000 x 4,096")),
-        stage_1((1024, 4), (1024, 8), (2048, 8), (2048, 4)),
+        stage_1((1024, 4, 72), (1024, 8, 72), (2048, 8, 72), (2048, 4, 128)),
     ),
     "float64": Trial(
         tuple((case, torch.float64) for case in ("1 x 64 M", "resnet50", "1,000 x 4,096")),
-        stage_1((512, 4), (1024, 8), (1024, 4)),
+        stage_1((512, 4, 72), (1024, 8, 72), (1024, 4, 128)),
     ),
     "stage 2": Trial(
         (("1 x 1 G", torch.float32), ("1 x 64 M", torch.float32), ("1 x 16 M", torch.float32),
@@ -60,15 +61,12 @@ TRIALS = {
     ),
     "registers": Trial(
         (("transformer 1.1 B", torch.bfloat16), ("resnet50", torch.float32)),
-        ({}, {"maxnreg": 56}, {"maxnreg": 48}),
+        ({"registers": 72}, {"registers": 64}, {"registers": 56}),
     ),
 }  # fmt: skip
 
 
-# What `use` changes, as it was.
-STAGES = [(module, name, launch) for module in (tuning, triton) for name, launch in vars(module).items()
-          if name.startswith("STAGE_2") and isinstance(launch, tuning.Launch)]  # fmt: skip
-CHUNK = plan.CHUNK
+CHUNK, FEW, MANY, REGISTERS = plan.CHUNK, tuning.FEW, dict(tuning.MANY), tuning.REGISTERS[False]
 
 
 def use(
@@ -76,24 +74,20 @@ def use(
     *,
     block: int = 0,
     warps: int = 0,
+    registers: int = REGISTERS,
     stage_2_block: int = 0,
     stage_2_warps: int = 0,
     chunk: int = CHUNK,
-    maxnreg: int = 0,
 ) -> None:
-    """Give the package these settings; 0 is what it ships. A setting of stage 2 holds for every plan."""
-    if stage_2_block and not STAGES:
-        raise LookupError("tune.py sets the launch settings called STAGE_2... in tuning.py, and there are none")
+    """Give the package these settings; a block of 0 is what it ships. A setting of stage 2 holds for every plan."""
+    name = triton.architecture(torch.device(device, 0))
+    tuning.TABLE.pop(name, None)
     if block:
-        name = triton.architecture(torch.device(device, 0))
-        tuning.TABLE[name] = {
-            size: launch._replace(block=block, num_warps=warps) for size, launch in tuning.TABLE["sm"].items()
-        }
-    for module, name, launch in STAGES:
-        chosen = launch._replace(block=stage_2_block, num_warps=stage_2_warps) if stage_2_block else launch
-        setattr(module, name, chosen)
-    tuning.OPTIONS.pop("maxnreg", None)
-    tuning.OPTIONS.update({"maxnreg": maxnreg} if maxnreg else {})
+        tuning.TABLE[name] = dict.fromkeys(tuning.TABLE["sm"], tuning.Launch(block, warps))
+    stage_2 = tuning.Launch(stage_2_block, stage_2_warps) if stage_2_block else None
+    tuning.FEW = stage_2 or FEW
+    tuning.MANY.update(dict.fromkeys(MANY, stage_2) if stage_2 else MANY)
+    tuning.REGISTERS[False] = registers
     plan.CHUNK = chunk
 
 

@@ -239,6 +239,61 @@ def test_recent_rows_of_another_stream_are_complete():
     assert recent.rwc.tolist() == [[1.0]]
 
 
+@pytest.mark.parametrize("definition", ["norm_ratio", "mean_ratio"])
+def test_the_first_record_may_be_in_a_graph(definition):
+    """What records was compiled and loaded when the monitor was made: a graph cannot hold a first launch."""
+    model = module_of(torch.ones(37, 41, device="cuda", dtype=torch.float64), torch.ones(3, 3, device="cuda").half())
+    monitor = wsf.RWCMonitor(model, definition=definition)
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph), torch.no_grad():
+        model.w0.mul_(2)
+        monitor.record()
+    for _ in range(3):
+        graph.replay()
+    assert monitor.history().rwc.tolist() == [[1, 0]] * 3
+
+
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode")
+@pytest.mark.parametrize("side", [False, True])
+def test_a_new_plan_waits_for_nothing(no_waiting, side):
+    """Clones as prev make a plan at each call, and a replaced parameter one at the next row."""
+    model = module_of(torch.ones(300, 300, device="cuda"))
+    prev = {"w0": torch.ones(300, 300, device="cuda")}
+    monitor = wsf.RWCMonitor(model)
+    wsf.fast_rwc(model, prev)
+    monitor.record()
+    torch.cuda.synchronize()
+    stream = torch.cuda.Stream() if side else torch.cuda.current_stream()
+    no_waiting()
+    with torch.cuda.stream(stream):
+        values = []
+        for _ in range(5):
+            model.w0 = nn.Parameter(model.w0.detach() * 2)
+            values.append(wsf.fast_rwc(model, prev))
+            monitor.record()
+    torch.cuda.set_sync_debug_mode("default")
+    torch.cuda.synchronize()
+    assert torch.stack(values).tolist() == [[1.0]] * 5
+    assert monitor.history().rwc[1:].tolist() == [[1.0]] * 5
+
+
+def test_the_ratio_is_that_of_the_sums(fused_backend):
+    """Stage 2 writes it, for layers of few chunks and of many."""
+    before = [
+        torch.randn(3, 3, device="cuda"),
+        torch.zeros(2, 2, device="cuda"),
+        torch.randn(20_000, 1_000, device="cuda"),
+    ]
+    model, prev = moved(before), wsf.snapshot(module_of(*before))
+    sums = wsf.layer_sums(model, prev, update=False, ratio_sum=True, backend=fused_backend)
+    norm = wsf.fast_rwc(model, prev, update=False, backend=fused_backend)
+    mean = wsf.fast_rwc(model, prev, update=False, definition="mean_ratio", backend=fused_backend)
+    numel = torch.tensor([w.numel() for w in before], device="cuda")
+    assert torch.equal(norm, (sums.delta_l1 / sums.prev_l1).float())
+    assert torch.equal(mean, (sums.ratio_sum / numel).float())
+
+
 def test_fast_rwc_in_a_graph(fused_backend):
     model = module_of(torch.ones(300, 300, device="cuda"))
     prev = wsf.snapshot(model)
