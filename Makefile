@@ -25,9 +25,9 @@ test-oldest: $(INSTALLED) $(OLDEST)/torch  ## the pass, the ring and the op on t
 	$(OLDEST)/bin/python -m pytest $(OLDEST_WARNINGS) $(OLDEST_TESTS)
 	rm -rf $(OLDEST)/build
 	$(OLDEST)/bin/pip install --quiet --no-build-isolation $(OLDEST_BUILD) .
-	$(OLDEST)/bin/pytest --import-mode=importlib -k 'not triton' tests/test_pass.py
+	$(OLDEST)/bin/pytest --import-mode=importlib -k 'not triton' tests/test_layer_sums.py
 
-OLDEST_TESTS := $(patsubst %,tests/test_%.py,pass ring op triton cuda_build snapshot)
+OLDEST_TESTS := $(patsubst %,tests/test_%.py,layer_sums ring backends triton cuda_build snapshot)
 OLDEST_BUILD := $(addprefix --config-settings=--global-option=,build --build-base=$(OLDEST)/build)
 # Of torch 2.10 itself: its Triton's interpreter calls int() on arrays of one element, and its compiler is partly written
 # in TorchScript.

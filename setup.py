@@ -42,7 +42,7 @@ def native_extension() -> dict:
         os.environ.setdefault("TORCH_CUDA_ARCH_LIST", ARCHITECTURES)  # torch cannot guess it where no GPU is
     from torch.utils.cpp_extension import BuildExtension, CppExtension, CUDAExtension
 
-    sources = ["csrc/cpu/rwc.cpp"]
+    sources = ["csrc/cpu/layer_sums.cpp"]
     flags = ["-O3", "-fvisibility=hidden"]
     arguments = {
         "depends": ["csrc/plan.h", "csrc/cpu/chunk.h"],
@@ -55,7 +55,7 @@ def native_extension() -> dict:
     else:
         extension = CUDAExtension(
             "weightscale_fast._C",
-            [*sources, "csrc/cuda/rwc.cu"],
+            [*sources, "csrc/cuda/layer_sums.cu"],
             extra_compile_args={"cxx": flags, "nvcc": ["-O3", "-Xcompiler", "-fvisibility=hidden"]},
             **arguments,
         )

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from weightscale_fast.analysis import cluster_layers
-from weightscale_fast.run_folder import Rows, RunFolder
+from weightscale_fast.record.run_folder import Rows, RunFolder
 
 SHARD = 2048  # steps
 FAMILIES = 4

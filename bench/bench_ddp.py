@@ -24,7 +24,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 import weightscale_fast as wsf
-from weightscale_fast.ring import SHARD_ROWS
+from weightscale_fast.record.ring import SHARD_ROWS
 
 
 def seconds(work: Callable[[], object]) -> float:

@@ -19,7 +19,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 import weightscale_fast
-from weightscale_fast.rwc import triton_kernels
+from weightscale_fast.ops import triton_kernels
 
 LAUNCHES = ((256, 4), (2048, 32))  # BLOCK, warps
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"

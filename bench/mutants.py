@@ -3,8 +3,8 @@
     python bench/mutants.py                        # every backend; about half an hour on two cores
     python bench/mutants.py cuda_on_cpu            # one: cpu, triton, or cuda_on_cpu (csrc/cuda on the CPU)
 
-Each mutant is a copy of the sources with one line changed. It is caught when a test of `tests/test_pass.py` fails, when
-the process ends, or when it hangs. A mutant that computes the same sums by another way is equivalent and says why.
+Each mutant is a copy of the sources with one line changed. It is caught when a test of `tests/test_layer_sums.py`
+fails, when the process ends, or when it hangs. A mutant that no test without a GPU can see says why.
 Prints caught / all, and the names of those that survive; the exit code is then 1.
 """
 
@@ -26,9 +26,9 @@ SECONDS = 300  # a whole run without a mutant takes 20 to 60
 
 
 FILES = {
-    "cuda_on_cpu": ["csrc/cuda/rwc.cu"],
-    "triton": ["weightscale_fast/rwc/triton_kernels.py"],
-    "cpu": ["csrc/cpu/rwc.cpp", "csrc/cpu/chunk.h", "csrc/plan.h"],
+    "cuda_on_cpu": ["csrc/cuda/layer_sums.cu"],
+    "triton": ["weightscale_fast/ops/triton_kernels.py"],
+    "cpu": ["csrc/cpu/layer_sums.cpp", "csrc/cpu/chunk.h", "csrc/plan.h"],
 }
 
 
@@ -59,14 +59,14 @@ def build_cpu(folder: Path) -> bool:
         path.unlink()
     command = ["c++", "-std=c++17", "-O1", "-shared", "-fPIC", "-fvisibility=hidden", "-DTORCH_STABLE_ONLY"]
     command += ["-DTORCH_TARGET_VERSION=0x020a000000000000", f"-I{torch_folder / 'include'}"]
-    command += [f"-I{torch_folder / 'include/torch/csrc/api/include'}", folder / "csrc/cpu/rwc.cpp"]
+    command += [f"-I{torch_folder / 'include/torch/csrc/api/include'}", folder / "csrc/cpu/layer_sums.cpp"]
     command += ["-o", folder / "weightscale_fast/_C.abi3.so", f"-L{torch_folder / 'lib'}", "-ltorch_cpu", "-lc10"]
     return subprocess.run(command, capture_output=True).returncode == 0
 
 
 def tests_of(backend: str) -> list[str]:
-    """The names of the backend's tests in tests/test_pass.py, and of those that name no backend for the CPU's."""
-    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "tests/test_pass.py"]
+    """The names of the backend's tests in tests/test_layer_sums.py, and of those that name no backend for the CPU's."""
+    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "tests/test_layer_sums.py"]
     lines = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
     names = [line for line in lines if "::" in line]
     other = re.compile(r"[\[-](cpu|torch|triton|cuda_on_cpu)\b(?!\.)")

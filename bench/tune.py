@@ -18,7 +18,7 @@ from cases import layers_of
 from timing import captured, milliseconds
 
 import weightscale_fast as wsf
-from weightscale_fast.rwc import plan, triton, tuning
+from weightscale_fast.ops import plan, triton, tuning
 
 TOLERANCE = 1e-6
 

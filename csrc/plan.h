@@ -1,4 +1,4 @@
-// The tables of a plan, as every backend reads them. Python builds them once (weightscale_fast/rwc/plan.py)
+// The tables of a plan, as every backend reads them. Python builds them once (weightscale_fast/ops/plan.py)
 // and passes them unchanged at every step.
 //
 // Letters, the same in Python, C++ and CUDA:
@@ -36,7 +36,7 @@ enum SumRow : int64_t {
 // Relative weight change of a layer, from its sums: what stage 2 writes to `rwc` [M], float32.
 //   norm_ratio, K = 3: delta_l1 / prev_l1, and 0 where nothing moved (Eq. 1)
 //   mean_ratio, K = 4: ratio_sum / weights, and 0 for a layer without weights
-// weightscale_fast/definitions.py is the same in Python.
+// weightscale_fast/ratios.py is the same in Python.
 WSF_HOST_DEVICE inline double norm_ratio(double delta_l1, double prev_l1) {
   return delta_l1 == 0.0 ? 0.0 : delta_l1 / prev_l1;
 }

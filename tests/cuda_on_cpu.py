@@ -14,8 +14,8 @@ from types import ModuleType
 
 import torch
 
-from weightscale_fast.rwc import cuda, op
-from weightscale_fast.rwc import schema as schema  # the schemas must stand before the library implements them
+from weightscale_fast.ops import backends, cuda
+from weightscale_fast.ops import register as register  # the schemas must stand before the library implements them
 
 ROOT = Path(__file__).parents[1]
 NAME = "cuda_on_cpu"
@@ -32,7 +32,7 @@ def toolkit() -> Path | None:
     return Path(next(line.partition("TOP=")[2].strip() for line in dry_run.splitlines() if "TOP=" in line))
 
 
-def compile_library(folder: Path, kernels: Path = ROOT / "csrc" / "cuda" / "rwc.cu") -> Path:
+def compile_library(folder: Path, kernels: Path = ROOT / "csrc" / "cuda" / "layer_sums.cu") -> Path:
     """Compile `kernels` for the CPU into `folder`; the library's path.
 
     Raises:
@@ -62,7 +62,7 @@ def refusal(device: torch.device) -> str | None:
 
 
 def run(plan, group, cur, out, rwc, cursor, update):
-    """As weightscale_fast.rwc.cuda.run, on no stream."""
+    """As weightscale_fast.ops.cuda.run, on no stream."""
     torch.ops.weightscale_fast.layer_sums_cuda.default(*group.tables, out, rwc, cursor, update, group.most_chunks, 0)
 
 
@@ -71,4 +71,4 @@ def install() -> None:
     module = ModuleType(f"{cuda.__package__}.{NAME}")
     module.refusal, module.run = refusal, run
     sys.modules[module.__name__] = module
-    op.BACKENDS[NAME] = NAME
+    backends.BACKENDS[NAME] = NAME

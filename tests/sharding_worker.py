@@ -28,9 +28,9 @@ from torch.nn.parallel import DistributedDataParallel
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import weightscale_fast as wsf
 from tests.oracle import TOLERANCE, oracle_sums
-from weightscale_fast import recording
-from weightscale_fast.layers import unwrap
-from weightscale_fast.ring import SHARD_ROWS
+from weightscale_fast.record import record as recording
+from weightscale_fast.record.ring import SHARD_ROWS
+from weightscale_fast.weights.layers import unwrap
 
 CASES = {2: [], 4: []}
 STEPS = 4
@@ -563,7 +563,7 @@ def one_collective_call_a_flush_and_none_a_step():
 @case(2)
 def slow_steps_are_added_up_within_a_minute():
     """The ranks agree on rank 0's clock, however wrong the others' are."""
-    import weightscale_fast.recorder as recorder
+    import weightscale_fast.record.recorder as recorder
 
     model = nn.Linear(4, 4)
     torch.nn.init.ones_(model.weight)

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 import weightscale_fast as wsf
-from weightscale_fast.rwc import cuda
-from weightscale_fast.rwc.extension import load_error
+from weightscale_fast.ops import cuda
+from weightscale_fast.ops.extension import load_error
 
 ROOT = Path(__file__).parents[1]
 
@@ -99,7 +99,7 @@ runpy.run_path("setup.py")
 """
     env = {**os.environ, "WEIGHTSCALE_FAST_CUDA": "0"}
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, env=env, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "['csrc/cpu/rwc.cpp']"
+    assert done.stdout.strip() == "['csrc/cpu/layer_sums.cpp']"
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="here is a GPU: test_gpu.py runs the pass")

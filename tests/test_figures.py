@@ -21,9 +21,9 @@ from weightscale_fast.figures.by_name import NAMES
 from weightscale_fast.figures.by_name import draw as draw_by_name
 from weightscale_fast.figures.phases import phase_labels
 from weightscale_fast.figures.sampling import MOST_POINTS, finite_median, thin, trend, trend_window
+from weightscale_fast.figures.save import svg_of
 from weightscale_fast.figures.style import OUTLIER, cluster_look, short_name
-from weightscale_fast.figures.svg import svg_of
-from weightscale_fast.history import RWCHistory
+from weightscale_fast.record.history import RWCHistory
 
 
 def make_history(rwc, names=None, **fields):
@@ -105,7 +105,8 @@ def test_figure_draws_on_the_axes_it_is_given(name, history, clusters):
 def test_importing_needs_no_matplotlib_and_drawing_no_pyplot():
     code = """
 import sys, numpy as np
-from weightscale_fast import figures, history, report
+from weightscale_fast import figures, report
+from weightscale_fast.record import history
 print("matplotlib" in sys.modules)
 one = np.ones((2, 2))
 figures.heat_map(history.RWCHistory(("a", "b"), one[0], ("conv",) * 2, np.arange(2), one, one, one))

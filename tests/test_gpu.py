@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 import weightscale_fast as wsf
-from weightscale_fast.ring import SHARD_ROWS
-from weightscale_fast.rwc.op import choose_backend
-from weightscale_fast.rwc.plan import CHUNK
+from weightscale_fast.ops.backends import choose_backend
+from weightscale_fast.ops.plan import CHUNK
+from weightscale_fast.record.ring import SHARD_ROWS
 from weightscale_fast.train import TrainConfig, train
 from weightscale_fast.train.config import recorded_config
 from weightscale_fast.train.metrics import read_metrics
@@ -309,7 +309,7 @@ def test_fast_rwc_in_a_graph(fused_backend):
 
 
 def test_a_gpu_takes_the_triton_backend():
-    assert choose_backend(torch.device("cuda", 0)).__name__ == "weightscale_fast.rwc.triton"
+    assert choose_backend(torch.device("cuda", 0)).__name__ == "weightscale_fast.ops.triton"
 
 
 def test_training_in_bfloat16_and_its_resumption(tmp_path):

@@ -67,7 +67,7 @@ LAUNCHES = """
 import json, sys
 import torch, tune
 import weightscale_fast as wsf
-from weightscale_fast.rwc import triton_kernels
+from weightscale_fast.ops import triton_kernels
 
 class Watched:
     def __init__(self, kernel):

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from weightscale_fast.groups import cluster_groups, group_layers, stage_of
-from weightscale_fast.kinds import layer_kind
+from weightscale_fast.analysis.groups import cluster_groups, group_layers, stage_of
+from weightscale_fast.weights.kinds import layer_kind
 
 from .test_figures import make_history, noisy
 

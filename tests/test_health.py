@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 import weightscale_fast as wsf
-from weightscale_fast.finding import Finding
-from weightscale_fast.health import BLOCK, CONFIRM, HealthCheck, HealthWatch, median_of_others
-from weightscale_fast.ring import SHARD_ROWS
+from weightscale_fast.health.check import BLOCK, CONFIRM, HealthCheck, HealthWatch, median_of_others
+from weightscale_fast.health.finding import Finding
+from weightscale_fast.record.ring import SHARD_ROWS
 
 from .test_figures import make_history, noisy
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from weightscale_fast.kinds import layer_kind
-from weightscale_fast.layers import select_layers, unwrap
+from weightscale_fast.weights.kinds import layer_kind
+from weightscale_fast.weights.layers import select_layers, unwrap
 
 
 def small_model():

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import weightscale_fast as wsf
-from weightscale_fast.ring import SHARD_ROWS
+from weightscale_fast.record.ring import SHARD_ROWS
 
 
 def training(seed=0, **optimizer_arguments):
@@ -181,7 +181,7 @@ def test_a_record_that_failed_leaves_steps_and_rows_together():
 
 
 def test_rows_far_apart_reach_the_folder_one_by_one(tmp_path, monkeypatch):
-    monkeypatch.setattr("weightscale_fast.recorder.SHARD_SECONDS", 0.0)
+    monkeypatch.setattr("weightscale_fast.record.recorder.SHARD_SECONDS", 0.0)
     model, _, step = training()
     monitor = wsf.RWCMonitor(model, run_dir=tmp_path / "run")
     for count in (1, 2, 3):

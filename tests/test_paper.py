@@ -10,11 +10,9 @@ import torch
 
 import weightscale_fast as wsf
 from weightscale_fast import WeightScaleError
+from weightscale_fast.analysis.groups import group_layers
 from weightscale_fast.cli import main
-from weightscale_fast.figures.blocks import BlockRuns, block_curves
-from weightscale_fast.groups import group_layers
-from weightscale_fast.history import RWCHistory
-from weightscale_fast.kinds import layer_kind
+from weightscale_fast.paper.block_curves import BlockRuns, block_curves
 from weightscale_fast.paper.blocks import blocks_of
 from weightscale_fast.paper.claims import CLAIMS, by_network_and_data
 from weightscale_fast.paper.experiment import run_preset
@@ -23,9 +21,11 @@ from weightscale_fast.paper.presets import AS_CODED, PRESETS, as_coded, find_pre
 from weightscale_fast.paper.results import load_runs, table
 from weightscale_fast.paper.seeds import SeedRuns, mean_history
 from weightscale_fast.paper.summary import summarize
+from weightscale_fast.record.history import RWCHistory
 from weightscale_fast.train import datasets, loop
 from weightscale_fast.train.metrics import read_metrics, write_metrics
 from weightscale_fast.train.models import create_model
+from weightscale_fast.weights.kinds import layer_kind
 
 # Typed in from the papers: optimizer, learning rate, momentum, weight decay, epochs, batch, pixels, seeds; how images
 # are augmented is from the authors' code.

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from weightscale_fast.analysis import cluster_layers
-from weightscale_fast.groups import cluster_groups, group_layers
-from weightscale_fast.history import RWCHistory
-from weightscale_fast.report import write_report
+from weightscale_fast.analysis.groups import cluster_groups, group_layers
+from weightscale_fast.record.history import RWCHistory
+from weightscale_fast.report.write import write_report
 
 from .test_figures import make_history, noisy
 

@@ -9,8 +9,9 @@ import torch
 from torch import nn
 
 import weightscale_fast as wsf
-from weightscale_fast import graph_capture, recording
-from weightscale_fast.ring import RING_ROWS, SHARD_ROWS, Ring
+from weightscale_fast import graph_capture
+from weightscale_fast.record import record as recording
+from weightscale_fast.record.ring import RING_ROWS, SHARD_ROWS, Ring
 
 
 def ring_with(count, ring=None, late=False):

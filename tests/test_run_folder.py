@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 import weightscale_fast as wsf
-from weightscale_fast.ring import SHARD_ROWS
+from weightscale_fast.record.ring import SHARD_ROWS
 
 
 @pytest.fixture

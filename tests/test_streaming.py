@@ -11,8 +11,8 @@ from weightscale_fast.analysis import cluster_layers
 from weightscale_fast.analysis import kmeans as kmeans_module
 from weightscale_fast.analysis.kmeans import kmeans
 from weightscale_fast.analysis.knee import sse_curve
-from weightscale_fast.history import RWCHistory
-from weightscale_fast.run_folder import Rows, RunFolder
+from weightscale_fast.record.history import RWCHistory
+from weightscale_fast.record.run_folder import Rows, RunFolder
 
 LAYERS, STEPS, SHARD = 120, 20_000, 1_500
 OPTIONS = {"k": 3, "k_max": 4, "n_init": 10}

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 import weightscale_fast as wsf
-from weightscale_fast.integrations.summary import summarize
+from weightscale_fast.health.tracked import summarize
 from weightscale_fast.integrations.trackers import log_report, log_summary, tracker_for
 
 from .test_figures import make_history, noisy

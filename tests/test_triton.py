@@ -1,4 +1,4 @@
-"""The Triton kernels where no GPU is: what they compile to. (What they compute: test_pass.py, interpreted.)"""
+"""The Triton kernels where no GPU is: what they compile to. (What they compute: test_layer_sums.py, interpreted.)"""
 
 import json
 import os
@@ -23,8 +23,8 @@ import json, re, subprocess, sys, tempfile
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from weightscale_fast.rwc.triton_kernels import chunk_sums_kernel, layer_sums_kernel
-from weightscale_fast.rwc.tuning import FEW, MANY, OPTIONS, launch_for, stage_1_options
+from weightscale_fast.ops.triton_kernels import chunk_sums_kernel, layer_sums_kernel
+from weightscale_fast.ops.tuning import FEW, MANY, OPTIONS, launch_for, stage_1_options
 
 def resources(cubin):
     from pathlib import Path

@@ -10,20 +10,20 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from .definitions import check_definition
+from .distributed.process_group import find_ranks
 from .eager import always_eager
 from .errors import WeightScaleError
-from .finding import Finding
 from .graph_capture import is_capturing
-from .health import HealthWatch
-from .history import RWCHistory
-from .layers import LayerSelector
-from .optimizer_hook import OptimizerHook
-from .ranks import find_ranks
-from .recording import Recording
-from .run_folder import Rows
-from .run_summary import RunSummary
-from .watch import Watch
+from .health.check import HealthWatch
+from .health.finding import Finding
+from .health.summary import RunSummary
+from .ratios import check_definition
+from .record.frozen import Watch
+from .record.history import RWCHistory
+from .record.optimizer_hook import OptimizerHook
+from .record.record import Recording
+from .record.run_folder import Rows
+from .weights.layers import LayerSelector
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup  # a build of torch may be without

@@ -1,6 +1,6 @@
 // One chunk of the pass: the four sums of a chunk of weights, and prev <- cur, in one read.
 //
-// Included once per instruction set by rwc.cpp, inside a namespace of its own and with BYTES (of a vector register)
+// Included once per instruction set by layer_sums.cpp, inside a namespace of its own and with BYTES (of a vector register)
 // defined. Written in GCC/Clang vector types, so that one text serves AVX-512, AVX2, SSE2 and NEON; a cast between
 // vector types of one size keeps the bits.
 //

@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..history import RWCHistory
-from ..run_folder import RunFolder
+from ..record.history import RWCHistory
+from ..record.run_folder import RunFolder
 from .curves import FloatArray
 
 

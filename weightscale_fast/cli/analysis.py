@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 
 from ..analysis import LayerClusters, cluster_layers
+from ..analysis.groups import cluster_groups, group_layers
 from ..figures.by_name import NAMES as FIGURES
 from ..figures.by_name import check_figure, draw
 from ..figures.sampling import finite_median
+from ..figures.save import svg_of
 from ..figures.style import OUTLIER, count, labels_of
-from ..figures.svg import svg_of
-from ..groups import cluster_groups, group_layers
-from ..health import check_health
-from ..history import RWCHistory
-from ..report import DPI, write_report
+from ..health.check import check_health
+from ..record.history import RWCHistory
+from ..report.write import DPI, write_report
 from ..train.loop import PER_EPOCH
 
 MOST_FINDINGS = 8  # lines

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from ..rwc.op import BACKENDS, choose_backend, load_backend
+from ..ops.backends import BACKENDS, choose_backend, load_backend
 
 PACKAGES = ("torch", "triton", "numpy", "safetensors", "scikit-learn", "matplotlib", "timm", "torchvision")
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from ..analysis import LayerClusters
-    from ..history import RWCHistory
+    from ..record.history import RWCHistory
 
 FROM_HISTORY: dict[str, Callable[[RWCHistory], Axes]] = {
     "heat_map": heat_map,

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from ..analysis.cluster import LayerClusters
-    from ..history import RWCHistory
+    from ..record.history import RWCHistory
 
 SIZE = (9.6, 5)
 MOST_VECTOR_POINTS = 5_000  # of a figure: 0.15 MB of SVG

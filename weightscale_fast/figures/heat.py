@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.colors import Normalize
 
-    from ..history import RWCHistory
+    from ..record.history import RWCHistory
 
 LABEL_INCHES = 0.105  # a layer's label of 6.5 points and the air above it
 AROUND_INCHES = 1.1  # title and steps, above and below the map

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from ..analysis.cluster import LayerClusters
-    from ..history import RWCHistory
+    from ..record.history import RWCHistory
 
 COLUMNS = 10
 PANEL_INCHES = (1.1, 0.62)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from ..analysis.cluster import LayerClusters
-    from ..history import RWCHistory
+    from ..record.history import RWCHistory
 
 MOST_PANELS = 12  # of a page: a row for each of GPT-2's 48 blocks would be 4.5 m high
 ROW_INCHES = 3.7

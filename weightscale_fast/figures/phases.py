@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from ..analysis.cluster import LayerClusters
-    from ..history import RWCHistory
+    from ..record.history import RWCHistory
 
 IntArray = NDArray[np.int64]
 

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import WeightScaleError
 from ..extras import import_extra
-from ..finding import Finding
-from ..history import RWCHistory
-from ..layers import LayerSelector, select_layers
+from ..health.finding import Finding
+from ..health.tracked import summarize
 from ..monitor import RWCMonitor
+from ..record.history import RWCHistory
+from ..weights.layers import LayerSelector, select_layers
 from .resume import start_monitor
-from .summary import summarize
 
 if TYPE_CHECKING:
     from lightning.pytorch import Callback, LightningModule, Trainer

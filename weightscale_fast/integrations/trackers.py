@@ -13,8 +13,8 @@ import numpy as np
 
 from ..errors import WeightScaleError
 from ..extras import import_extra
-from ..history import RWCHistory
-from .summary import summarize
+from ..health.tracked import summarize
+from ..record.history import RWCHistory
 
 FIGURES = ("clustered_curves", "heat_map")  # of the report, those that tell most by themselves
 EXTRA = "integrations"

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from ..dtensor import is_dtensor
 from ..errors import WeightScaleError
 from ..extras import import_extra
-from ..finding import Finding
-from ..history import RWCHistory
-from ..layers import LayerSelector, select_layers
+from ..health.finding import Finding
 from ..monitor import RWCMonitor
+from ..record.history import RWCHistory
+from ..weights.dtensor import is_dtensor
+from ..weights.layers import LayerSelector, select_layers
 from .resume import start_monitor
 from .trackers import log_summary
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from ..groups import group_layers
+from ..analysis.groups import group_layers
 
 _CONVOLUTION = re.compile(r"features\.\d+\.weight")
 _PARTS = {  # of convolutions counted from 1, first and last of each part

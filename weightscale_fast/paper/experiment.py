@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import WeightScaleError
-from ..run_folder import META, RunFolder
+from ..record.run_folder import META, RunFolder
 from ..train.config import same_workers
 from ..train.loop import train
 from .presets import Preset, as_coded

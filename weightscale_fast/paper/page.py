@@ -13,11 +13,11 @@ import numpy as np
 
 from ..analysis import LayerClusters, cluster_layers
 from ..figures import clustered_curves, pca_panels
-from ..figures.blocks import block_curves
+from ..figures.save import svg_of
 from ..figures.style import count, rwc_unit, set_title, styled
-from ..figures.svg import svg_of
-from ..report import DPI
-from ..report_page import Picture, figure_html, fill_template
+from ..report.page import Picture, figure_html, fill_template
+from ..report.write import DPI
+from .block_curves import block_curves
 from .claims import ANSWERS, CLAIMS, Verdict, by_network_and_data
 from .presets import PAPERS, PRESETS
 from .results import METRICS, Row, is_of_paper, load_runs, stand_in, table, verdicts, write_tables
@@ -27,7 +27,7 @@ from .summary import agreement, block_runs
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from ..history import RWCHistory
+    from ..record.history import RWCHistory
 
 PAGE = "paper.html"
 DATA = ("cifar10", "cifar100", "svhn", "mnist", "fashion-mnist")
@@ -54,7 +54,7 @@ def write_page(root: str | Path) -> Path:
     counts = ", ".join(f"{answers.count(answer)} {answer}" for answer in ANSWERS)
     ours = count(sum(map(is_of_paper, runs)), "experiment")
     text = fill_template(
-        "paper_template.html",
+        "paper/template.html",
         title="The papers' experiments, run here",
         lead=escape(f"{ours} of {len(PRESETS)}. Of the papers' claims, by network and data set: {counts}."),
         accuracy="\n".join(map(_accuracy_row, rows)),

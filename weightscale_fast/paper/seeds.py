@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import WeightScaleError
-from ..history import RWCHistory
+from ..record.history import RWCHistory
 from ..train.config import recorded_config
 from ..train.data import NAMES
 from ..train.loop import PER_EPOCH

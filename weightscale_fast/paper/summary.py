@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 
 from ..analysis import LayerClusters, cluster_layers
+from ..analysis.groups import cluster_groups, group_layers
 from ..extras import import_extra
-from ..figures.blocks import BlockRuns, block_curves
+from ..figures.save import svg_of
 from ..figures.style import rwc_unit
-from ..figures.svg import svg_of
-from ..groups import cluster_groups, group_layers
-from ..report import DPI, write_report
+from ..report.write import DPI, write_report
+from .block_curves import BlockRuns, block_curves
 from .blocks import blocks_of
 from .seeds import SeedRuns
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import torch
 
-from ..definitions import check_definition
 from ..errors import WeightScaleError
-from ..run_folder import RunFolder
+from ..ratios import check_definition
+from ..record.run_folder import RunFolder
 
 OPTIMIZERS = ("adam", "adamw", "sgd")
 AUGMENTATIONS = ("none", "flip", "crop_flip")

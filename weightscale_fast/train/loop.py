@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..extras import import_extra
 from ..monitor import RWCMonitor
-from ..run_folder import META
+from ..record.run_folder import META
 from .checkpoint import check_empty, load_checkpoint, save_checkpoint
 from .config import TrainConfig, check_same, recorded_config, same_workers
 from .data import Loader, batches, load_images

@@ -1,0 +1,178 @@
+// The pass on the CPU: weightscale_fast::layer_sums for the CPU dispatch key. The schema is Python's
+// (weightscale_fast/ops/register.py); this file only implements it.
+//
+// Stage 1: each chunk is read once, by one thread, into K float64 partial sums; prev <- cur in the same read.
+// Stage 2: per layer, its chunks' partial sums are added in their order. Which thread took a chunk leaves no trace,
+// so the bits do not depend on the number of threads.
+// Bytes for n weights of s bytes each: reads 2 n s, writes n s.
+//
+// Built on PyTorch's stable ABI and without Python.h: one binary serves every later torch and Python.
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/ScalarType.h>
+
+#include "../plan.h"
+
+namespace weightscale_fast {
+namespace {
+
+constexpr int64_t kDepth = 8;                   // float32 values that one lane adds up before float64 takes over
+constexpr int64_t kElementsPerRun = 64 * 1024;  // a thread takes about this many at a time
+// Two streams at once are more than a hardware prefetcher follows well; asking ahead makes up for it.
+constexpr int64_t kPrefetchBytes = 2048;
+
+#define WSF_PRAGMA(text) _Pragma(#text)
+#if defined(__clang__)
+#define WSF_TARGET_BEGIN(isa) \
+  WSF_PRAGMA(clang attribute push(__attribute__((target(isa))), apply_to = function))
+#define WSF_TARGET_END WSF_PRAGMA(clang attribute pop)
+#else
+#define WSF_TARGET_BEGIN(isa) WSF_PRAGMA(GCC push_options) WSF_PRAGMA(GCC target(isa))
+#define WSF_TARGET_END WSF_PRAGMA(GCC pop_options)
+#endif
+
+#if defined(__x86_64__)
+WSF_TARGET_BEGIN("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")
+namespace avx512 {
+#define BYTES 64
+#include "chunk.h"
+#undef BYTES
+}  // namespace avx512
+WSF_TARGET_END
+
+WSF_TARGET_BEGIN("avx2,fma,f16c")
+namespace avx2 {
+#define BYTES 32
+#include "chunk.h"
+#undef BYTES
+}  // namespace avx2
+WSF_TARGET_END
+#endif
+
+namespace baseline {  // what the compiler may always assume: SSE2 on x86-64, NEON on AArch64
+#define BYTES 16
+#include "chunk.h"
+#undef BYTES
+}  // namespace baseline
+
+using ChunkSums = void (*)(const void* cur, void* prev, int64_t n, double* sums);
+
+#define WSF_PICK_VARIANT(isa, Type)                                                              \
+  (update ? (ratio ? isa::chunk_sums<isa::Type, true, true> : isa::chunk_sums<isa::Type, true, false>)        \
+          : (ratio ? isa::chunk_sums<isa::Type, false, true> : isa::chunk_sums<isa::Type, false, false>))
+
+#if defined(__x86_64__)
+#define WSF_PICK(Type)                                                 \
+  (has_avx512() ? WSF_PICK_VARIANT(avx512, Type)                       \
+   : has_avx2() ? WSF_PICK_VARIANT(avx2, Type)                         \
+                : WSF_PICK_VARIANT(baseline, Type))
+
+bool has_avx512() {
+  static const bool has = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                          __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+  return has;
+}
+bool has_avx2() {
+  static const bool has = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+                          __builtin_cpu_supports("f16c");
+  return has;
+}
+#else
+#define WSF_PICK(Type) WSF_PICK_VARIANT(baseline, Type)
+#endif
+
+ChunkSums pick_chunk_sums(torch::headeronly::ScalarType dtype, bool update, bool ratio) {
+  using torch::headeronly::ScalarType;
+  switch (dtype) {
+    case ScalarType::Float: return WSF_PICK(Float32);
+    case ScalarType::Double: return WSF_PICK(Float64);
+    case ScalarType::BFloat16: return WSF_PICK(BFloat16);
+    case ScalarType::Half: return WSF_PICK(Float16);
+    default: STD_TORCH_CHECK(false, "layer_sums: expected float32, float64, bfloat16 or float16 weights");
+  }
+}
+
+using torch::stable::Tensor;
+
+void layer_sums_cpu(const Tensor& chunks,       // [3, C] int64, see ChunkRow
+                    const Tensor& layer_start,  // [L + 1] int64, the first chunk of each layer
+                    const Tensor& layer_row,    // [L] int64, the column of `out` that is the layer's
+                    Tensor prev,                // any shape; the weights' dtype; kPrevOffset counts from its first byte
+                    Tensor partial,             // [>= K, C] float64, scratch
+                    Tensor out,                 // [R, K, M] float64
+                    Tensor rwc,                 // [M] float32, or [0] where only the sums are asked for
+                    const Tensor& cursor,       // [1] int64, the row of `out` to fill, modulo R
+                    bool update) {
+  STD_TORCH_CHECK(out.dim() == 3, "layer_sums: out must be [R, K, M]");
+  const int64_t C = chunks.size(1), L = layer_row.size(0), M = out.size(2), K = out.size(1), R = out.size(0);
+  STD_TORCH_CHECK(chunks.size(0) == kChunkRows && layer_start.size(0) == L + 1 && (K == 3 || K == 4) &&
+                      partial.size(0) >= K && partial.size(1) == C && (rwc.size(0) == 0 || rwc.size(0) == M),
+                  "layer_sums: the plan's tables do not fit each other");
+  STD_TORCH_CHECK(chunks.is_contiguous() && layer_start.is_contiguous() && layer_row.is_contiguous() &&
+                      partial.is_contiguous() && out.is_contiguous() && rwc.is_contiguous(),
+                  "layer_sums: the plan's tables, out and rwc must be contiguous");
+  const int64_t* table = chunks.const_data_ptr<int64_t>();
+  const int64_t* cur_address = table + kCurAddress * C;
+  const int64_t* prev_offset = table + kPrevOffset * C;
+  const int64_t* length = table + kLength * C;
+  const int64_t prev_base = reinterpret_cast<int64_t>(prev.mutable_data_ptr());
+  double* partial_sums = partial.mutable_data_ptr<double>();
+  double* out_sums = out.mutable_data_ptr<double>() + *cursor.const_data_ptr<int64_t>() % R * K * M;
+  const ChunkSums chunk_sums = pick_chunk_sums(prev.scalar_type(), update, K == kMaxSums);
+
+  int64_t elements = 0;
+  for (int64_t c = 0; c < C; ++c) elements += length[c];
+  const int64_t runs = std::max<int64_t>(1, std::min(C, elements / kElementsPerRun));
+  const int64_t threads = std::min(runs, static_cast<int64_t>(torch::stable::get_num_threads()));
+
+  // Threads take the next run of chunks as they come: a slow or interrupted one delays the pass by a run, not by its
+  // share of the whole.
+  std::atomic<int64_t> next_run{0};
+  torch::stable::parallel_for(0, threads, 1, [&](int64_t, int64_t) {
+    for (int64_t run; (run = next_run.fetch_add(1, std::memory_order_relaxed)) < runs;)
+      for (int64_t c = run * C / runs; c < (run + 1) * C / runs; ++c) {
+        double sums[kMaxSums];
+        chunk_sums(reinterpret_cast<const void*>(cur_address[c]), reinterpret_cast<void*>(prev_base + prev_offset[c]),
+                   length[c], sums);
+        for (int64_t k = 0; k < K; ++k) partial_sums[k * C + c] = sums[k];
+      }
+  });
+
+  const int64_t* start = layer_start.const_data_ptr<int64_t>();
+  const int64_t* row = layer_row.const_data_ptr<int64_t>();
+  for (int64_t k = 0; k < K; ++k)
+    for (int64_t l = 0; l < L; ++l) {
+      double sum = 0.0;
+      for (int64_t c = start[l]; c < start[l + 1]; ++c) sum += partial_sums[k * C + c];
+      out_sums[k * M + row[l]] = sum;
+    }
+
+  if (rwc.size(0) == 0) return;
+  float* ratios = rwc.mutable_data_ptr<float>();
+  for (int64_t l = 0; l < L; ++l) {
+    const double* sums = out_sums + row[l];
+    int64_t weights = 0;
+    for (int64_t c = start[l]; c < start[l + 1]; ++c) weights += length[c];
+    ratios[row[l]] = static_cast<float>(K == kMaxSums ? mean_ratio(sums[kRatioSum * M], static_cast<double>(weights))
+                                                      : norm_ratio(sums[kDeltaL1 * M], sums[kPrevL1 * M]));
+  }
+}
+
+}  // namespace
+}  // namespace weightscale_fast
+
+STABLE_TORCH_LIBRARY_IMPL(weightscale_fast, CPU, m) {
+  m.impl("layer_sums", TORCH_BOX(&weightscale_fast::layer_sums_cpu));
+}

@@ -1,0 +1,271 @@
+// The pass on an NVIDIA GPU: weightscale_fast::layer_sums_cuda, for where Triton is missing. The schema is Python's
+// (weightscale_fast/ops/register.py); the tables are those of ../plan.h.
+//
+// Stage 1: a block a chunk. Each weight is read once, in 16-byte loads, into K partial sums; prev <- cur by the same
+// thread. Stage 2: a block a sum of a layer, over its chunks' partial sums; and one more for the ratio, where it is
+// asked for.
+// Sums: a float32 lane adds at most kChunk / (kThreads * kLanes) = 16 values, then float64; float64 weights in float64.
+// The order of every addition is fixed by the plan, there are no atomics: the same weights give the same bits.
+// Bytes for n weights of s bytes each: reads 2 n s, writes n s.
+//
+// Stable ABI, the stream as an argument and the CUDA runtime linked statically: the extension that holds this file
+// loads on a torch without CUDA too.
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <cuda_runtime.h>
+
+#include <cstdint>
+
+#include <torch/csrc/stable/accelerator.h>
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/ScalarType.h>
+
+#include "../plan.h"
+
+namespace weightscale_fast {
+namespace {
+
+constexpr int kThreads = 256;
+constexpr int kUnroll = 4;  // 16-byte loads of each stream that a thread has in flight
+constexpr int kLanes = 4;   // independent sums of a thread
+
+// Stage 2 takes more threads where a layer has many chunks: its time is that of the loads, which wait for one another.
+constexpr int kManyThreads = 1024;
+constexpr int64_t kManyChunks = 1000;
+
+__device__ inline float widen(float x) { return x; }
+__device__ inline double widen(double x) { return x; }
+__device__ inline float widen(__nv_bfloat16 x) { return __bfloat162float(x); }
+__device__ inline float widen(__half x) { return __half2float(x); }
+
+template <typename T>
+using Wide = decltype(widen(T{}));
+
+// The sums of one thread: kLanes of each, to keep them shallow and independent.
+template <typename T, bool kRatio>
+struct ThreadSums {
+  Wide<T> delta_l1[kLanes] = {}, prev_l1[kLanes] = {}, ratio_sum[kLanes] = {};
+  int moved = 0;
+
+  __device__ void add(int lane, T cur, T prev) {
+    const Wide<T> w = widen(cur), p = widen(prev);
+    const Wide<T> abs_delta = abs(w - p), abs_prev = abs(p);
+    delta_l1[lane] += abs_delta;
+    prev_l1[lane] += abs_prev;
+    moved += w != p;
+    if constexpr (kRatio) ratio_sum[lane] += abs_delta / abs_prev;
+  }
+};
+
+template <typename T>
+__device__ double add_lanes(const T (&lanes)[kLanes]) {
+  double sum = 0.0;
+#pragma unroll
+  for (int i = 0; i < kLanes; ++i) sum += static_cast<double>(lanes[i]);
+  return sum;
+}
+
+// Adds `value` over the block in a fixed order; the sum is thread 0's.
+template <int kBlock>
+__device__ double block_sum(double value, double* shared) {  // shared [kBlock / 32]
+  for (int step = 16; step > 0; step /= 2) value += __shfl_down_sync(0xffffffffu, value, step);
+  __syncthreads();  // the last call's readers are done
+  if (threadIdx.x % 32 == 0) shared[threadIdx.x / 32] = value;
+  __syncthreads();
+  if (threadIdx.x == 0)
+    for (int warp = 1; warp < kBlock / 32; ++warp) value += shared[warp];
+  return value;
+}
+
+template <typename T, bool kUpdate, bool kRatio>
+__global__ void __launch_bounds__(kThreads) chunk_sums_kernel(const int64_t* __restrict__ chunks,  // [3, C]
+                                                              int64_t prev_base,
+                                                              double* __restrict__ partial,  // [K, C]
+                                                              int64_t C) {
+  constexpr int kVector = 16 / sizeof(T);  // weights in a 16-byte load
+  const int64_t c = blockIdx.x;
+  const int64_t cur_address = chunks[kCurAddress * C + c];
+  const int64_t prev_address = prev_base + chunks[kPrevOffset * C + c];
+  const int n = static_cast<int>(chunks[kLength * C + c]);
+  const T* cur = reinterpret_cast<const T*>(cur_address);
+  T* prev = reinterpret_cast<T*>(prev_address);
+  ThreadSums<T, kRatio> sums;
+
+  const auto add_singly = [&](int begin, int end) {
+    for (int first = begin + threadIdx.x; first < end; first += kThreads * kLanes) {
+#pragma unroll
+      for (int lane = 0; lane < kLanes; ++lane) {
+        const int i = first + lane * kThreads;
+        if (i < end) {
+          const T w = cur[i], p = prev[i];
+          if constexpr (kUpdate) prev[i] = w;
+          sums.add(lane, w, p);
+        }
+      }
+    }
+  };
+
+  if ((cur_address - prev_address) % 16 != 0) {  // never 16-byte aligned together
+    add_singly(0, n);
+  } else {
+    const int head = min(n, static_cast<int>((16 - cur_address % 16) % 16 / sizeof(T)));
+    const int vectors = (n - head) / kVector;
+    const int tail = head + vectors * kVector;
+    add_singly(0, head);
+    add_singly(tail, n);
+
+    const uint4* cur_body = reinterpret_cast<const uint4*>(cur + head);
+    uint4* prev_body = reinterpret_cast<uint4*>(prev + head);
+    for (int first = threadIdx.x; first < vectors; first += kThreads * kUnroll) {
+      uint4 w[kUnroll], p[kUnroll];
+#pragma unroll
+      for (int u = 0; u < kUnroll; ++u) {
+        const int i = first + u * kThreads;
+        if (i < vectors) {
+          w[u] = __ldcg(cur_body + i);   // stays in the L2 cache for the next forward pass
+          p[u] = __ldcs(prev_body + i);  // leaves it first: nobody reads prev before the next step
+        }
+      }
+#pragma unroll
+      for (int u = 0; u < kUnroll; ++u) {
+        const int i = first + u * kThreads;
+        if (i < vectors) {
+          if constexpr (kUpdate) __stcs(prev_body + i, w[u]);
+#pragma unroll
+          for (int j = 0; j < kVector; ++j)
+            sums.add(j % kLanes, reinterpret_cast<const T*>(&w[u])[j], reinterpret_cast<const T*>(&p[u])[j]);
+        }
+      }
+    }
+  }
+
+  __shared__ double shared[kThreads / 32];
+  const double delta_l1 = block_sum<kThreads>(add_lanes(sums.delta_l1), shared);
+  const double prev_l1 = block_sum<kThreads>(add_lanes(sums.prev_l1), shared);
+  const double moved = block_sum<kThreads>(sums.moved, shared);
+  double ratio_sum = 0.0;
+  if constexpr (kRatio) ratio_sum = block_sum<kThreads>(add_lanes(sums.ratio_sum), shared);
+  if (threadIdx.x == 0) {
+    partial[kDeltaL1 * C + c] = delta_l1;
+    partial[kPrevL1 * C + c] = prev_l1;
+    partial[kMoved * C + c] = moved;
+    if constexpr (kRatio) partial[kRatioSum * C + c] = ratio_sum;
+  }
+}
+
+// The sum over a layer's chunks, begin to end, of a row of `partial` or of the chunks' lengths; thread 0 has it.
+template <int kBlock, typename T>
+__device__ double sum_over_chunks(const T* __restrict__ row, int64_t begin, int64_t end, double* shared) {
+  double lanes[kLanes] = {};
+  for (int64_t first = begin + threadIdx.x; first < end; first += kBlock * kLanes) {
+#pragma unroll
+    for (int lane = 0; lane < kLanes; ++lane) {
+      const int64_t c = first + lane * kBlock;
+      lanes[lane] += c < end ? static_cast<double>(row[c]) : 0.0;
+    }
+  }
+  return block_sum<kBlock>(add_lanes(lanes), shared);
+}
+
+template <int kBlock>
+__global__ void __launch_bounds__(kBlock) layer_sums_kernel(const double* __restrict__ partial,       // [K, C]
+                                                            const int64_t* __restrict__ chunks,       // [3, C]
+                                                            const int64_t* __restrict__ layer_start,  // [L + 1]
+                                                            const int64_t* __restrict__ layer_row,    // [L]
+                                                            double* __restrict__ out,                 // [R, K, M]
+                                                            float* __restrict__ rwc,                  // [M] or [0]
+                                                            const int64_t* __restrict__ cursor,       // [1]
+                                                            int64_t C, int64_t M, int64_t K, int64_t R) {
+  __shared__ double shared[kBlock / 32];
+  const int64_t l = blockIdx.x, k = blockIdx.y;
+  const int64_t begin = layer_start[l], end = layer_start[l + 1];
+  if (k < K) {
+    const double sum = sum_over_chunks<kBlock>(partial + k * C, begin, end, shared);
+    if (threadIdx.x == 0) out[(*cursor % R * K + k) * M + layer_row[l]] = sum;
+  } else if (K == kMaxSums) {  // the ratio's block waits for nobody: it adds its two sums again, in the same order
+    const double ratio_sum = sum_over_chunks<kBlock>(partial + kRatioSum * C, begin, end, shared);
+    const double weights = sum_over_chunks<kBlock>(chunks + kLength * C, begin, end, shared);
+    if (threadIdx.x == 0) rwc[layer_row[l]] = static_cast<float>(mean_ratio(ratio_sum, weights));
+  } else {
+    const double delta_l1 = sum_over_chunks<kBlock>(partial + kDeltaL1 * C, begin, end, shared);
+    const double prev_l1 = sum_over_chunks<kBlock>(partial + kPrevL1 * C, begin, end, shared);
+    if (threadIdx.x == 0) rwc[layer_row[l]] = static_cast<float>(norm_ratio(delta_l1, prev_l1));
+  }
+}
+
+// Plain C++, where <<<>>> is not: tests compile this file for the CPU too.
+template <typename... Parameters, typename... Arguments>
+void launch(void (*kernel)(Parameters...), dim3 grid, int block, cudaStream_t stream, Arguments... arguments) {
+  const cudaLaunchConfig_t config{grid, dim3(block), 0, stream, nullptr, 0};
+  const cudaError_t error = cudaLaunchKernelEx(&config, kernel, arguments...);
+  STD_TORCH_CHECK(error == cudaSuccess, "layer_sums_cuda: the launch failed: ", cudaGetErrorString(error));
+}
+
+template <typename T>
+void launch_chunk_sums(const int64_t* chunks, int64_t prev_base, double* partial, int64_t C, bool update, bool ratio,
+                       cudaStream_t stream) {
+  const auto kernel = update ? (ratio ? chunk_sums_kernel<T, true, true> : chunk_sums_kernel<T, true, false>)
+                             : (ratio ? chunk_sums_kernel<T, false, true> : chunk_sums_kernel<T, false, false>);
+  launch(kernel, dim3(static_cast<unsigned>(C)), kThreads, stream, chunks, prev_base, partial, C);
+}
+
+using torch::stable::Tensor;
+
+void layer_sums_cuda(const Tensor& chunks,       // [3, C] int64, see ChunkRow
+                     const Tensor& layer_start,  // [L + 1] int64, the first chunk of each layer
+                     const Tensor& layer_row,    // [L] int64, the column of `out` that is the layer's
+                     Tensor prev,                // any shape; kPrevOffset counts from its first byte
+                     Tensor partial,             // [>= K, C] float64, scratch
+                     Tensor out,                 // [R, K, M] float64
+                     Tensor rwc,                 // [M] float32, or [0] where only the sums are asked for
+                     const Tensor& cursor,       // [1] int64, the row of `out` to fill, modulo R
+                     bool update,
+                     int64_t most_chunks,  // of any layer
+                     int64_t stream_address) {
+  using torch::headeronly::ScalarType;
+  STD_TORCH_CHECK(out.dim() == 3, "layer_sums_cuda: out must be [R, K, M]");
+  const int64_t C = chunks.size(1), L = layer_row.size(0), M = out.size(2), K = out.size(1), R = out.size(0);
+  STD_TORCH_CHECK(chunks.size(0) == kChunkRows && layer_start.size(0) == L + 1 && (K == 3 || K == 4) &&
+                      partial.size(0) >= K && partial.size(1) == C && (rwc.size(0) == 0 || rwc.size(0) == M),
+                  "layer_sums_cuda: the plan's tables do not fit each other");
+  STD_TORCH_CHECK(chunks.is_contiguous() && layer_start.is_contiguous() && layer_row.is_contiguous() &&
+                      partial.is_contiguous() && out.is_contiguous() && rwc.is_contiguous(),
+                  "layer_sums_cuda: the plan's tables, out and rwc must be contiguous");
+  const auto device = out.get_device_index();
+  STD_TORCH_CHECK(chunks.get_device_index() == device && layer_start.get_device_index() == device &&
+                      layer_row.get_device_index() == device && prev.get_device_index() == device &&
+                      partial.get_device_index() == device && rwc.get_device_index() == device &&
+                      cursor.get_device_index() == device,
+                  "layer_sums_cuda: all tensors must be on the device of out");
+  if (L == 0) return;
+  const torch::stable::accelerator::DeviceGuard guard(device);
+  const auto stream = reinterpret_cast<cudaStream_t>(stream_address);
+  double* partial_sums = partial.mutable_data_ptr<double>();
+  if (C > 0) {
+    const int64_t* table = chunks.const_data_ptr<int64_t>();
+    const int64_t prev_base = reinterpret_cast<int64_t>(prev.mutable_data_ptr());
+    const bool ratio = K == kMaxSums;
+    switch (prev.scalar_type()) {
+      case ScalarType::Float: launch_chunk_sums<float>(table, prev_base, partial_sums, C, update, ratio, stream); break;
+      case ScalarType::Double: launch_chunk_sums<double>(table, prev_base, partial_sums, C, update, ratio, stream); break;
+      case ScalarType::BFloat16: launch_chunk_sums<__nv_bfloat16>(table, prev_base, partial_sums, C, update, ratio, stream); break;
+      case ScalarType::Half: launch_chunk_sums<__half>(table, prev_base, partial_sums, C, update, ratio, stream); break;
+      default: STD_TORCH_CHECK(false, "layer_sums_cuda: expected float32, float64, bfloat16 or float16 weights");
+    }
+  }
+  const bool many = most_chunks > kManyChunks;
+  launch(many ? layer_sums_kernel<kManyThreads> : layer_sums_kernel<kThreads>,
+         dim3(static_cast<unsigned>(L), static_cast<unsigned>(rwc.size(0) ? K + 1 : K)), many ? kManyThreads : kThreads,
+         stream, static_cast<const double*>(partial_sums), chunks.const_data_ptr<int64_t>(),
+         layer_start.const_data_ptr<int64_t>(), layer_row.const_data_ptr<int64_t>(), out.mutable_data_ptr<double>(),
+         rwc.mutable_data_ptr<float>(), cursor.const_data_ptr<int64_t>(), C, M, K, R);
+}
+
+}  // namespace
+}  // namespace weightscale_fast
+
+STABLE_TORCH_LIBRARY_IMPL(weightscale_fast, CUDA, m) {
+  m.impl("layer_sums_cuda", TORCH_BOX(&weightscale_fast::layer_sums_cuda));
+}

@@ -1,0 +1,280 @@
+"""The four sums of every backend against float64: sizes, dtypes, memory layouts, special values."""
+
+import pytest
+import torch
+
+import weightscale_fast as wsf
+from weightscale_fast.ops import plan as plan_module
+from weightscale_fast.ops import tuning
+from weightscale_fast.ops.backends import run_plan
+from weightscale_fast.ops.plan import CHUNK, build_plan
+from weightscale_fast.ratios import mean_ratio, norm_ratio
+
+from .oracle import TOLERANCE, module_of, nudge, oracle_sums
+
+DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
+# around a register, a block of registers, and a chunk
+SIZES = [1, 2, 7, 15, 16, 17, 31, 33, 63, 65, 127, 128, 129, 255, 257, 1023, CHUNK - 1, CHUNK, CHUNK + 1, 3 * CHUNK + 5]
+
+
+def check_sums(model, before, *, backend, update=True):
+    """The sums of `model` against its weights `before`, and what the pass leaves in the snapshot."""
+    prev = wsf.snapshot(module_of(*before), layers="all")
+    sums = torch.stack(wsf.layer_sums(model, prev, ratio_sum=True, update=update, backend=backend))
+    expected = torch.stack([oracle_sums(w, p) for w, p in zip(model.parameters(), before, strict=True)], dim=1)
+    torch.testing.assert_close(sums, expected, rtol=TOLERANCE, atol=0, equal_nan=True)
+    left = list(model.parameters()) if update else before
+    for stored, weights in zip(prev.state_dict().values(), left, strict=True):
+        torch.testing.assert_close(stored, weights.detach(), rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("update", [True, False])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_every_size(dtype, update, backend):
+    before = [torch.randn(n).to(dtype) for n in SIZES]
+    model = module_of(*[w.clone() for w in before])
+    nudge(model, 1e-2)
+    check_sums(model, before, backend=backend, update=update)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_unaligned(dtype, backend):
+    storage = torch.randn(40_000).to(dtype)
+    before = [storage[start : start + 4_999] for start in range(1, 35_000, 5_001)]
+    model = module_of(*[torch.cat([w, w])[3 : 3 + len(w)] for w in before])
+    before = [w.detach().clone() for w in model.parameters()]
+    nudge(model)
+    check_sums(model, before, backend=backend)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_tiny_layers_at_every_address_touch_no_neighbour(dtype, backend):
+    """Layers that end before their first 16-byte boundary, or just behind it, wherever they begin."""
+    vector = 16 // dtype.itemsize
+    flat_cur, flat_prev = torch.randn(4_000).to(dtype), torch.randn(4_000).to(dtype)
+    spans, end = [], 0
+    for phase in range(vector):
+        for n in range(1, 2 * vector + 2):
+            start = -(-end // vector) * vector + phase
+            spans.append(slice(start, start + n))
+            end = start + n + 1
+    assert end < 4_000
+    cur, prev = [flat_cur[span] for span in spans], [flat_prev[span] for span in spans]
+    before = flat_prev.clone()
+    expected = torch.stack([oracle_sums(w, p.clone()) for w, p in zip(cur, prev, strict=True)], dim=1)
+    plan = build_plan(cur, prev)
+    out = torch.zeros(1, 4, len(cur), dtype=torch.float64)
+    run_plan(plan, cur, out, plan.zero, True, backend)
+    torch.testing.assert_close(out[0], expected, rtol=TOLERANCE, atol=0)
+    for span in spans:
+        before[span] = flat_cur[span]
+    assert torch.equal(flat_prev, before)
+
+
+def test_the_row_of_the_cursor_is_filled_and_no_other(backend):
+    before = [torch.randn(9, 9), torch.randn(5, 3, dtype=torch.float64), torch.randn(2, 2)]
+    cur = [w * 1.5 for w in before]
+    plan = build_plan(cur, [w.clone() for w in before])
+    out = torch.full((3, 3, 3), -1.0, dtype=torch.float64)
+    run_plan(plan, cur, out, torch.tensor([5]), True, backend)
+    assert (out[:2] == -1).all()
+    expected = torch.stack([oracle_sums(w, p) for w, p in zip(cur, before, strict=True)], dim=1)
+    torch.testing.assert_close(out[2], expected[:3], rtol=TOLERANCE, atol=0)
+
+
+@pytest.mark.parametrize("many", [False, True])
+def test_more_chunks_in_a_layer_than_stage_2_takes_at_once(many, backend, monkeypatch):
+    """Both launches of stage 2, beside a layer of few chunks and an empty one.
+
+    CUDA's takes 4,096 chunks at once where there are many. Triton's interpreter is slow, so it is told that 300 are.
+    """
+    chunks = 4_200 if many and backend == "cuda_on_cpu" else 300
+    monkeypatch.setattr(tuning, "MANY_CHUNKS", 200 if many else 1_000)
+    monkeypatch.setattr(plan_module, "CHUNK", 16)
+    before = [torch.randn(16 * chunks + 3), torch.randn(3), torch.randn(0)]
+    cur = [w * torch.linspace(0.5, 1.5, len(w)) for w in before]
+    plan = build_plan(cur, [w.clone() for w in before])
+    assert plan.groups[0].most_chunks == chunks + 1
+    out, rwc = torch.zeros(1, 4, 3, dtype=torch.float64), torch.full((3,), -1.0)
+    run_plan(plan, cur, out, plan.zero, False, backend, rwc)
+    expected = torch.stack([oracle_sums(w, p) for w, p in zip(cur, before, strict=True)], dim=1)
+    torch.testing.assert_close(out[0], expected, rtol=TOLERANCE, atol=0)
+    assert torch.equal(rwc, mean_ratio(out[0, 3], plan.numel).float())
+
+
+@pytest.mark.parametrize("sums", [3, 4])
+def test_the_ratio_of_the_pass_is_that_of_its_sums(sums, backend):
+    """The same bits as ratios.py gives: zeros that move, zeros that stay, NaN, inf, empty layers, two dtypes."""
+    nan, inf = float("nan"), float("inf")
+    before = [torch.randn(40_000), torch.zeros(3), torch.zeros(3), torch.tensor([nan, 1.0]), torch.tensor([inf, 1.0])]
+    before += [torch.randn(0), torch.randn(70, 3).double()]
+    cur = [w * 1.25 for w in before]
+    cur[1] = torch.ones(3)
+    plan = build_plan(cur, [w.clone() for w in before])
+    out, rwc = torch.zeros(2, sums, len(cur), dtype=torch.float64), torch.full((len(cur),), -1.0)
+    run_plan(plan, cur, out, torch.tensor([3]), True, backend, rwc)
+    row = out[1]
+    expected = norm_ratio(row[0], row[1]) if sums == 3 else mean_ratio(row[3], plan.numel)
+    torch.testing.assert_close(rwc, expected.float(), rtol=0, atol=0, equal_nan=True)
+    assert rwc[1] == inf
+    assert rwc[5] == 0
+
+
+def test_neighbours_of_a_view_are_untouched(backend):
+    """Weights in the middle of a buffer: the pass must write neither the buffer nor past its own copy."""
+    buffer = torch.full((3_000,), 7.0)
+    model = module_of(buffer[1_001:2_000])
+    prev = {"w0": torch.full((3_000,), -7.0)[501:1_500]}
+    with pytest.raises(ValueError, match="no layer"):  # one dimension is no layer
+        wsf.fast_rwc(model, prev)
+    model = module_of(buffer[1_001:2_000].view(27, 37))
+    surroundings = torch.full((3_000,), -7.0)
+    prev = {"w0": surroundings[501:1_500].view(27, 37)}
+    assert wsf.fast_rwc(model, prev, backend=backend) == 2.0
+    assert (buffer == 7).all()
+    assert (surroundings[:501] == -7).all()
+    assert (surroundings[1_500:] == -7).all()
+    assert (surroundings[501:1_500] == 7).all()
+
+
+def test_memory_layouts(backend):
+    shape = (6, 5, 4, 3)
+    storages = [torch.randn(n) for n in (shape, shape, shape[::-1], (6, 5, 1, 3), (6, 5, 4, 7))]
+    storages[1] = storages[1].to(memory_format=torch.channels_last)
+    permuted, expanded, sliced = storages[2].permute(3, 2, 1, 0), storages[3].expand(shape), storages[4][..., :3]
+    model = module_of(*storages[:2], permuted, expanded, sliced)
+    prev = wsf.snapshot(model)
+    before = [w.detach().clone() for w in model.parameters()]
+    for storage in storages:
+        storage.mul_(1.5)
+    sums = torch.stack(wsf.layer_sums(model, prev, ratio_sum=True, backend=backend))
+    expected = torch.stack([oracle_sums(w, p) for w, p in zip(model.parameters(), before, strict=True)], dim=1)
+    torch.testing.assert_close(sums, expected, rtol=TOLERANCE, atol=0)
+    assert wsf.fast_rwc(model, prev, backend=backend).sum() == 0  # prev was moved on in every layout
+
+
+def test_dict_of_clones_in_another_order(backend):
+    model = module_of(torch.randn(4, 3, 2, 2).to(memory_format=torch.channels_last))
+    before = model.w0.detach().clone(memory_format=torch.contiguous_format)
+    prev = {"w0": before.clone()}
+    nudge(model)
+    sums = torch.stack(wsf.layer_sums(model, prev, ratio_sum=True, backend=backend))[:, 0]
+    torch.testing.assert_close(sums, oracle_sums(model.w0, before), rtol=TOLERANCE, atol=0)
+    assert torch.equal(prev["w0"], model.w0)
+
+
+def test_special_values(backend):
+    """NaN, inf, zeros and subnormals pass through by IEEE rules, each in its own layer."""
+    nan, inf = float("nan"), float("inf")
+    before = [
+        torch.tensor([1.0, nan]),
+        torch.tensor([1.0, inf]),
+        torch.tensor([0.0, 0.0]),
+        torch.tensor([0.0, 2.0]),
+        torch.tensor([1e-40, 2e-40]),
+        torch.tensor([-0.0, 1.0]),
+    ]
+    after = [
+        torch.tensor([2.0, 1.0]),
+        torch.tensor([1.0, 1.0]),
+        torch.tensor([0.0, 0.0]),
+        torch.tensor([1.0, 2.0]),
+        torch.tensor([2e-40, 2e-40]),
+        torch.tensor([0.0, 1.0]),
+    ]
+    check_sums(module_of(*after), before, backend=backend)
+    prev = wsf.snapshot(module_of(*before), layers="all")
+    rwc = wsf.fast_rwc(module_of(*after), prev, backend=backend)
+    expected = torch.tensor([nan, nan, 0.0, 0.5, 1e-40 / 3e-40, 0.0])
+    torch.testing.assert_close(rwc, expected, equal_nan=True, rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_special_values_amid_others(dtype, backend):
+    """NaN and inf in the middle of a layer that fills whole registers."""
+    nan, inf = float("nan"), float("inf")
+    before = [torch.randn(1_000).to(dtype) for _ in range(4)]
+    after = [w * 2 for w in before]
+    for i, (was, becomes) in enumerate([(nan, nan), (1.0, nan), (inf, inf), (1.0, -inf)]):
+        before[i][500], after[i][500] = was, becomes
+    check_sums(module_of(*after), before, backend=backend)
+
+
+def test_norm_ratio_of_zeros_that_move_is_inf(backend):
+    prev = wsf.snapshot(module_of(torch.zeros(3, 3), torch.zeros(3, 3)))
+    rwc = wsf.fast_rwc(module_of(torch.ones(3, 3), torch.zeros(3, 3)), prev, backend=backend)
+    assert rwc.tolist() == [float("inf"), 0.0]
+
+
+def test_mean_ratio_is_plain_ieee(backend):
+    before = [torch.tensor([[1.0, 2.0]]), torch.tensor([[0.0, 2.0]]), torch.tensor([[0.0, 2.0]])]
+    after = [torch.tensor([[1.5, 2.0]]), torch.tensor([[1.0, 2.0]]), torch.tensor([[0.0, 3.0]])]
+    prev = wsf.snapshot(module_of(*before))
+    rwc = wsf.fast_rwc(module_of(*after), prev, definition="mean_ratio", backend=backend)
+    torch.testing.assert_close(rwc, torch.tensor([0.25, float("inf"), float("nan")]), equal_nan=True)
+
+
+def test_empty_and_single_element_layers(backend):
+    before = [torch.randn(0, 3), torch.randn(1, 1), torch.randn(5, 0), torch.randn(2, 2)]
+    model = module_of(*[w.clone() for w in before])
+    nudge(model)
+    check_sums(model, before, backend=backend)
+    prev = wsf.snapshot(module_of(*before))
+    for definition in ("norm_ratio", "mean_ratio"):
+        rwc = wsf.fast_rwc(model, prev, definition=definition, update=False, backend=backend)
+        assert rwc[0] == rwc[2] == 0
+        assert rwc[1] > 0
+
+
+def test_only_empty_layers(backend):
+    model = module_of(torch.empty(0, 3))
+    assert wsf.fast_rwc(model, wsf.snapshot(model), backend=backend).tolist() == [0.0]
+
+
+def test_mixed_dtypes_keep_their_columns(backend):
+    before = [torch.randn(9, 9).to(DTYPES[i % 4]) for i in range(12)]
+    model = module_of(*[w.clone() for w in before])
+    nudge(model, 0.1)
+    check_sums(model, before, backend=backend)
+
+
+def test_16_bit_weights_that_round_back_have_not_moved(backend):
+    """A step below half a unit in the last place leaves a bfloat16 weight where it is: RWC is of the stored weights."""
+    model = module_of(torch.ones(8, 8, dtype=torch.bfloat16))
+    prev = wsf.snapshot(model)
+    with torch.no_grad():
+        model.w0.add_(1e-3)
+    sums = wsf.layer_sums(model, prev, backend=backend)
+    assert sums.moved == 0
+    assert sums.delta_l1 == 0
+
+
+def test_same_bits_twice_and_for_any_number_of_threads():
+    before = [torch.randn(n) for n in (5, 70_001, 1_000_003, 40)]
+    model = module_of(*[w.clone() for w in before])
+    nudge(model)
+    prev = wsf.snapshot(module_of(*before), layers="all")
+    threads = torch.get_num_threads()
+    try:
+        results = []
+        for count in (1, 2, 3, 1, 2):
+            torch.set_num_threads(count)
+            results.append(torch.stack(wsf.layer_sums(model, prev, update=False, ratio_sum=True, backend="cpu")))
+    finally:
+        torch.set_num_threads(threads)
+    assert all(torch.equal(result, results[0]) for result in results)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_a_hundred_million_weights(dtype):
+    """Where `norm(p=1)` in float32 loses whole per cents."""
+    before = torch.randn(100_000_000, dtype=torch.float32).to(dtype).view(10_000, 10_000)
+    model = module_of(before.clone())
+    with torch.no_grad():
+        model.w0.mul_(1.01)
+    prev = wsf.snapshot(module_of(before))
+    sums = torch.stack(wsf.layer_sums(model, prev, update=False, backend="cpu")[:3])[:, 0]
+    expected = torch.zeros(4, dtype=torch.float64)
+    for rows in range(0, 10_000, 1_000):
+        expected += oracle_sums(model.w0[rows : rows + 1_000], before[rows : rows + 1_000])
+    torch.testing.assert_close(sums, expected[:3], rtol=TOLERANCE, atol=0)

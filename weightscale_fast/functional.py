@@ -1,0 +1,153 @@
+"""fast_rwc and layer_sums: every layer's relative weight change, and the sums behind it, in one pass.
+
+Letters: L layers, K sums per layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from .eager import always_eager
+from .graph_capture import is_capturing, keep_for_replays
+from .ops.backends import run_plan
+from .ops.plan import Plan, build_plan, sum_dtype
+from .ratios import check_definition
+from .weights.layers import select_layers, unwrap
+from .weights.snapshot import Snapshot, check_same
+
+Previous = Snapshot | nn.Module | Mapping[str, Tensor]
+
+
+class LayerSums(NamedTuple):
+    """What the pass adds up, each [L] float64 on the model's device. Sums of parts add up to the sums of the whole."""
+
+    delta_l1: Tensor  # sum |w - prev|
+    prev_l1: Tensor  # sum |prev|
+    moved: Tensor  # count of w != prev
+    ratio_sum: Tensor | None  # sum |w - prev| / |prev|, where asked for
+
+
+@always_eager
+def fast_rwc(
+    model: nn.Module,
+    prev: Previous,
+    *,
+    update: bool = True,
+    definition: str = "norm_ratio",
+    backend: str | None = None,
+) -> Tensor:
+    """Relative weight change of every layer since `prev`, and `prev` <- the current weights in the same pass.
+
+    RWC_l = ||w - prev||_1 / ||prev||_1 (WeightScale, Eq. 1), from the weights as they are stored.
+
+    Args:
+        model: the network, after `optimizer.step()`.
+        prev: a `Snapshot`; or a module, a `state_dict` or a dict of clones with the model's names, of which the weights
+            of more than one dimension are read, and refreshed in place when `update`.
+        update: False leaves `prev` as it is, for the change over several steps.
+        definition: `"norm_ratio"`, or `"mean_ratio"` for the mean of |w - prev| / |prev| that the authors' code
+            computed (dominated by weights near zero).
+        backend: `"cpu"` or `"torch"`; by default `WEIGHTSCALE_FAST_BACKEND`, else the fastest that works here.
+
+    Returns:
+        [L] float32 on the model's device, in the order of `Snapshot.names`. The host does not wait for the device, and
+        there is no autograd graph.
+
+    Raises:
+        TypeError, ValueError: `prev` is not of this model; each message names the layer and what to do.
+        WeightScaleError: the model lost a layer, or the named backend does not work here.
+
+    Example:
+        >>> model = nn.Linear(2, 2, bias=False)
+        >>> prev = Snapshot(model)
+        >>> with torch.no_grad():
+        ...     model.weight.mul_(1.25)  # doctest: +ELLIPSIS
+        Parameter containing: ...
+        >>> fast_rwc(model, prev), fast_rwc(model, prev)
+        (tensor([0.2500]), tensor([0.]))
+    """
+    check_definition(definition)
+    plan, cur = _plan_for(model, prev)
+    rwc = torch.empty(len(cur), dtype=torch.float32, device=plan.device)
+    _run(plan, cur, 4 if definition == "mean_ratio" else 3, update, backend, rwc)
+    return rwc
+
+
+@always_eager
+def layer_sums(
+    model: nn.Module,
+    prev: Previous,
+    *,
+    update: bool = True,
+    ratio_sum: bool = False,
+    backend: str | None = None,
+) -> LayerSums:
+    """The raw sums behind `fast_rwc`, whose arguments these are; `ratio_sum=True` adds the fourth.
+
+    Example:
+        >>> model = nn.Linear(2, 2, bias=False)
+        >>> prev = Snapshot(model)
+        >>> with torch.no_grad():
+        ...     model.weight[0, 0] += 1  # doctest: +ELLIPSIS
+        >>> sums = layer_sums(model, prev)
+        >>> sums.delta_l1.round(decimals=6), sums.moved
+        (tensor([1.], dtype=torch.float64), tensor([1.], dtype=torch.float64))
+    """
+    out = _run(*_plan_for(model, prev), 4 if ratio_sum else 3, update, backend)
+    return LayerSums(out[0], out[1], out[2], out[3] if ratio_sum else None)
+
+
+def _run(
+    plan: Plan, cur: list[Tensor], sums: int, update: bool, backend: str | None, rwc: Tensor | None = None
+) -> Tensor:
+    """[K, L] float64 sums, K 3 or 4; rwc [L], where it is given, gets the ratios."""
+    if is_capturing(plan.device):
+        keep_for_replays(plan)
+    out = torch.empty(1, sums, len(cur), dtype=sum_dtype(plan.device), device=plan.device)
+    run_plan(plan, cur, out, plan.zero, update, backend, rwc)
+    return out[0]
+
+
+def _plan_for(model: nn.Module, prev: Previous) -> tuple[Plan, list[Tensor]]:
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    if isinstance(prev, Snapshot):
+        return prev.plan_for(model)
+    if isinstance(prev, nn.Module):
+        prev = _tensors(prev)
+    if not isinstance(prev, Mapping):
+        raise TypeError(f"prev must be a Snapshot, a module or a dict of tensors by name, got {type(prev).__name__}")
+    layers, known = select_layers(model), _tensors(model)
+    prev = {_inner_name(name, known): tensor for name, tensor in prev.items()}
+    missing = set(layers) - set(prev)
+    extra = {name for name, tensor in prev.items() if isinstance(tensor, Tensor)} - set(known)
+    if missing or extra:
+        raise ValueError(
+            f"prev is not of this model: it lacks {sorted(missing)[:5] or 'nothing'} "
+            f"and has {sorted(extra)[:5] or 'nothing'} beside the model's own names"
+        )
+    for name, weights in layers.items():
+        check_same(name, prev[name], weights)
+        if weights.numel() and prev[name].data_ptr() == weights.data_ptr():
+            raise ValueError(
+                f"prev shares memory with the model (layer {name!r}), so that nothing would ever seem to move: "
+                "clone the weights, or use snapshot(model)"
+            )
+    cur: list[Tensor] = list(layers.values())
+    return build_plan(cur, [prev[name].detach() for name in layers]), cur
+
+
+def _inner_name(name: str, known: Mapping[str, Tensor]) -> str:
+    """The name without what the wrappers of torch.compile and of data parallelism put before it in a `state_dict`."""
+    inner = name.removeprefix("_orig_mod.").removeprefix("module.").removeprefix("_orig_mod.")
+    return name if name in known else inner
+
+
+def _tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Every parameter and buffer by every name it has, as in a `state_dict` or more."""
+    module = unwrap(model)
+    return dict(module.named_parameters(remove_duplicate=False)) | dict(module.named_buffers(remove_duplicate=False))

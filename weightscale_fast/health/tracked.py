@@ -1,0 +1,55 @@
+"""summarize: a stretch of a record in eight numbers, however many layers the network has.
+
+Letters: S recorded steps, L layers.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..record.history import RWCHistory
+
+QUANTILES = {"min": 0.0, "q25": 0.25, "median": 0.5, "q75": 0.75, "max": 1.0}
+
+
+def summarize(history: RWCHistory, prefix: str = "rwc") -> dict[str, float]:
+    """Eight numbers for a tracker; their names stay, whatever the network.
+
+    A curve a layer would be hundreds of scalars a step, which trackers neither take quickly nor show legibly. These
+    tell whether a run is healthy; which layers do what is for the figures and the report.
+
+    Args:
+        history: the steps to sum up, as `RWCMonitor.recent` gives them.
+        prefix: what the names begin with, as in `"rwc/median"`.
+
+    Returns:
+        | name | what it is |
+        |---|---|
+        | `min`, `q25`, `median`, `q75`, `max` | quantiles over the layers, of each layer's median RWC over the steps |
+        | `moved_fraction` | the share of all weights that changed in a step, 0 to 1 |
+        | `layers_still` | how many layers never moved |
+        | `layers_not_finite` | how many had a NaN or an infinity; the quantiles are over the others |
+
+    Raises:
+        ValueError: the history has no rows.
+
+    Example:
+        >>> from weightscale_fast import RWCHistory
+        >>> history = RWCHistory(
+        ...     names=("conv", "fc"), numel=np.array([9, 4]), kinds=("conv", "linear"), steps=np.array([1, 2]),
+        ...     delta_l1=np.array([[1.0, 0.0], [3.0, 0.0]]), prev_l1=np.array([[4.0, 2.0], [4.0, 2.0]]),
+        ...     moved=np.array([[9, 0], [4, 0]]))
+        >>> summarize(history)
+        {'rwc/min': 0.0, 'rwc/q25': 0.125, 'rwc/median': 0.25, 'rwc/q75': 0.375, 'rwc/max': 0.5,
+         'rwc/moved_fraction': 0.5, 'rwc/layers_still': 1, 'rwc/layers_not_finite': 0}
+    """
+    if not len(history):
+        raise ValueError("the history has no rows: record at least one step before it is summed up")
+    rwc = history.rwc  # [S, L]
+    finite = np.isfinite(rwc).all(axis=0)  # [L]
+    levels = np.median(rwc[:, finite], axis=0)
+    numbers = {name: float(np.quantile(levels, q)) if len(levels) else np.nan for name, q in QUANTILES.items()}
+    numbers["moved_fraction"] = float(history.moved.sum() / max(len(history) * history.numel.sum(), 1))
+    numbers["layers_still"] = int((history.moved == 0).all(axis=0).sum())
+    numbers["layers_not_finite"] = int((~finite).sum())
+    return {f"{prefix}/{name}": number for name, number in numbers.items()}

@@ -1,0 +1,102 @@
+"""The `triton` backend: the fused pass on a GPU, two kernel launches a group, however many layers there are.
+
+Letters: C chunks, L layers of a group, M layers of the model, K sums per layer.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import os
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .plan import Group, Plan
+from .register import library
+from .trial import trial_error
+from .tuning import OPTIONS, launch_for, stage_1_options, stage_2_launch
+
+
+def refusal(device: torch.device) -> str | None:
+    """Why this backend cannot serve the device, or None if it can."""
+    try:
+        found = importlib.util.find_spec("triton")
+    except ValueError:  # taken out of sys.modules
+        found = None
+    if found is None:
+        return "Triton is not installed"
+    if device.type in ("cuda", "xpu"):
+        return trial_error(run, device)
+    if device.type == "cpu" and os.environ.get("TRITON_INTERPRET") == "1":
+        return None
+    return f"it runs on GPUs, these weights are on {device} (on the cpu TRITON_INTERPRET=1 interprets it, slowly)"
+
+
+def run(
+    plan: Plan, group: Group, cur: Sequence[Tensor], out: Tensor, rwc: Tensor, cursor: Tensor, update: bool
+) -> None:
+    """Fill the group's columns of row `cursor` of out [R, K, M] and of rwc [M]; with `update`, prev <- cur."""
+    torch.ops.weightscale_fast.layer_sums_triton.default(*group.tables, out, rwc, cursor, update, group.most_chunks)
+
+
+@functools.cache
+def architecture(device: torch.device) -> str:
+    """The device's name in the tuning table, such as `sm_90` or `gfx942`."""
+    if device.type != "cuda":
+        return device.type
+    if torch.version.hip:
+        return str(torch.cuda.get_device_properties(device).gcnArchName).partition(":")[0]
+    return "sm_{}{}".format(*torch.cuda.get_device_capability(device))
+
+
+def _layer_sums(
+    chunks: Tensor,  # [3, C]
+    layer_start: Tensor,  # [L + 1]
+    layer_row: Tensor,  # [L]
+    prev: Tensor,  # any shape
+    partial: Tensor,  # [>= K, C]
+    out: Tensor,  # [R, K, M]
+    rwc: Tensor,  # [M] or [0]
+    cursor: Tensor,  # [1]
+    update: bool,
+    most_chunks: int,
+) -> None:
+    from .triton_kernels import chunk_sums_kernel, layer_sums_kernel
+
+    (R, K, M), C, L = out.shape, chunks.shape[1], len(layer_row)
+    name, size, with_ratio = architecture(prev.device), prev.element_size(), K == 4
+    stage_2 = stage_2_launch(name, most_chunks)
+    with torch.accelerator.device_index(prev.device.index):
+        if C:
+            chunk_sums_kernel[(C,)](
+                chunks,
+                prev,
+                partial,
+                C,
+                SIZE=size,
+                BLOCK=launch_for(name, size).block,
+                UPDATE=update,
+                WITH_RATIO=with_ratio,
+                **stage_1_options(name, size, with_ratio),
+            )
+        layer_sums_kernel[(L, K + 1 if len(rwc) else K)](
+            partial,
+            chunks,
+            layer_start,
+            layer_row,
+            out,
+            rwc,
+            cursor,
+            C,
+            M,
+            R,
+            K=K,
+            BLOCK=stage_2.block,
+            num_warps=stage_2.num_warps,
+            **OPTIONS,
+        )
+
+
+library.impl("layer_sums_triton", _layer_sums, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]

@@ -1,0 +1,112 @@
+"""Watch: what a record alone does not show: weights that move though they are frozen, and layers that are not recorded.
+
+Letters: n rows, L layers.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections import deque
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from ..weights.layers import LayerSelector, layer_predicate, unwrap
+from ..weights.lookup import LayerLookup
+from .run_folder import Rows
+
+LOOKS = 64  # layers whose requires_grad is read at a row: all of many models', and a few microseconds at most
+SPANS = 4096  # times that a layer was unfrozen, kept until the rows of then come to the host
+
+
+class Watch:
+    """Looks at a part of the layers at each row, and warns when the rows have come to the host; once for each layer.
+
+    What a layer did counts while it was frozen at every look. Where there are more than 64 layers they are looked at in
+    turns, so that one which is frozen for a few steps only may be missed.
+    """
+
+    def __init__(self, model: nn.Module, lookup: LayerLookup, layers: LayerSelector, names: tuple[str, ...]) -> None:
+        self._model, self._lookup, self._names = model, lookup, names
+        self._is_layer = layer_predicate(layers)
+        self._known = {name for name, _ in unwrap(model).named_parameters()}
+        self._told: set[int] = set()
+        self.restart(0)
+
+    def restart(self, step: int) -> None:
+        """Forget what was seen; the next row is the first after `step`."""
+        starts = range(0, len(self._lookup.names), LOOKS)
+        self._trained = [self._lookup.requires_grad(start, start + LOOKS) for start in starts]
+        self._looked = [step for _ in starts]  # the step of the last look at each part
+        self._turn = 0
+        self._frozen = {  # of each frozen layer, by its place among the lookup's, the step since when
+            start + i: step
+            for start, part in zip(starts, self._trained, strict=True)
+            for i, trained in enumerate(part)
+            if not trained
+        }
+        # Layer, frozen after this step, and until this one. Only the last: on some ranks nobody asks for them.
+        self._thawed: deque[tuple[int, int, int]] = deque(maxlen=SPANS)
+
+    def look(self, step: int) -> None:
+        """The row of this step is recorded."""
+        if not self._looked:
+            return
+        turn = self._turn
+        now = self._lookup.requires_grad(turn * LOOKS, (turn + 1) * LOOKS)
+        if now != self._trained[turn]:
+            self._change(turn, now, step)
+        self._looked[turn] = step
+        self._turn = (turn + 1) % len(self._looked)
+
+    def _change(self, turn: int, now: list[bool], step: int) -> None:
+        for i, (before, trained) in enumerate(zip(self._trained[turn], now, strict=True), turn * LOOKS):
+            if before and not trained:
+                self._frozen[i] = step
+            elif trained and not before:
+                self._thawed.append((i, self._frozen.pop(i), self._looked[turn]))
+        self._trained[turn] = now
+
+    def check(self, rows: Rows) -> None:
+        """Warn of what these rows, the next of the record, have to do with."""
+        self._check_frozen(rows)
+        self._check_new()
+
+    def _check_frozen(self, rows: Rows) -> None:
+        spans = list(self._thawed) + [(i, since, self._looked[i // LOOKS]) for i, since in self._frozen.items()]
+        self._thawed.clear()
+        if not spans:
+            return
+        moved: NDArray[np.bool_] = rows.delta_l1 > 0  # [n, L]; not what stays NaN
+        ever = set(np.flatnonzero(moved.any(axis=0)).tolist())
+        found = {}
+        for i, since, until in spans:
+            column = self._lookup.places[i]
+            if column in ever and i not in self._told:
+                steps = rows.steps[moved[:, column] & (rows.steps > since) & (rows.steps <= until)]
+                if len(steps):
+                    found[i] = f"{self._names[column]!r} at step {steps[0]}"
+        if found:
+            self._told |= found.keys()
+            warnings.warn(
+                f"{_some(list(found.values()))} moved while frozen (requires_grad=False): by the weight decay or "
+                "momentum of an optimizer that still has their gradients, by another optimizer in its turn, or by "
+                "code that writes to them",
+                stacklevel=2,
+            )
+
+    def _check_new(self) -> None:
+        parameters = list(unwrap(self._model).named_parameters())
+        new = [name for name, p in parameters if name not in self._known and self._is_layer(name, p)]
+        if new:
+            self._known.update(name for name, _ in parameters)
+            warnings.warn(
+                f"the model has new layers since the monitor was made, {_some(list(map(repr, new)))}: they are not "
+                "recorded. For a record with them make a new monitor, with a run_dir of its own",
+                stacklevel=2,
+            )
+
+
+def _some(items: list[str]) -> str:
+    return ", ".join(items[:5]) + (f" and {len(items) - 5} more" if len(items) > 5 else "")

@@ -1,0 +1,228 @@
+"""RWCHistory: the record of a run in memory, as numpy arrays.
+
+Letters: S recorded steps, L layers.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ..ratios import check_definition, mean_ratio, norm_ratio
+from .run_folder import SKIPPED, Rows, RunFolder
+
+FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class RWCHistory:
+    """What every layer did at every recorded step.
+
+    Args:
+        names: the layers' names, L of them, in network order.
+        numel: [L] weights of each layer.
+        kinds: what each layer is (`"conv"`, `"linear"`, ...), L of them.
+        steps: [S] number of the optimizer step after which each row was taken, rising.
+        delta_l1: [S, L] sum of |w_t - w_prev| (numerator of Eq. 1, WeightScale; arXiv 2011.06735).
+        prev_l1: [S, L] sum of |w_prev| (denominator of Eq. 1).
+        moved: [S, L] how many weights changed at all.
+        ratio_sum: [S, L] sum of |w_t - w_prev| / |w_prev|, where the run's definition is `"mean_ratio"`.
+        definition: `"norm_ratio"` or `"mean_ratio"`, what `rwc` is.
+        every: optimizer steps between w_prev and w_t.
+        settings: what the run was told about itself: model, data, seed, hyper-parameters.
+        dtypes: what each layer's weights are (`"float32"`, `"bfloat16"`, ...), L of them; none where it is not known.
+        flags: [S] uint8, of each row the bits 1, a gradient scaler skipped a step of it (see `skipped`), and 2, it is
+            the first after a resume; all 0 by default.
+
+    Example:
+        >>> import numpy as np
+        >>> history = RWCHistory(
+        ...     names=("conv", "fc"), numel=np.array([9, 4]), kinds=("conv", "linear"), steps=np.array([1, 2]),
+        ...     delta_l1=np.array([[1.0, 0.0], [2.0, 1.0]]), prev_l1=np.array([[4.0, 0.0], [4.0, 2.0]]),
+        ...     moved=np.array([[9, 0], [3, 4]]))
+        >>> history.rwc
+        array([[0.25, 0.  ],
+               [0.5 , 0.5 ]])
+        >>> history.select(layers="fc").names
+        ('fc',)
+    """
+
+    names: tuple[str, ...]
+    numel: IntArray
+    kinds: tuple[str, ...]
+    steps: IntArray
+    delta_l1: FloatArray
+    prev_l1: FloatArray
+    moved: IntArray
+    ratio_sum: FloatArray | None = None
+    definition: str = "norm_ratio"
+    every: int = 1
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    dtypes: tuple[str, ...] = ()
+    flags: NDArray[np.uint8] = field(default_factory=lambda: np.zeros(0, np.uint8))
+
+    def __post_init__(self) -> None:
+        check_definition(self.definition)
+        S, L = len(self.steps), len(self.names)
+        if np.any(np.diff(self.steps) <= 0):
+            raise ValueError(f"steps must rise from row to row, got {self.steps.tolist()[:5]}, ...")
+        if len(self.numel) != L or len(self.kinds) != L:
+            raise ValueError(
+                f"names, numel and kinds must be as long as each other, got {L}, {len(self.numel)}, {len(self.kinds)}"
+            )
+        if len(self.dtypes) not in (0, L):
+            raise ValueError(f"dtypes must be one of each of the {L} layers, or none, got {len(self.dtypes)}")
+        for name in ("delta_l1", "prev_l1", "moved", "ratio_sum"):
+            array = getattr(self, name)
+            if array is not None and array.shape != (S, L):
+                raise ValueError(f"{name} must be [steps, layers] = [{S}, {L}], got {list(array.shape)}")
+        if self.definition == "mean_ratio" and self.ratio_sum is None:
+            raise ValueError('definition="mean_ratio" needs ratio_sum, got None')
+        if not len(self.flags):
+            object.__setattr__(self, "flags", np.zeros(S, np.uint8))
+        if self.flags.shape != (S,):
+            raise ValueError(f"flags must be [steps] = [{S}], got {list(self.flags.shape)}")
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    @property
+    def rwc(self) -> FloatArray:
+        """[S, L] the relative weight change by the run's definition."""
+        if self.ratio_sum is not None and self.definition == "mean_ratio":
+            return mean_ratio(torch.from_numpy(self.ratio_sum), torch.from_numpy(self.numel)).numpy()
+        return norm_ratio(torch.from_numpy(self.delta_l1), torch.from_numpy(self.prev_l1)).numpy()
+
+    @property
+    def moved_fraction(self) -> FloatArray:
+        """[S, L] the share of each layer's weights that changed at all, 0 to 1."""
+        return self.moved / np.maximum(self.numel, 1)
+
+    @property
+    def skipped(self) -> NDArray[np.bool_]:
+        """[S] whether a gradient scaler skipped the step, or one of those, that a row is of.
+
+        Such rows there are of fused optimizers only, and the layers did not move in them: leave them out of what is
+        analysed with `history.select(steps=~history.skipped)`.
+        """
+        return (self.flags & SKIPPED).astype(bool)
+
+    @property
+    def unit(self) -> str:
+        """What `steps` count: `"optimizer step"`, or what `settings["unit"]` says, as `"epoch"`."""
+        return str(self.settings.get("unit", "optimizer step"))
+
+    def select(
+        self,
+        layers: str | Callable[[str], bool] | None = None,
+        steps: slice | NDArray[np.bool_] | None = None,
+    ) -> RWCHistory:
+        """The part of the record with these layers and rows.
+
+        Args:
+            layers: a regular expression searched in the name, or a predicate on it.
+            steps: a slice of rows, as `slice(-100, None)` for the last hundred, or a boolean for each row.
+
+        Raises:
+            ValueError: no layer matches.
+        """
+        rows = slice(None) if steps is None else steps
+        keep = layers if callable(layers) else re.compile(layers or "").search
+        columns = [i for i, name in enumerate(self.names) if keep(name)]
+        if not columns:
+            raise ValueError(f"no layer matches layers={layers!r}; the record has {', '.join(self.names[:5])}, ...")
+
+        def cut(array: NDArray[Any]) -> NDArray[Any]:
+            return array[rows][:, columns]
+
+        return replace(
+            self,
+            names=tuple(self.names[i] for i in columns),
+            numel=self.numel[columns],
+            kinds=tuple(self.kinds[i] for i in columns),
+            dtypes=tuple(self.dtypes[i] for i in columns if self.dtypes),
+            steps=self.steps[rows],
+            delta_l1=cut(self.delta_l1),
+            prev_l1=cut(self.prev_l1),
+            moved=cut(self.moved),
+            ratio_sum=None if self.ratio_sum is None else cut(self.ratio_sum),
+            flags=self.flags[rows],
+        )
+
+    def save(self, folder: str | Path) -> None:
+        """Write a run folder that `load` reads.
+
+        Raises:
+            WeightScaleError: the folder exists, or cannot be written.
+        """
+        meta = {
+            "names": list(self.names),
+            "numel": [int(n) for n in self.numel],
+            "kinds": list(self.kinds),
+            "definition": self.definition,
+            "every": self.every,
+            "settings": dict(self.settings),
+            "dtypes": list(self.dtypes),
+        }
+        run = RunFolder.create(folder, meta)
+        if len(self):
+            run.append(Rows(self.steps, self.delta_l1, self.prev_l1, self.moved, self.ratio_sum, self.flags))
+
+    @classmethod
+    def load(cls, folder: str | Path) -> RWCHistory:
+        """Read a run folder: every shard that was closed, whatever became of the process that wrote it.
+
+        Raises:
+            WeightScaleError: not a run folder, or a shard that is torn or belongs to another run.
+        """
+        run = RunFolder.open(folder)
+        return cls.from_rows(run.meta, run.rows())
+
+    @classmethod
+    def from_rows(cls, meta: Mapping[str, Any], rows: Rows) -> RWCHistory:
+        """The history of a run's `meta` and rows."""
+        return cls(
+            names=tuple(meta["names"]),
+            numel=np.asarray(meta["numel"], dtype=np.int64),
+            kinds=tuple(meta["kinds"]),
+            definition=meta["definition"],
+            every=meta["every"],
+            settings=meta["settings"],
+            dtypes=tuple(meta.get("dtypes", ())),  # earlier runs did not say
+            **{**rows._asdict(), "flags": rows.bits},
+        )
+
+    def to_npz(self, path: str | Path) -> None:
+        """Write every array of the record, and `rwc`, to one compressed npz file."""
+        arrays: dict[str, Any] = {
+            "names": np.asarray(self.names),
+            "numel": self.numel,
+            "kinds": np.asarray(self.kinds),
+            "steps": self.steps,
+            "delta_l1": self.delta_l1,
+            "prev_l1": self.prev_l1,
+            "moved": self.moved,
+            "rwc": self.rwc,
+            "flags": self.flags,
+        }
+        if self.ratio_sum is not None:
+            arrays["ratio_sum"] = self.ratio_sum
+        np.savez_compressed(path, **arrays)
+
+    def to_csv(self, path: str | Path) -> None:
+        """Write `rwc` as a table: a row a step, a column a layer."""
+        with open(path, "w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["step", *self.names])
+            writer.writerows(
+                [int(step), *map(repr, row.tolist())] for step, row in zip(self.steps, self.rwc, strict=True)
+            )

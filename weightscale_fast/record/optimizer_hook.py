@@ -1,0 +1,131 @@
+"""OptimizerHook: calls a monitor after each step of an optimizer, and knows whether that still trains the model."""
+
+from __future__ import annotations
+
+import warnings
+import weakref
+from collections.abc import Callable
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
+
+from ..eager import always_eager
+from ..errors import WeightScaleError
+from ..functional import layer_sums
+from ..weights.masters import MasterWeights
+from ..weights.snapshot import Snapshot
+
+
+class OptimizerHook:
+    """A hook on the optimizer's `step`.
+
+    Args:
+        optimizer: what trains the model; wrappers that have it as their `optimizer`, as Accelerate's and Lightning's,
+            are looked through.
+        model: whose weights it moves.
+
+    Raises:
+        TypeError: it is no optimizer.
+        ValueError: none of its parameters is in the model.
+    """
+
+    def __init__(self, optimizer: object, model: nn.Module) -> None:
+        optimizer = unwrap_optimizer(optimizer)
+        if not trains(optimizer, model):
+            raise ValueError(
+                f"optimizer must train the model, but none of the parameters of this {type(optimizer).__name__} is in "
+                f"this {type(model).__name__}: was it made before the model was replaced, or of copies of the weights? "
+                "Make the optimizer first and the monitor of it; or leave it out and call record() after each step"
+            )
+        self._stepped = False  # ever
+        self._optimizer = weakref.ref(optimizer)  # a hook must not keep alive what it waits for
+        self._handle: RemovableHandle | None = None
+        self._warned = False
+
+    def start(self, after_step: Callable[[Tensor | None], None]) -> None:
+        """Call `after_step` after each step; with what a gradient scaler tells a fused optimizer, whether it found
+        infinite gradients so that the step did nothing: one number on a device, or None.
+
+        Raises:
+            WeightScaleError: the optimizer has no hooks.
+        """
+        optimizer = self._optimizer()
+        assert optimizer is not None
+
+        @always_eager
+        def call(stepped: Optimizer, *_: object) -> None:
+            self._stepped = True
+            after_step(getattr(stepped, "found_inf", None))
+
+        try:
+            self._handle = optimizer.register_step_post_hook(call)
+        except AttributeError as error:
+            raise WeightScaleError(
+                f"{type(optimizer).__name__} has no hooks after its steps ({error}): leave optimizer out and call "
+                "record() after each step"
+            ) from error
+
+    def remove(self) -> None:
+        """Call no more."""
+        if self._handle is not None:
+            self._handle.remove()
+
+    def warn_if_strange(self, model: nn.Module) -> None:
+        """Warn, once, if the optimizer's parameters are the model's no more."""
+        optimizer = self._optimizer()
+        if optimizer is not None and not trains(optimizer, model):
+            self._warn(
+                f"no parameter of the {type(optimizer).__name__} that this monitor watches is in the model any more "
+                "(load_state_dict with assign=True, or a new module?), so that its steps do not train it"
+            )
+
+    def warn_if_silent(self, model: nn.Module, last_row: Snapshot) -> None:
+        """Warn, once, if weights moved since the last row but the optimizer cannot have done it; this waits."""
+        optimizer = self._optimizer()
+        if self._warned or (optimizer is not None and self._stepped) or not _has_moved(model, last_row):
+            return
+        what = "does not exist any more" if optimizer is None else f"({type(optimizer).__name__}) made no step"
+        self._warn(
+            f"the weights moved since the last recorded step, but the optimizer that this monitor watches {what}"
+        )
+
+    def _warn(self, what: str) -> None:
+        if not self._warned:
+            warnings.warn(
+                f"{what}. If the optimizer was rebuilt, its steps are not recorded: make a new monitor of the new one, "
+                "or one without an optimizer, and call record()",
+                stacklevel=2,
+            )
+        self._warned = True
+
+
+def _has_moved(model: nn.Module, since: Snapshot) -> bool:
+    """Whether any weight on this process differs."""
+    try:
+        sums = layer_sums(model, since, update=False)
+    except (TypeError, ValueError, WeightScaleError):  # the model is another by now
+        return False
+    return bool((sums.delta_l1 > 0).any())
+
+
+def unwrap_optimizer(optimizer: object) -> Optimizer:
+    """The optimizer inside wrappers that name it `optimizer`.
+
+    Raises:
+        TypeError: there is none.
+    """
+    wrapper = optimizer
+    while isinstance(inner := getattr(optimizer, "optimizer", None), Optimizer):
+        optimizer = inner
+    if not isinstance(optimizer, Optimizer):
+        raise TypeError(f"optimizer must be a torch.optim.Optimizer or None, got {type(wrapper).__name__}")
+    return optimizer
+
+
+def trains(optimizer: Optimizer, model: nn.Module) -> bool:
+    """Whether any parameter of the optimizer is in the model; of a model without parameters nobody can say."""
+    inside = {id(parameter) for parameter in model.parameters()}
+    if isinstance(model, MasterWeights):
+        inside |= {id(parameter) for parameter in model.model.parameters()}
+    return not inside or any(id(p) in inside for group in optimizer.param_groups for p in group["params"])

@@ -1,0 +1,252 @@
+"""RunFolder: the record of a run on disk, written so that a kill at any instant loses at most the open shard.
+
+    RUN/meta.json                                    what the rows are: written once, before the first row
+    RUN/rwc/part-<first>-<last>.safetensors          step, flags [n], delta_l1, prev_l1, moved (, ratio_sum) [n, L]
+
+The folder appears under its name only with its meta.json in it, and a shard only when it is whole: each is written
+under a temporary name, flushed to the disk, and renamed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+import torch
+from numpy.typing import NDArray
+
+from ..errors import WeightScaleError
+
+FORMAT = "weightscale_fast run 1"
+META = "meta.json"
+
+# The bits of a row's flags.
+SKIPPED = 1  # a gradient scaler skipped a step of the row, so that nothing moved in it; only fused optimizers have such
+RESUMED = 2  # the first row after a resume
+
+_SHARD_NAME = re.compile(r"part-(\d+)-(\d+)\.safetensors")
+
+
+class Rows(NamedTuple):
+    """Recorded rows: n steps of L layers."""
+
+    steps: NDArray[np.int64]  # [n], rising
+    delta_l1: NDArray[np.float64]  # [n, L]
+    prev_l1: NDArray[np.float64]  # [n, L]
+    moved: NDArray[np.int64]  # [n, L]
+    ratio_sum: NDArray[np.float64] | None  # [n, L], where the definition is "mean_ratio"
+    flags: NDArray[np.uint8] | None = None  # [n] SKIPPED, RESUMED; None is 0 throughout
+
+    def where(self, keep: NDArray[np.bool_]) -> Rows:
+        """The rows where keep [n] is true."""
+        return Rows._make(None if column is None else column[keep] for column in self)
+
+    @property
+    def bits(self) -> NDArray[np.uint8]:
+        """[n] the flags, never None."""
+        return np.zeros(len(self.steps), np.uint8) if self.flags is None else self.flags
+
+    def to_bytes(self) -> bytes:
+        """The rows as the content of a safetensors file."""
+        arrays = {"step": self.steps, "flags": self.bits}
+        arrays |= {"delta_l1": self.delta_l1, "prev_l1": self.prev_l1, "moved": self.moved}
+        if self.ratio_sum is not None:
+            arrays["ratio_sum"] = self.ratio_sum
+        return safetensors.numpy.save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Rows:
+        """The rows that `to_bytes` wrote."""
+        arrays = safetensors.numpy.load(data)
+        return cls(arrays.pop("step"), ratio_sum=arrays.pop("ratio_sum", None), **arrays)
+
+
+def concatenate(parts: list[Rows], layers: int, with_ratio: bool) -> Rows:
+    """All the rows of `parts` in their order; with no part, no rows of `layers` layers."""
+    empty = np.empty((0, layers))
+    nothing = Rows(
+        np.empty(0, np.int64), empty, empty, np.empty((0, layers), np.int64), empty.copy() if with_ratio else None
+    )
+    columns = zip(*(part._replace(flags=part.bits) for part in parts or [nothing]), strict=True)
+    return Rows._make(None if column[0] is None else np.concatenate(column) for column in columns)
+
+
+class RunFolder:
+    """One run's folder. `create` makes it, `open` finds it; `append` adds a shard, `rows` reads them all."""
+
+    def __init__(self, path: Path, meta: dict[str, Any]) -> None:
+        self.path = path
+        self.meta = meta
+
+    @classmethod
+    def create(cls, path: str | Path, meta: Mapping[str, Any]) -> RunFolder:
+        """Make the folder, whole or not at all.
+
+        Raises:
+            WeightScaleError: it exists and is not empty, or cannot be written.
+            TypeError: meta holds something that JSON cannot.
+        """
+        path = Path(path).absolute()
+        versions = {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}
+        full = {"format": FORMAT, "versions": versions, **meta}
+        text = json.dumps(full, indent=1)
+        if path.is_file() or (path.is_dir() and any(path.iterdir())):
+            raise WeightScaleError(
+                f"run folder {path} exists: choose another name, or pass resume=True to go on with that run"
+            )
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        try:
+            (temporary / "rwc").mkdir(parents=True)
+            _write_and_sync(temporary / META, text.encode())
+            temporary.replace(path)
+        except OSError as error:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise WeightScaleError(f"run folder {path} cannot be written: {error}") from error
+        return cls(path, full)
+
+    @classmethod
+    def open(cls, path: str | Path) -> RunFolder:
+        """Find the run at `path`.
+
+        Raises:
+            WeightScaleError: there is no run, or one of another format.
+        """
+        path = Path(path).absolute()
+        try:
+            meta = json.loads((path / META).read_text())
+        except FileNotFoundError as error:
+            raise WeightScaleError(f"{path} is not a run folder: it has no meta.json") from error
+        except (OSError, ValueError) as error:
+            raise WeightScaleError(f"{path / 'meta.json'} cannot be read: {error}") from error
+        if not isinstance(meta, dict) or meta.get("format") != FORMAT:
+            found = meta.get("format") if isinstance(meta, dict) else meta
+            raise WeightScaleError(f"{path} is not a run folder: expected format {FORMAT!r}, got {found!r}")
+        return cls(path, meta)
+
+    @classmethod
+    def begin(cls, path: str | Path, meta: Mapping[str, Any], *, resume: bool) -> RunFolder:
+        """Make the folder; or, with `resume` and if there is one, find it.
+
+        Raises:
+            WeightScaleError: it exists and is not to be resumed, is another run's, or cannot be written.
+        """
+        path = Path(path)
+        if not resume or not path.exists() or not any(path.iterdir()):
+            return cls.create(path, meta)
+        run = cls.open(path)
+        for key in ("names", "numel", "definition", "every"):
+            if run.meta[key] != meta[key]:
+                raise WeightScaleError(
+                    f"run folder {path} is of another run: its {key} differ from this monitor's; choose another name"
+                )
+        return run
+
+    def append(self, rows: Rows) -> None:
+        """Write the rows as one shard.
+
+        Raises:
+            OSError: the disk is full or gone; nothing of the shard is then left, and no other shard is touched.
+        """
+        shard = self.path / "rwc" / f"part-{rows.steps[0]:09d}-{rows.steps[-1]:09d}.safetensors"
+        temporary = shard.with_suffix(".tmp")
+        try:
+            _write_and_sync(temporary, rows.to_bytes())
+            temporary.replace(shard)
+        except OSError:
+            temporary.unlink(missing_ok=True)
+            raise
+
+    def rows(self) -> Rows:
+        """Every row of every shard, by rising step.
+
+        Raises:
+            WeightScaleError: a shard is torn, or is not of this run.
+        """
+        return concatenate(list(self.parts()), len(self.meta["names"]), self.meta["definition"] == "mean_ratio")
+
+    def parts(self) -> Iterator[Rows]:
+        """The rows of one shard after another, by rising step: for a run that is larger than memory.
+
+        Raises:
+            WeightScaleError: a shard is torn, or is not of this run.
+        """
+        last_step = -1
+        for shard in self._shards():
+            part = self._read_shard(shard)
+            if part.steps[0] <= last_step:  # a resume that was killed left both the old shard and its shortened copy
+                part = part.where(part.steps > last_step)
+            if len(part.steps):
+                yield part
+                last_step = int(part.steps[-1])
+
+    def last_step(self) -> int:
+        """The step of the last row, 0 if there is none."""
+        return max((_step_range(shard)[1] for shard in self._shards()), default=0)
+
+    def drop_after(self, step: int) -> None:
+        """Forget the rows after `step`, as a resume from a checkpoint taken at `step` must."""
+        for shard in reversed(self._shards()):
+            first, last = _step_range(shard)
+            if last <= step:
+                return
+            if first <= step:
+                rows = self._read_shard(shard)
+                self.append(rows.where(rows.steps <= step))
+            shard.unlink()
+
+    def _shards(self) -> list[Path]:
+        """The closed shards, by first step and then by last."""
+        return sorted(
+            (path for path in (self.path / "rwc").glob("*.safetensors") if _SHARD_NAME.fullmatch(path.name)),
+            key=_step_range,
+        )
+
+    def _read_shard(self, shard: Path) -> Rows:
+        try:
+            arrays = safetensors.numpy.load_file(shard)
+        except (OSError, safetensors.SafetensorError) as error:
+            raise WeightScaleError(
+                f"shard {shard} is torn or no safetensors file ({error}); move it away to load the others"
+            ) from error
+        first, last = _step_range(shard)
+        steps = arrays.get("step", np.empty(0))
+        shape = (len(steps), len(self.meta["names"]))
+        expected = {"delta_l1", "prev_l1", "moved"} | (
+            {"ratio_sum"} if self.meta["definition"] == "mean_ratio" else set()
+        )
+        flags = arrays.pop("flags", np.zeros(len(steps), np.uint8))  # none in a shard of version 0.1
+        shapes = {name: array.shape for name, array in arrays.items() if name != "step"}
+        if (
+            shapes != dict.fromkeys(expected, shape)
+            or flags.shape != steps.shape
+            or not len(steps)
+            or (steps[0], steps[-1]) != (first, last)
+            or np.any(np.diff(steps) <= 0)
+        ):
+            raise WeightScaleError(
+                f"shard {shard} is not of this run: expected steps {first} to {last} of "
+                f"{', '.join(sorted(expected))} for {shape[1]} layers, got {shapes}; move it away to load the others"
+            )
+        return Rows(steps, arrays["delta_l1"], arrays["prev_l1"], arrays["moved"], arrays.get("ratio_sum"), flags)
+
+
+def _step_range(shard: Path) -> tuple[int, int]:
+    match = _SHARD_NAME.fullmatch(shard.name)
+    assert match is not None
+    return int(match[1]), int(match[2])
+
+
+def _write_and_sync(path: Path, data: bytes) -> None:
+    with open(path, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())

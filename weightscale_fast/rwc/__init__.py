@@ -1,1 +1,0 @@
-"""The fused pass: from a plan of addresses to the sums of every layer, on the backend that fits the device."""

@@ -1,0 +1,109 @@
+"""master_weights: the float32 weights that an optimizer keeps beside a model's 16-bit ones, as a module to record."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, nn
+
+from ..errors import WeightScaleError
+from .layers import LayerSelector, select_layers, unwrap
+from .lookup import LayerLookup
+
+
+class MasterWeights(nn.Module):
+    """See `master_weights`."""
+
+    model: nn.Module
+
+    def __init__(self, model: nn.Module, find: Callable[[nn.Parameter], Tensor | None], layers: LayerSelector) -> None:
+        super().__init__()
+        object.__setattr__(self, "model", unwrap(model))  # no submodule: its weights are not these
+        self._find: Callable[[Any], Tensor | None] = find
+        self._lookup = LayerLookup(model, tuple(select_layers(model, layers)))
+        self._slots: list[tuple[nn.Module, str]] = []  # of each layer, the module here that holds it, and its key there
+        for name in self._lookup.names:
+            *path, key = name.split(".")
+            holder: nn.Module = self
+            for part in path:
+                if part not in holder._modules:
+                    holder.add_module(part, nn.Module())
+                holder = holder._modules[part]  # type: ignore[assignment]
+            self._slots.append((holder, key))
+        self._held: list[nn.Parameter] = []
+        self._trained: list[bool] = []  # whether each parameter of the model was, when they were held
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Find every master weight anew: loading an optimizer's state replaces them.
+
+        A call at each step, and so the calls that a layer costs where nothing has changed are in C, but for `find`.
+
+        Raises:
+            WeightScaleError: a layer has none, or the model no longer has the layer.
+        """
+        try:
+            parameters = self._lookup.parameters()
+            found = list(map(Tensor.data_ptr, map(self._find, parameters)))  # type: ignore[arg-type]
+            trained = [parameter.requires_grad for parameter in parameters]
+        except (KeyError, TypeError, AttributeError):  # something is missing: _hold says what
+            self._hold()
+            return
+        if found != list(map(Tensor.data_ptr, self._held)) or trained != self._trained:
+            self._hold()
+
+    def _hold(self) -> None:
+        parameters, _ = self._lookup()
+        held = list(map(self._hold_one, self._lookup.names, parameters, self._slots))
+        self._held, self._trained = held, [parameter.requires_grad for parameter in parameters]
+
+    def _hold_one(self, name: str, parameter: Tensor, slot: tuple[nn.Module, str]) -> nn.Parameter:
+        holder, key = slot
+        try:
+            master = self._find(parameter)
+        except KeyError:
+            master = None
+        if not isinstance(master, Tensor):
+            raise WeightScaleError(
+                f"layer {name!r} has no master weight, find gave {type(master).__name__}: many optimizers "
+                "make them in their first step, so call master_weights after it; or leave it out with layers="
+            )
+        held = holder._parameters.get(key)
+        if held is None or held.data_ptr() != master.data_ptr():
+            held = master if isinstance(master, nn.Parameter) else nn.Parameter(master.detach())
+            holder.register_parameter(key, held)
+        if held is not master and held.requires_grad != parameter.requires_grad:
+            held.requires_grad_(parameter.requires_grad)
+        return held
+
+
+def master_weights(
+    model: nn.Module, find: Callable[[nn.Parameter], Tensor | None], *, layers: LayerSelector = None
+) -> MasterWeights:
+    """The float32 master weights of a model in 16 bits, as a module for `RWCMonitor`, `snapshot` or `fast_rwc`.
+
+    The 16-bit weights are the master weights rounded: most small updates do not show in them, all do in the master
+    weights. Nothing is copied, and an optimizer may replace them, as when its state is loaded. Under autocast, and with
+    FSDP2's `MixedPrecisionPolicy`, the model's own parameters are the master weights, and there is nothing to do.
+
+    Args:
+        model: the network in 16 bits.
+        find: gives a parameter's master weight.
+        layers: which weights are layers, as for `snapshot`.
+
+    Raises:
+        WeightScaleError: a layer has no master weight (yet).
+
+    Example:
+        >>> import torch
+        >>> model = nn.Linear(4, 2).bfloat16()
+        >>> masters = {p: p.detach().float().requires_grad_() for p in model.parameters()}
+        >>> optimizer = torch.optim.SGD(masters.values(), lr=0.1)
+        >>> [(name, weights.dtype) for name, weights in master_weights(model, masters.get).named_parameters()]
+        [('weight', torch.float32)]
+
+    Where the optimizer itself keeps them, as Transformer Engine's FusedAdam does, `find` is
+    `lambda p: optimizer.state[p]["master_param"]`.
+    """
+    return MasterWeights(model, find, layers)

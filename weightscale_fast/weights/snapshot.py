@@ -1,0 +1,197 @@
+"""Snapshot: one flat copy of every layer's weights, laid out for the pass."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..ops.plan import Plan, build_plan, is_dense, same_order
+from .layers import LayerSelector, check_weights, select_layers
+from .lookup import Fingerprint, LayerLookup
+from .masters import MasterWeights
+
+ALIGNMENT = 64  # bytes; a copy starts as far past a multiple of it as its weights do, so that both are aligned together
+
+
+class Snapshot:
+    """The weights of a model's layers at one moment; `fast_rwc` compares with it and moves it on.
+
+    Attributes:
+        names: the layers, in network order.
+        numel: weights of each layer.
+
+    Example:
+        >>> prev = Snapshot(nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2)))
+        >>> prev.names, prev.numel, len(prev)
+        (('0.weight', '1.weight'), (12, 6), 2)
+    """
+
+    names: tuple[str, ...]
+    numel: tuple[int, ...]
+
+    def __init__(self, model: nn.Module, *, layers: LayerSelector = None) -> None:
+        self._take(LayerLookup(model, tuple(select_layers(model, layers))))
+
+    def _take(self, lookup: LayerLookup) -> None:
+        weights, _ = lookup()
+        self.names = lookup.names
+        self.numel = tuple(w.numel() for w in weights)
+        self._arenas, self._weights = _copy_to_arenas([w.detach() for w in weights])
+        self._lookup: LayerLookup | None = lookup
+        self._plan: Plan | None = None
+        self._seen: Fingerprint | None = None  # what the plan was made for
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __repr__(self) -> str:
+        return f"Snapshot({len(self)} layers, {sum(self.numel):,} weights, {self.nbytes:,} bytes)"
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"names": self.names, "numel": self.numel, "weights": self._weights}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.names, self.numel = state["names"], state["numel"]
+        self._arenas, self._weights = _copy_to_arenas(state["weights"])
+        self._lookup = self._plan = self._seen = None
+
+    @property
+    def nbytes(self) -> int:
+        """Memory the copy takes, in bytes."""
+        return sum(arena.nbytes for arena in self._arenas)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """A copy of the snapshot's weights, by layer name."""
+        return {name: weights.clone() for name, weights in self._entries().items()}
+
+    def load_state_dict(self, state_dict: Mapping[str, Tensor]) -> None:
+        """Take the weights of `state_dict()`.
+
+        Raises:
+            ValueError: the names or shapes are not this snapshot's; nothing was then loaded.
+        """
+        entries = self._entries()
+        missing, extra = set(entries) - set(state_dict), set(state_dict) - set(entries)
+        if missing or extra:
+            raise ValueError(
+                "the state has other layers than the snapshot: "
+                f"missing {sorted(missing)[:5]}, extra {sorted(extra)[:5]}"
+            )
+        for name, weights in entries.items():
+            check_same(name, state_dict[name], weights, dtype=False, device=False)
+        for name, weights in entries.items():
+            weights.copy_(state_dict[name].detach())
+
+    def _entries(self) -> dict[str, Tensor]:
+        return dict(zip(self.names, self._weights, strict=True))
+
+    def lookup_in(self, model: nn.Module) -> LayerLookup:
+        """What finds the layers in `model`.
+
+        Raises:
+            WeightScaleError: the model has not all of them.
+        """
+        if self._lookup is None or self._lookup.model is not model:
+            self._lookup = LayerLookup(model, self.names)
+        return self._lookup
+
+    def plan_for(self, model: nn.Module) -> tuple[Plan, list[Tensor]]:
+        """The plan that compares `model` with the snapshot, and the model's current weights.
+
+        Raises:
+            WeightScaleError: the model has not all of the layers.
+            ValueError: a layer's shape, dtype or device is no longer the snapshot's.
+        """
+        if isinstance(model, MasterWeights):
+            model.refresh()
+        cur, seen = self.lookup_in(model)()
+        if self._plan is None or seen != self._seen:
+            for i, (name, weights) in enumerate(zip(self.names, cur, strict=True)):
+                check_same(name, weights, self._weights[i])
+                self._follow_layout(i, weights)
+            if self._plan is not None:
+                self._plan.retire()
+            with torch.inference_mode(False):
+                self._plan, self._seen = build_plan(cur, self._weights), seen
+        return self._plan, cur
+
+    def _follow_layout(self, i: int, weights: Tensor) -> None:
+        """Store layer i in the order of `weights`, so that the pass can read both as they lie."""
+        old = self._weights[i]
+        if is_dense(weights) and not same_order(weights, old):
+            new = old.as_strided(weights.shape, weights.stride())
+            new.copy_(old.clone())
+            self._weights[i] = new
+
+
+@torch.inference_mode(False)  # the pass writes to them later, in whatever mode
+def _copy_to_arenas(weights: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+    """One flat tensor for each device and dtype, and in them a copy of each of the weights, in its own memory order."""
+    offsets: list[int] = []  # in elements
+    ends: dict[tuple[torch.device, torch.dtype], int] = {}
+    for w in weights:
+        size = w.element_size()
+        end = ends.get((w.device, w.dtype), 0)
+        phase = w.data_ptr() % ALIGNMENT // size
+        start = -(-(end - phase) * size // ALIGNMENT) * ALIGNMENT // size + phase
+        offsets.append(start)
+        ends[w.device, w.dtype] = start + w.numel()
+    slack = ALIGNMENT  # an allocation may start anywhere; 64 elements more than cover it
+    flat = {
+        key: torch.empty(end + slack, dtype=key[1], device=key[0], requires_grad=False) for key, end in ends.items()
+    }
+    copies = []
+    for w, offset in zip(weights, offsets, strict=True):
+        arena = flat[w.device, w.dtype]
+        first = -arena.data_ptr() % ALIGNMENT // arena.element_size()
+        stride = w.stride() if is_dense(w) else torch.empty(w.shape, device="meta").stride()
+        copies.append(arena.as_strided(w.shape, stride, first + offset))
+    torch._foreach_copy_(copies, weights)
+    return list(flat.values()), copies
+
+
+def check_same(name: str, weights: Any, expected: Tensor, *, dtype: bool = True, device: bool = True) -> None:
+    """Raise unless `weights` are plain weights of the shape, dtype and device of `expected`."""
+    if not isinstance(weights, Tensor):
+        raise TypeError(f"layer {name!r} must be a tensor, got {type(weights).__name__}")
+    check_weights(name, weights)
+    differences = [
+        f"{what} {_show(wanted)}, got {_show(got)}"
+        for what, wanted, got, matters in (
+            ("shape", expected.shape, weights.shape, True),
+            ("dtype", expected.dtype, weights.dtype, dtype),
+            ("device", expected.device, weights.device, device),
+        )
+        if matters and wanted != got
+    ]
+    if differences:
+        raise ValueError(
+            f"layer {name!r} is not what the other weights are: expected {'; '.join(differences)}; "
+            "was the model changed, or moved, since the snapshot? Take a new one"
+        )
+
+
+def _show(value: object) -> str:
+    return str(list(value)) if isinstance(value, torch.Size) else str(value)
+
+
+def snapshot(model: nn.Module, *, layers: LayerSelector = None) -> Snapshot:
+    """Copy the weights of every layer of `model`, for `fast_rwc` to compare with.
+
+    Args:
+        model: any module.
+        layers: None for every parameter of more than one dimension, a regular expression on the name, a predicate
+            `(name, parameter) -> bool`, or `"all"`.
+
+    Raises:
+        TypeError: `model` is no module, or a weight is complex, integer, sparse or a tensor subclass.
+        ValueError: no layer matches.
+
+    Example:
+        >>> snapshot(nn.Linear(100, 10))
+        Snapshot(1 layers, 1,000 weights, 4,256 bytes)
+    """
+    return Snapshot(model, layers=layers)
