@@ -13,7 +13,7 @@ import weightscale_fast as wsf
 from weightscale_fast.cli import main
 from weightscale_fast.record.run_folder import SKIPPED
 
-from .test_figures import make_history, noisy
+from .histories import make_history, noisy
 
 TRAIN = ["--model", "resnet10t", "--data", "digits", "--batch-size", "256", "--image-size", "32"]
 

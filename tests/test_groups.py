@@ -9,7 +9,7 @@ import torch
 from weightscale_fast.analysis.groups import cluster_groups, group_layers, stage_of
 from weightscale_fast.weights.kinds import layer_kind
 
-from .test_figures import make_history, noisy
+from .histories import make_history, noisy
 
 NAMES = ("conv1.weight", "layer1.0.conv1.weight", "layer1.1.conv1.weight", "layer2.0.conv1.weight", "fc.weight")
 KINDS = ("conv", "conv", "pointwise", "conv", "linear")

@@ -14,7 +14,7 @@ from weightscale_fast.health.check import BLOCK, CONFIRM, HealthCheck, HealthWat
 from weightscale_fast.health.finding import Finding
 from weightscale_fast.record.ring import SHARD_ROWS
 
-from .test_figures import make_history, noisy
+from .histories import make_history, noisy
 
 LATE = CONFIRM["stopped"] * BLOCK + BLOCK  # steps after which a fault must be found, if it starts within a block
 

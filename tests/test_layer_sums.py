@@ -214,6 +214,18 @@ def test_mean_ratio_is_plain_ieee(backend):
     torch.testing.assert_close(rwc, torch.tensor([0.25, float("inf"), float("nan")]), equal_nan=True)
 
 
+@pytest.mark.parametrize("ratio", [norm_ratio, mean_ratio])
+def test_ratio_of_arrays_is_that_of_tensors(ratio):
+    nan, inf = float("nan"), float("inf")
+    above = torch.tensor([1.0, 0.0, 2.0, 0.0, nan, inf], dtype=torch.float64)
+    below = torch.tensor([4.0, 0.0, 0.0, 3.0, 2.0, 5.0], dtype=torch.float64)
+    if ratio is mean_ratio:
+        below = below.long()  # numbers of weights
+    found = ratio(above.numpy(), below.numpy())
+    torch.testing.assert_close(torch.from_numpy(found), ratio(above, below), rtol=0, atol=0, equal_nan=True)
+    assert ratio(above[0].numpy(), below[0].numpy()) == 0.25  # one layer alone
+
+
 def test_empty_and_single_element_layers(backend):
     before = [torch.randn(0, 3), torch.randn(1, 1), torch.randn(5, 0), torch.randn(2, 2)]
     model = module_of(*[w.clone() for w in before])

@@ -11,8 +11,8 @@ PACKAGE = Path(weightscale_fast.__file__).parent
 
 # From the ground up. Rooms of one line do not import one another.
 ORDER = """
-errors
-eager extras graph_capture ratios
+errors files graph_capture text
+eager extras ratios
 ops
 weights
 functional

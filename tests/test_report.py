@@ -14,7 +14,7 @@ from weightscale_fast.analysis.groups import cluster_groups, group_layers
 from weightscale_fast.record.history import RWCHistory
 from weightscale_fast.report.write import write_report
 
-from .test_figures import make_history, noisy
+from .histories import make_history, noisy
 
 NASTY = '</td><script>alert("1 & 2")</script>.weight'
 FIGURES = [

@@ -13,7 +13,7 @@ from weightscale_fast.analysis import cluster_layers
 from weightscale_fast.analysis.groups import cluster_groups, group_layers
 from weightscale_fast.report.write import write_report
 
-from .test_figures import make_history, noisy
+from .histories import make_history, noisy
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 if CHROMIUM is None:

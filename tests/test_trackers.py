@@ -16,7 +16,7 @@ import weightscale_fast as wsf
 from weightscale_fast.health.tracked import summarize
 from weightscale_fast.integrations.trackers import log_report, log_summary, tracker_for
 
-from .test_figures import make_history, noisy
+from .histories import make_history, noisy
 
 NUMBERS = ["min", "q25", "median", "q75", "max", "moved_fraction", "layers_still", "layers_not_finite"]
 NAMES = [f"rwc/{name}" for name in NUMBERS]

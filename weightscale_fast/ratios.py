@@ -1,36 +1,50 @@
-"""The two definitions of Relative Weight Change, from the four sums: the one place where a ratio is formed."""
+"""The two definitions of Relative Weight Change, formed from the sums of a layer, for tensors and numpy arrays."""
 
 from __future__ import annotations
 
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
+from .errors import check_one_of
+
 DEFINITIONS = ("norm_ratio", "mean_ratio")
+
+Values = TypeVar("Values", Tensor, NDArray[Any])
 
 
 def check_definition(definition: str) -> None:
     """Raise `ValueError` unless `definition` is one of `DEFINITIONS`."""
-    if definition not in DEFINITIONS:
-        raise ValueError(f"definition must be one of {', '.join(map(repr, DEFINITIONS))}, got {definition!r}")
+    check_one_of("definition", definition, DEFINITIONS)
 
 
-def norm_ratio(delta_l1: Tensor, prev_l1: Tensor) -> Tensor:
+def norm_ratio(delta_l1: Values, prev_l1: Values) -> Values:
     """||w_t - w_prev||_1 / ||w_prev||_1, Eq. 1 of WeightScale and of arXiv 2011.06735.
 
-    0/0 is 0 (nothing was there and nothing moved), x/0 is inf, NaN stays NaN.
+    0/0 is 0, because nothing was there and nothing moved. x/0 is inf. NaN stays NaN.
 
     Example:
-        >>> import torch
-        >>> norm_ratio(torch.tensor([1.0, 0.0, 2.0]), torch.tensor([4.0, 0.0, 0.0]))
-        tensor([0.2500, 0.0000,    inf])
+        >>> norm_ratio(np.array([1.0, 0.0, 2.0]), np.array([4.0, 0.0, 0.0]))
+        array([0.25, 0.  ,  inf])
     """
-    return (delta_l1 / prev_l1).masked_fill_(delta_l1 == 0, 0.0)
+    if isinstance(delta_l1, Tensor):
+        return (delta_l1 / prev_l1).masked_fill_(delta_l1 == 0, 0.0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(delta_l1 == 0, 0.0, delta_l1 / prev_l1)
 
 
-def mean_ratio(ratio_sum: Tensor, numel: Tensor) -> Tensor:
-    """The mean over a layer's weights of |w_t - w_prev| / |w_prev|: what the authors' code computed for their figures.
+def mean_ratio(ratio_sum: Values, numel: Values) -> Values:
+    """The mean over a layer's weights of |w_t - w_prev| / |w_prev|. The authors' code computed it for their figures.
 
-    Plain IEEE arithmetic: one zero weight that moves makes the layer inf, one that stays makes it NaN. For weights with
-    density at zero its expectation is not finite, so single weights dominate it; `norm_ratio` has no such trouble. A
-    layer without weights gives 0.
+    The arithmetic is plain IEEE: one zero weight that moves makes the layer inf, and one that stays makes it NaN. For
+    weights with density at zero the expectation is not finite, so single weights dominate the mean. `norm_ratio` does
+    not have this problem. A layer without weights gives 0.
+
+    Example:
+        >>> mean_ratio(np.array([3.0, 0.0]), np.array([4, 0]))
+        array([0.75, 0.  ])
     """
-    return ratio_sum / numel.clamp_min(1)
+    ratio: Values = ratio_sum / numel.clip(min=1)
+    return ratio

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from ..errors import check_one_of
 from .curves import FloatArray
 
 OUTLIERS = ("two_sigma", "none", "mad")
@@ -57,8 +58,7 @@ def clean_outliers(curves: FloatArray, how: str = "two_sigma") -> int:
 
 def check_outliers(how: str) -> None:
     """Raise `ValueError` unless `how` is one of `OUTLIERS`."""
-    if how not in OUTLIERS:
-        raise ValueError(f"outliers must be one of {', '.join(map(repr, OUTLIERS))}, got {how!r}")
+    check_one_of("outliers", how, OUTLIERS)
 
 
 def _two_sigma(row: FloatArray) -> tuple[float, float]:

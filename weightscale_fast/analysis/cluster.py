@@ -19,7 +19,7 @@ from .knee import chord_k, count_distinct, sse_curve
 from .options import check_options
 from .recipe import weightscale_curves
 from .reduce import pca_scores
-from .result import LayerClusters as LayerClusters
+from .result import OUTLIER, LayerClusters
 from .scale import to_scale
 
 
@@ -175,9 +175,9 @@ def _number_by_level(labels: IntArray, curves: FloatArray) -> IntArray:
 
     The new numbers are 0, 1, ... without a gap; -1, in no cluster, stays -1.
     """
-    members = labels >= 0
+    members = labels != OUTLIER
     _, first_row, number = np.unique(labels[members], return_index=True, return_inverse=True)
-    gapless = np.full_like(labels, -1)
+    gapless = np.full_like(labels, OUTLIER)
     gapless[members] = number
     level = np.median(_means(curves, gapless, len(first_row)), axis=1)
     gapless[members] = np.lexsort((first_row, level)).argsort()[number]

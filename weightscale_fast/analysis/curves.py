@@ -11,10 +11,10 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ..text import listing
+
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
-
-SHOWN = 3  # how many offending names or columns an error lists
 
 
 class CurveRecord(Protocol):
@@ -80,7 +80,7 @@ def _check_names(names: tuple[str, ...], n_layers: int) -> None:
         )
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
-        raise ValueError(f"names must differ, but {_some(twice)} come more than once; rename those layers")
+        raise ValueError(f"names must differ, but {listing(twice)} come more than once; rename those layers")
 
 
 def _check_size(n_layers: int, n_columns: int) -> None:
@@ -109,10 +109,6 @@ def check_finite(names: tuple[str, ...], matrix: NDArray[Any], *, infinite_too: 
     bad_columns = [str(j) for j in np.flatnonzero(~good.all(axis=0))]
     raise ValueError(
         f"curves must be {wanted}, but {good.size - np.count_nonzero(good)} values are {came}: "
-        f"in {len(bad_layers)} layers ({_some(bad_layers)}) and {len(bad_columns)} columns ({_some(bad_columns)}); "
+        f"in {len(bad_layers)} layers ({listing(bad_layers)}) and {len(bad_columns)} columns ({listing(bad_columns)}); "
         "drop those layers or those columns (steps) first"
     )
-
-
-def _some(words: list[str]) -> str:
-    return ", ".join(words[:SHOWN]) + (", ..." if len(words) > SHOWN else "")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..text import listing
 from . import LayerClusters, NamedCurves, cluster_layers, weightscale_curves
 from .recipe import FIXED, check_recipe
 
@@ -75,7 +76,7 @@ def _groups(names: Sequence[str], kinds: Sequence[str], by: str | Mapping[str, s
         unknown = sorted(set(by).difference(names))
         if unknown or not by:
             came = f"{unknown[0]!r}, which is none of them" if unknown else "no name"
-            raise ValueError(f"by must give a group to layers of the record, {_examples(names)}; got {came}")
+            raise ValueError(f"by must give a group to layers of the record, {listing(names)}; got {came}")
         return [by.get(name) for name in names]
     if by == "kind":
         return kinds
@@ -92,12 +93,8 @@ def _groups(names: Sequence[str], kinds: Sequence[str], by: str | Mapping[str, s
         )
     found = [match.group(1) if (match := pattern.search(name)) else None for name in names]
     if not any(group is not None for group in found):
-        raise ValueError(f"no layer matches by={by!r}; the record has {_examples(names)}")
+        raise ValueError(f"no layer matches by={by!r}; the record has {listing(names)}")
     return found
-
-
-def _examples(names: Sequence[str]) -> str:
-    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
 
 
 def cluster_groups(

@@ -10,9 +10,11 @@ from collections.abc import Callable
 
 import numpy as np
 
+from ..errors import check_one_of
 from ..extras import import_extra
 from . import cuml
 from .curves import FloatArray, IntArray
+from .result import OUTLIER
 
 BACKENDS = ("auto", "sklearn", "cuml")
 CUML_POINTS = 50_000  # from here on `auto` takes cuML where it works; not measured yet, its import alone takes 5 s
@@ -35,8 +37,7 @@ def choose_backend(backend: str, n_points: int) -> tuple[str, str]:
         >>> choose_backend("auto", 161)
         ('sklearn', 'auto: 161 points are too few to gain from a GPU')
     """
-    if backend not in BACKENDS:
-        raise ValueError(f"backend must be one of {', '.join(map(repr, BACKENDS))}, got {backend!r}")
+    check_one_of("backend", backend, BACKENDS)
     if backend == "cuml":
         cuml.check_available()
     if backend != "auto":
@@ -118,11 +119,11 @@ def stability(points: FloatArray, labels: IntArray, *, n_init: int, seed: int, b
 
 
 def silhouette(points: FloatArray, labels: IntArray) -> float:
-    """Mean silhouette (Rousseeuw, J. Comput. Appl. Math. 20, 1987) of the points in a cluster (label >= 0), -1 to 1.
+    """Mean silhouette (Rousseeuw, J. Comput. Appl. Math. 20, 1987) of the points in a cluster, -1 to 1.
 
     NaN for fewer than two clusters, and for as many as points.
     """
-    members = labels >= 0
+    members = labels != OUTLIER
     if not 0 < labels.max() < np.count_nonzero(members) - 1:
         return float("nan")
     return float(import_extra("sklearn.metrics", "analysis").silhouette_score(points[members], labels[members]))

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from ..errors import check_one_of
 from .clean import OUTLIERS
 from .recipe import check_recipe
 from .scale import check_scale
@@ -31,10 +32,10 @@ def check_options(
         _check_count("k", k, 'or "auto"')
     _check_count("k_max", k_max)
     _check_count("n_init", n_init)
-    _check_one_of("space", space, SPACES)
-    _check_one_of("method", method, METHODS)
+    check_one_of("space", space, SPACES)
+    check_one_of("method", method, METHODS)
     check_scale(scale)
-    _check_one_of("outliers", outliers, (*OUTLIERS, "log"))
+    check_one_of("outliers", outliers, (*OUTLIERS, "log"))
     check_recipe(recipe, outliers=outliers, scale=scale, method=method)
     if method == "hdbscan" and k != "auto":
         raise ValueError(f'method="hdbscan" finds the number of clusters itself, got k={k}; leave k out')
@@ -45,11 +46,6 @@ def check_options(
             raise ValueError('outliers="log" means scale="log", got scale="linear"; leave one of them out')
         return "log", "none"
     return scale, outliers
-
-
-def _check_one_of(argument: str, value: Any, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise ValueError(f"{argument} must be one of {', '.join(map(repr, allowed))}, got {value!r}")
 
 
 def _check_count(argument: str, value: Any, or_else: str = "") -> None:

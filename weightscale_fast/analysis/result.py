@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 from .curves import FloatArray, IntArray
 
+OUTLIER = -1  # the label of a layer that belongs to no cluster
+
 
 @dataclass(frozen=True, eq=False)
 class LayerClusters:

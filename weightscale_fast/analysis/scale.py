@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from ..errors import check_one_of
 from .curves import FloatArray
 
 SCALES = ("auto", "log", "linear")
@@ -55,8 +56,7 @@ def to_scale(curves: FloatArray, scale: str = "auto") -> tuple[str, str]:
 
 def check_scale(scale: str) -> None:
     """Raise `ValueError` unless `scale` is one of `SCALES`."""
-    if scale not in SCALES:
-        raise ValueError(f"scale must be one of {', '.join(map(repr, SCALES))}, got {scale!r}")
+    check_one_of("scale", scale, SCALES)
 
 
 def _choose(curves: FloatArray) -> tuple[str, str]:

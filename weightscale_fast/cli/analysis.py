@@ -11,14 +11,16 @@ import numpy as np
 
 from ..analysis import LayerClusters, cluster_layers
 from ..analysis.groups import cluster_groups, group_layers
+from ..analysis.medians import finite_median
+from ..analysis.result import OUTLIER
 from ..figures.by_name import NAMES as FIGURES
 from ..figures.by_name import check_figure, draw
-from ..figures.sampling import finite_median
 from ..figures.save import svg_of
-from ..figures.style import OUTLIER, count, labels_of
+from ..figures.style import labels_of
 from ..health.check import check_health
 from ..record.history import RWCHistory
 from ..report.write import DPI, write_report
+from ..text import count
 from ..train.loop import PER_EPOCH
 
 MOST_FINDINGS = 8  # lines

@@ -6,13 +6,13 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from ..figures.style import count
 from ..paper.experiment import run_preset
 from ..paper.page import write_page
 from ..paper.presets import AS_CODED, PAPERS, PRESETS, find_preset
 from ..paper.results import Row, table
 from ..paper.seeds import SeedRuns
 from ..paper.summary import summarize
+from ..text import count
 from .training import add_config_flags, add_loading_flags, given_config
 
 AUGMENTED = {"flip": "flipped", "crop_flip": "cropped and flipped"}

@@ -10,7 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .sampling import FloatArray, finite_median, thin, trend, trend_window
+from ..analysis.curves import FloatArray
+from ..analysis.medians import finite_median
+from ..text import count
+from .sampling import thin, trend, trend_window
 from .style import (
     GRID_COLOUR,
     INK,
@@ -18,7 +21,6 @@ from .style import (
     axes_for,
     check_not_empty,
     cluster_look,
-    count,
     label_cluster,
     labels_of,
     legend_below,
@@ -32,7 +34,7 @@ from .style import (
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from ..analysis.cluster import LayerClusters
+    from ..analysis.result import LayerClusters
     from ..record.history import RWCHistory
 
 SIZE = (9.6, 5)

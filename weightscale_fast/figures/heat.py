@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from .sampling import MOST_POINTS, FloatArray
+from ..analysis.curves import FloatArray
+from ..text import count
+from .sampling import MOST_POINTS
 from .style import (
     INK,
     MUTED,
@@ -19,7 +21,6 @@ from .style import (
     ZERO_COLOUR,
     axes_for,
     check_not_empty,
-    count,
     name_label,
     rwc_unit,
     step_axis,

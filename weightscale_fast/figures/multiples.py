@@ -9,15 +9,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..analysis.curves import FloatArray
+from ..analysis.medians import finite_median
+from ..text import count
 from .curves import check_same_layers, drawable
-from .sampling import FloatArray, finite_median, trend, trend_window
+from .sampling import trend, trend_window
 from .style import (
     INK,
     MUTED,
     axes_for,
     check_not_empty,
     cluster_look,
-    count,
     label_cluster,
     labels_of,
     legend_below,
@@ -29,7 +31,7 @@ from .style import (
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from ..analysis.cluster import LayerClusters
+    from ..analysis.result import LayerClusters
     from ..record.history import RWCHistory
 
 COLUMNS = 10

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from ..text import listing
 from .curves import clustered_curves
 from .plane import pca_map
 from .style import set_title, styled
@@ -12,7 +13,7 @@ from .style import set_title, styled
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from ..analysis.cluster import LayerClusters
+    from ..analysis.result import LayerClusters
     from ..record.history import RWCHistory
 
 MOST_PANELS = 12  # of a page: a row for each of GPT-2's 48 blocks would be 4.5 m high
@@ -79,5 +80,5 @@ def _check_number(what: str, panels: Mapping[str, Any]) -> None:
     if not 0 < len(panels) <= MOST_PANELS:
         raise ValueError(
             f"{what} must be 1 to {MOST_PANELS} for one page, got {len(panels)}; choose some of them "
-            f"({', '.join(list(panels)[:5]) or 'groups of fewer than 3 layers are not clustered'})"
+            f"({listing(list(panels)) or 'groups of fewer than 3 layers are not clustered'})"
         )

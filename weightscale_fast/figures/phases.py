@@ -1,26 +1,19 @@
-"""Phases of training: the clusters of the layers in each of a few windows of steps.
-
-Letters: R layers clustered, T columns, W windows, k clusters.
-"""
+"""Phases of training: the clusters of the layers in each of a few windows of steps."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
-from ..analysis.kmeans import kmeans
-from ..analysis.knee import count_distinct
-from ..analysis.reduce import pca_scores
-from ..extras import import_extra
+from ..analysis.phases import phase_labels
+from ..analysis.result import OUTLIER
+from ..text import count
 from .curves import check_same_layers
 from .heat import layer_axes
 from .style import (
-    OUTLIER,
     check_not_empty,
     cluster_look,
-    count,
     label_cluster,
     labels_of,
     legend_below,
@@ -31,46 +24,10 @@ from .style import (
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from ..analysis.cluster import LayerClusters
+    from ..analysis.result import LayerClusters
     from ..record.history import RWCHistory
 
-IntArray = NDArray[np.int64]
-
-WINDOWS = 8
-FEWEST_COLUMNS = 2  # of a window
-STARTS = 10  # of k-means in each window
 WHOLE_RUN = 0.06  # width of the strip for the whole run, of that of the windows
-
-
-def phase_labels(clusters: LayerClusters) -> tuple[IntArray, IntArray]:
-    """Cluster the layers by their cleaned curves in each of up to 8 windows of equal length.
-
-    Each window is clustered by k-means with the same k as the whole run. Its clusters are then given the labels of the
-    whole run's, one to one, so that as many layers as possible keep their label: Kuhn's assignment (Naval Research
-    Logistics 2, 1955). Outlier layers stay outliers. A window in which fewer than k curves differ has fewer clusters.
-
-    Returns:
-        the labels [W, R], and where the windows begin and end among the columns [W + 1].
-    """
-    T = clusters.curves.shape[1]
-    W = int(np.clip(T // FEWEST_COLUMNS, 1, WINDOWS))
-    edges = np.linspace(0, T, W + 1).round().astype(np.int64)
-    labels = np.full((W, len(clusters.names)), OUTLIER)
-    inside = clusters.labels != OUTLIER
-    if inside.any():
-        for w in range(W):
-            points = pca_scores(clusters.curves[inside, edges[w] : edges[w + 1]]).scores
-            k = count_distinct(points, clusters.k)
-            found = kmeans(points, k, n_init=STARTS, seed=clusters.seed)[0]
-            labels[w, inside] = _aligned(found, clusters.labels[inside], clusters.k)
-    return labels, edges
-
-
-def _aligned(found: IntArray, wanted: IntArray, k: int) -> IntArray:
-    """The labels `found` [R] renamed within 0..k-1 to agree with `wanted` [R] in as many places as can be."""
-    overlap = np.zeros((k, k))
-    np.add.at(overlap, (found, wanted), 1)
-    return np.asarray(import_extra("scipy.optimize", "analysis").linear_sum_assignment(-overlap)[1][found])
 
 
 @styled

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from ..analysis.result import OUTLIER
+from ..text import count
 from .style import (
     GRID_COLOUR,
     INK,
     MUTED,
-    OUTLIER,
     axes_for,
     cluster_look,
-    count,
     label_cluster,
     labels_of,
     legend_below,
@@ -30,7 +30,7 @@ from .style import (
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from ..analysis.cluster import LayerClusters
+    from ..analysis.result import LayerClusters
 
 SIZE = (6.2, 4.6)
 GRID = 400

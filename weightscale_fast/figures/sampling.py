@@ -1,4 +1,4 @@
-"""Fewer points for the same picture: medians that skip what is not finite, and min-max thinning.
+"""Fewer points for the same picture: min-max thinning of curves, and running medians.
 
 Letters: S recorded steps, L layers, N drawn points, W window.
 """
@@ -8,27 +8,12 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-FloatArray = NDArray[np.float64]
+from ..analysis.curves import FloatArray
+from ..analysis.medians import finite_median
 
 MOST_POINTS = 1000  # of one curve: more than the pixels it is drawn on
 MANY_STEPS = 300  # above this a trend line is a running median
 MOST_TREND_POINTS = 200  # of a running median: 5 a window
-
-
-def finite_median(values: FloatArray, axis: int) -> FloatArray:
-    """The median along `axis` of the finite values; NaN where there is none.
-
-    Example:
-        >>> finite_median(np.array([[1.0, np.inf, 3.0], [np.nan, np.nan, np.nan]]), axis=1)
-        array([ 2., nan])
-    """
-    finite = np.isfinite(values)
-    ordered = np.sort(np.where(finite, values, np.nan), axis=axis)  # NaN goes last
-    count = finite.sum(axis=axis, keepdims=True)
-    low = np.take_along_axis(ordered, np.maximum(count - 1, 0) // 2, axis)
-    high = np.take_along_axis(ordered, count // 2, axis)
-    middle: FloatArray = (low + high) / 2
-    return middle.squeeze(axis)
 
 
 def thin(steps: NDArray[np.int64], values: FloatArray) -> tuple[NDArray[np.int64], FloatArray]:

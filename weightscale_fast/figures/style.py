@@ -6,13 +6,15 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple, ParamSpec, TypeVar
 
+from ..analysis.result import OUTLIER
 from ..extras import import_extra
+from ..text import count, short_name
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
     from matplotlib.axes import Axes
 
-    from ..analysis.cluster import LayerClusters
+    from ..analysis.result import LayerClusters
     from ..record.history import RWCHistory
 
 P = ParamSpec("P")
@@ -23,7 +25,6 @@ MUTED = "#5f6368"
 GRID_COLOUR = "#e8eaed"
 ZERO_COLOUR = "#d9d9d9"
 NOT_FINITE_COLOUR = "#D55E00"
-OUTLIER = -1  # the label of layers that belong to no cluster
 
 # Okabe and Ito's colour-blind safe palette; yellow is left out, it cannot be seen on white.
 CLUSTER_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000")
@@ -141,19 +142,6 @@ def step_axis(ax: Axes, first: float, last: float, unit: str = "optimizer step")
     ax.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
 
 
-def short_name(name: str, most: int = 30) -> str:
-    """A layer's name for a label: without `.weight`, cut in the middle where it is long.
-
-    Example:
-        >>> short_name("blocks.5.7.se.conv_reduce.weight")
-        'blocks.5.7.se.conv_reduce'
-    """
-    name = name.removesuffix(".weight")
-    if len(name) <= most:
-        return name
-    return f"{name[: most // 2 - 1].rstrip('.')}…{name[-(most // 2) :].lstrip('.')}"
-
-
 def name_label(name: str, most: int = 30) -> str:
     """The short name as text for a figure, where a dollar sign would begin a formula."""
     return short_name(name, most).replace("$", r"\$")
@@ -167,11 +155,6 @@ def label_cluster(label: int, size: int) -> str:
 def labels_of(clusters: LayerClusters) -> list[int]:
     """The labels to draw: every cluster, then the outlier layers where there are some."""
     return [*range(clusters.k), *([OUTLIER] if OUTLIER in clusters.labels else [])]
-
-
-def count(number: int, noun: str) -> str:
-    """`"1 layer"`, `"1,204 layers"`."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def rwc_unit(history: RWCHistory) -> str:

@@ -1,6 +1,6 @@
 """The choice of backend, and the run of a plan on it.
 
-Letters: M layers of the model, K sums per layer (3, or 4 with the ratios), R rows of out.
+Letters: L layers of the model, K sums per layer (3, or 4 with the ratios), R rows of out.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Protocol, cast
 import torch
 from torch import Tensor
 
-from ..errors import WeightScaleError
+from ..errors import WeightScaleError, check_one_of
 from . import reference
 from .plan import Group, Plan
 from .trial import run_once
@@ -41,8 +41,7 @@ def load_backend(name: str) -> Backend:
     Raises:
         ValueError: there is none of that name.
     """
-    if name not in BACKENDS:
-        raise ValueError(f"backend must be one of {', '.join(map(repr, BACKENDS))}, got {name!r}")
+    check_one_of("backend", name, BACKENDS)
     return cast(Backend, importlib.import_module(f".{BACKENDS[name]}", __package__))
 
 
@@ -110,9 +109,9 @@ def run_plan(
     backend: str | None = None,
     rwc: Tensor | None = None,
 ) -> None:
-    """Fill row `cursor` [1] modulo R of out [R, K, M] with the sums of every layer; with `update`, prev <- cur.
+    """Fill row `cursor` [1] modulo R of out [R, K, L] with the sums of every layer; with `update`, prev <- cur.
 
-    `rwc` [M] float32, where it is given, gets the relative weight change: norm_ratio where K is 3, mean_ratio where K
+    `rwc` [L] float32, where it is given, gets the relative weight change: norm_ratio where K is 3, mean_ratio where K
     is 4. Nothing here waits for a device, and no autograd graph is made.
     """
     plan.await_tables()
@@ -134,9 +133,9 @@ def run_elsewhere(
     backend: Backend, plan: Plan, group: Group, cur: Sequence[Tensor], out: Tensor, cursor: Tensor, update: bool
 ) -> None:
     """Run a group of a model on several devices, and bring its sums to that of `out`: one copy, whatever the layers."""
-    local = out.new_empty((1, *out.shape[1:]), device=group.device)  # [1, K, M]
+    local = out.new_empty((1, *out.shape[1:]), device=group.device)  # [1, K, L]
     zero = torch.zeros(1, dtype=torch.int64, device=group.device)
     backend.run(plan, group, cur, local, local.new_empty(0, dtype=torch.float32), zero, update)
-    sums = local[0].index_select(1, group.layer_row).to(out.device, non_blocking=True)  # [K, L]
+    sums = local[0].index_select(1, group.layer_row).to(out.device, non_blocking=True)  # [K, G]
     layers = group.layer_row.to(out.device, non_blocking=True)
     out.transpose(1, 2).index_put_((cursor % len(out), layers), sums.T)

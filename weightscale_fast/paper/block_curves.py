@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ..analysis.curves import FloatArray
 from ..figures.curves import drawable
-from ..figures.sampling import FloatArray
-from ..figures.style import GRID_COLOUR, INK, MUTED, axes_for, cluster_look, count, step_axis, styled
+from ..figures.style import GRID_COLOUR, INK, MUTED, axes_for, cluster_look, step_axis, styled
+from ..text import count
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -16,11 +16,14 @@ from urllib.parse import quote
 import numpy as np
 from numpy.typing import NDArray
 
-from ..figures.sampling import FloatArray, finite_median
-from ..figures.style import OUTLIER, cluster_look, count, labels_of, short_name
+from ..analysis.curves import FloatArray
+from ..analysis.medians import finite_median
+from ..analysis.result import OUTLIER
+from ..figures.style import cluster_look, labels_of
+from ..text import count, short_name
 
 if TYPE_CHECKING:
-    from ..analysis.cluster import LayerClusters
+    from ..analysis.result import LayerClusters
     from ..record.history import RWCHistory
 
 SAFE = " !$'()*+,-./:;=?@[]^_`{|}~"  # in the address of a picture, between double quotes

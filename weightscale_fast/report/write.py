@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from ..analysis.cluster import LayerClusters
+    from ..analysis.result import LayerClusters
     from ..record.history import RWCHistory
 
 DPI = 160  # of PNG files, and of the images inside SVG files

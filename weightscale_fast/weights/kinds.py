@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from .layers import unwrap
 
-_ATTENTION = re.compile(r"attn|attention", re.IGNORECASE)
+_ATTENTION = re.compile(r"attn|attention", re.IGNORECASE)  # in the name or the class of a module
+# The names of the projections inside an attention module, whatever type they have.
 _PROJECTION = re.compile(
     r"w?(qkv|kv|[qkvo])|(qkv|kv|[qkvo]|in|out|c)_proj|proj|query|key|value|query_key_value|dense|c_attn|to_(qkv|kv|[qkv]|out)",
     re.IGNORECASE,

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from ..text import listing
 from .dtensor import is_dtensor, local_part
 
 LayerSelector = str | Callable[[str, nn.Parameter], bool] | None
@@ -71,7 +72,7 @@ def select_layers(model: nn.Module, layers: LayerSelector = None, *, shards: boo
 def no_layer(model: nn.Module, layers: LayerSelector) -> ValueError:
     """The error that nothing in the model was chosen."""
     names = [name for name, _ in unwrap(model).named_parameters()]
-    found = f"its {len(names)} parameters are {', '.join(names[:5])}, ..." if names else "it has no parameters"
+    found = f"its {len(names)} parameters are {listing(names)}" if names else "it has no parameters"
     return ValueError(
         f"no layer of {type(model).__name__} matches layers={layers!r}: {found} "
         '(the default takes parameters of more than one dimension; layers="all" takes every one)'
@@ -112,6 +113,3 @@ def check_weights(name: str, weights: Tensor) -> None:
         raise TypeError(f"layer {name!r} is a {type(weights).__name__}, whose memory is not plain weights; {advice}")
     if weights.device.type == "meta":
         raise ValueError(f"layer {name!r} is on the meta device and has no data: materialise the model first")
-
-
-# Inside a module of attention, by its name or its class, these are its projections, whatever they are made of.

@@ -1,0 +1,47 @@
+"""Files are written whole or not at all."""
+
+import csv
+
+import pytest
+
+from weightscale_fast.files import atomic_write, write_csv
+
+
+def test_file_has_its_name_only_when_it_is_complete(tmp_path):
+    path = tmp_path / "report.html"
+    with atomic_write(path) as file:
+        file.write(b"new")
+        assert not path.exists()
+    assert path.read_bytes() == b"new"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_error_leaves_the_old_file_and_no_other(tmp_path):
+    path = tmp_path / "report.html"
+    path.write_bytes(b"old")
+
+    def write_half():
+        with atomic_write(path) as file:
+            file.write(b"half of the n")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_half()
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_table_is_read_back_as_it_was_written(tmp_path):
+    path = tmp_path / "labels.csv"
+    write_csv(path, ("name", "cluster"), [('a "b", c', 1), ("Größe\nfc", 2)])
+    with open(path, newline="", encoding="utf-8") as file:
+        assert list(csv.reader(file)) == [["name", "cluster"], ['a "b", c', "1"], ["Größe\nfc", "2"]]
+
+
+def test_row_that_raises_leaves_the_old_table(tmp_path):
+    path = tmp_path / "labels.csv"
+    path.write_text("old")
+    with pytest.raises(ZeroDivisionError):
+        write_csv(path, ("number",), ([1 / number] for number in (1, 0)))
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
