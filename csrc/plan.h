@@ -2,8 +2,8 @@
 // and passes them unchanged at every step.
 //
 // Letters, the same in Python, C++ and CUDA:
-//   C  chunks, L  layers of this group (one device, one dtype), M  layers of the whole model, K  sums per layer,
-//   R  rows of `out`.
+//   L  layers of the model, G  layers of this group (one device, one dtype), C  chunks of this group,
+//   K  sums per layer, R  rows of `out`.
 #pragma once
 
 #include <cstdint>
@@ -24,7 +24,7 @@ enum ChunkRow : int64_t {
   kChunkRows = 3,
 };
 
-// Rows of `partial` [K, C] and of each row of `out` [R, K, M], float64. K is 3, or 4 where the ratios are asked for.
+// Rows of `partial` [K, C] and of each row of `out` [R, K, L], float64. K is 3, or 4 with ratio_sum.
 enum SumRow : int64_t {
   kDeltaL1 = 0,   // sum |w - prev|          numerator of Eq. 1 (WeightScale; arXiv 2011.06735)
   kPrevL1 = 1,    // sum |prev|              denominator of Eq. 1
@@ -33,10 +33,10 @@ enum SumRow : int64_t {
   kMaxSums = 4,
 };
 
-// Relative weight change of a layer, from its sums: what stage 2 writes to `rwc` [M], float32.
+// Relative weight change of a layer, from its sums. Stage 2 writes it to `rwc` [L], float32.
 //   norm_ratio, K = 3: delta_l1 / prev_l1, and 0 where nothing moved (Eq. 1)
 //   mean_ratio, K = 4: ratio_sum / weights, and 0 for a layer without weights
-// weightscale_fast/ratios.py is the same in Python.
+// weightscale_fast/ratios.py has the same formulas in Python.
 WSF_HOST_DEVICE inline double norm_ratio(double delta_l1, double prev_l1) {
   return delta_l1 == 0.0 ? 0.0 : delta_l1 / prev_l1;
 }

@@ -55,7 +55,7 @@ vendor = "gfx" if name.startswith("gfx") else "sm"
 for launch in (FEW, MANY[vendor]):
     for sums in (3, 4):
         signature = {"partial_ptr": "*fp64", "chunks_ptr": "*i64", "layer_start_ptr": "*i64", "layer_row_ptr": "*i64"}
-        signature.update({"out_ptr": "*fp64", "rwc_ptr": "*fp32", "cursor_ptr": "*i64", **dict.fromkeys("CMR", "i32")})
+        signature.update({"out_ptr": "*fp64", "rwc_ptr": "*fp32", "cursor_ptr": "*i64", **dict.fromkeys("CLR", "i32")})
         constants = {"K": sums, "BLOCK": launch.block}
         key = f"stage 2 K={sums} BLOCK={launch.block}"
         compile(key, layer_sums_kernel, signature, constants, num_warps=launch.num_warps, **OPTIONS)

@@ -1,12 +1,12 @@
-// One chunk of the pass: the four sums of a chunk of weights, and prev <- cur, in one read.
+// One chunk of the pass: it reads the weights once, adds their four sums, and writes prev <- cur.
 //
-// Included once per instruction set by layer_sums.cpp, inside a namespace of its own and with BYTES (of a vector register)
-// defined. Written in GCC/Clang vector types, so that one text serves AVX-512, AVX2, SSE2 and NEON; a cast between
-// vector types of one size keeps the bits.
+// layer_sums.cpp includes this file once per instruction set, each time in another namespace and with BYTES defined as
+// the bytes of a vector register. The code uses the vector types of GCC and Clang, so one source serves AVX-512, AVX2,
+// SSE2 and NEON. A cast between vector types of the same size keeps the bits.
 //
-// Accuracy: a float32 lane adds at most kDepth values before it is added to a float64 lane, so the relative error of a
-// sum stays below (kDepth + 1) * 2^-24 = 1e-6 whatever the length. 16-bit weights become float32 first.
-// Order: fixed by the length alone, so the same chunk gives the same bits on any thread.
+// Accuracy: a float32 lane adds at most kDepth values before it goes to a float64 lane. So the relative error of a sum
+// is below (kDepth + 1) * 2^-24 = 1e-6 for any length. 16-bit weights become float32 first.
+// Order: it depends on the length only, so a chunk gives the same bits on any thread.
 
 template <typename T, int64_t kBytes = BYTES>
 using Vec __attribute__((vector_size(kBytes))) = T;
@@ -25,8 +25,8 @@ inline V load(const T* address) {
   return value;
 }
 
-// One struct a dtype: T as stored, Wide the registers it is computed in, and how many of them (kWide) a register of T
-// widens to. In which order the weights land in them does not matter to a sum.
+// One struct per dtype. T is the stored type. Wide is the register type for the arithmetic, and one register of T
+// widens to kWide of them. The order of the weights in those registers does not matter to a sum.
 struct Float32 {
   using T = float;
   using Wide = F32;
@@ -43,7 +43,7 @@ struct Float64 {
   static double widen(T x) { return x; }
 };
 
-// bfloat16 is the upper half of a float32: a register of 32-bit words holds two of them in each word.
+// bfloat16 is the upper half of a float32. Each 32-bit word of a register holds two of them.
 struct BFloat16 {
   using T = uint16_t;
   using Wide = F32;
@@ -60,7 +60,7 @@ struct BFloat16 {
 };
 
 struct Float16 {
-  using T = uint16_t;  // _Float16 is not a type everywhere
+  using T = uint16_t;  // not every compiler has _Float16
   using Wide = F32;
   static constexpr int64_t kWide = 2;
   static void widen(const T* from, Wide* to) {
@@ -77,8 +77,8 @@ struct Float16 {
 #endif
   }
   static float widen(T x) {
-    const uint32_t magnitude = static_cast<uint32_t>(x & 0x7fff) << 13;  // exponent and mantissa where float32 has them
-    float value = load<float>(&magnitude) * 0x1p112f;                    // the exponent's other bias; subnormals too
+    const uint32_t magnitude = static_cast<uint32_t>(x & 0x7fff) << 13;  // exponent and mantissa at their float32 bits
+    float value = load<float>(&magnitude) * 0x1p112f;                    // corrects the exponent's bias; subnormals too
     uint32_t bits = load<uint32_t>(&value);
     if ((x & 0x7c00) == 0x7c00) bits = magnitude | 0x7f800000u;  // inf and NaN
     bits |= static_cast<uint32_t>(x & 0x8000) << 16;
@@ -103,13 +103,13 @@ inline void add_to(I64& total, I32 x) {
   total += __builtin_convertvector(halves[0], I64) + __builtin_convertvector(halves[1], I64);
 }
 
-// The sums of a chunk, one part in each 64-bit lane.
+// The sums of a chunk. Each 64-bit lane has a part of them.
 struct LaneSums {
   F64 delta_l1 = {}, prev_l1 = {}, ratio_sum = {};
   I64 moved = {};
 };
 
-// Adds `registers` <= kDepth registers of weights, and stores them at prev when kUpdate.
+// Adds `registers` <= kDepth registers of weights. If kUpdate, it also stores them at prev.
 template <typename Type, bool kUpdate, bool kRatio>
 inline void add_registers(const typename Type::T* cur, typename Type::T* prev, int64_t registers, LaneSums& sums) {
   using Wide = typename Type::Wide;
@@ -139,7 +139,7 @@ inline void add_registers(const typename Type::T* cur, typename Type::T* prev, i
   }
 }
 
-// sums [kMaxSums] <- the sums of the n weights at cur and prev; prev <- cur when kUpdate.
+// Writes the sums of the n weights at cur and prev to sums [kMaxSums]. If kUpdate, prev <- cur.
 template <typename Type, bool kUpdate, bool kRatio>
 void chunk_sums(const void* cur_address, void* prev_address, int64_t n, double* sums) {
   using T = typename Type::T;

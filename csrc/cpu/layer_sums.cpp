@@ -1,12 +1,12 @@
-// The pass on the CPU: weightscale_fast::layer_sums for the CPU dispatch key. The schema is Python's
-// (weightscale_fast/ops/register.py); this file only implements it.
+// The pass on the CPU: weightscale_fast::layer_sums for the CPU dispatch key. Python defines the schema
+// (weightscale_fast/ops/register.py); this file implements it.
 //
-// Stage 1: each chunk is read once, by one thread, into K float64 partial sums; prev <- cur in the same read.
-// Stage 2: per layer, its chunks' partial sums are added in their order. Which thread took a chunk leaves no trace,
-// so the bits do not depend on the number of threads.
-// Bytes for n weights of s bytes each: reads 2 n s, writes n s.
+// Stage 1: one thread reads each chunk once, into K float64 partial sums, and writes prev <- cur in the same loop.
+// Stage 2 adds the partial sums of each layer's chunks in their order. It does not matter which thread read a chunk, so
+// the bits do not depend on the number of threads.
+// For n weights of s bytes each, the pass reads 2 n s bytes and writes n s bytes.
 //
-// Built on PyTorch's stable ABI and without Python.h: one binary serves every later torch and Python.
+// The file uses PyTorch's stable ABI and no Python.h, so one binary works with every later torch and Python.
 
 #include <algorithm>
 #include <atomic>
@@ -28,9 +28,9 @@
 namespace weightscale_fast {
 namespace {
 
-constexpr int64_t kDepth = 8;                   // float32 values that one lane adds up before float64 takes over
-constexpr int64_t kElementsPerRun = 64 * 1024;  // a thread takes about this many at a time
-// Two streams at once are more than a hardware prefetcher follows well; asking ahead makes up for it.
+constexpr int64_t kDepth = 8;                   // float32 values that one lane adds before it goes to float64
+constexpr int64_t kElementsPerRun = 64 * 1024;  // a thread takes about this many weights at a time
+// A hardware prefetcher does not follow two streams well, so the loop prefetches this far ahead.
 constexpr int64_t kPrefetchBytes = 2048;
 
 #define WSF_PRAGMA(text) _Pragma(#text)
@@ -61,7 +61,7 @@ namespace avx2 {
 WSF_TARGET_END
 #endif
 
-namespace baseline {  // what the compiler may always assume: SSE2 on x86-64, NEON on AArch64
+namespace baseline {  // always available: SSE2 on x86-64, NEON on AArch64
 #define BYTES 16
 #include "chunk.h"
 #undef BYTES
@@ -107,18 +107,18 @@ ChunkSums pick_chunk_sums(torch::headeronly::ScalarType dtype, bool update, bool
 using torch::stable::Tensor;
 
 void layer_sums_cpu(const Tensor& chunks,       // [3, C] int64, see ChunkRow
-                    const Tensor& layer_start,  // [L + 1] int64, the first chunk of each layer
-                    const Tensor& layer_row,    // [L] int64, the column of `out` that is the layer's
+                    const Tensor& layer_start,  // [G + 1] int64, the first chunk of each layer
+                    const Tensor& layer_row,    // [G] int64, the column of `out` that is the layer's
                     Tensor prev,                // any shape; the weights' dtype; kPrevOffset counts from its first byte
                     Tensor partial,             // [>= K, C] float64, scratch
-                    Tensor out,                 // [R, K, M] float64
-                    Tensor rwc,                 // [M] float32, or [0] where only the sums are asked for
+                    Tensor out,                 // [R, K, L] float64
+                    Tensor rwc,                 // [L] float32, or [0] if only the sums are wanted
                     const Tensor& cursor,       // [1] int64, the row of `out` to fill, modulo R
                     bool update) {
-  STD_TORCH_CHECK(out.dim() == 3, "layer_sums: out must be [R, K, M]");
-  const int64_t C = chunks.size(1), L = layer_row.size(0), M = out.size(2), K = out.size(1), R = out.size(0);
-  STD_TORCH_CHECK(chunks.size(0) == kChunkRows && layer_start.size(0) == L + 1 && (K == 3 || K == 4) &&
-                      partial.size(0) >= K && partial.size(1) == C && (rwc.size(0) == 0 || rwc.size(0) == M),
+  STD_TORCH_CHECK(out.dim() == 3, "layer_sums: out must be [R, K, L]");
+  const int64_t C = chunks.size(1), G = layer_row.size(0), L = out.size(2), K = out.size(1), R = out.size(0);
+  STD_TORCH_CHECK(chunks.size(0) == kChunkRows && layer_start.size(0) == G + 1 && (K == 3 || K == 4) &&
+                      partial.size(0) >= K && partial.size(1) == C && (rwc.size(0) == 0 || rwc.size(0) == L),
                   "layer_sums: the plan's tables do not fit each other");
   STD_TORCH_CHECK(chunks.is_contiguous() && layer_start.is_contiguous() && layer_row.is_contiguous() &&
                       partial.is_contiguous() && out.is_contiguous() && rwc.is_contiguous(),
@@ -129,7 +129,7 @@ void layer_sums_cpu(const Tensor& chunks,       // [3, C] int64, see ChunkRow
   const int64_t* length = table + kLength * C;
   const int64_t prev_base = reinterpret_cast<int64_t>(prev.mutable_data_ptr());
   double* partial_sums = partial.mutable_data_ptr<double>();
-  double* out_sums = out.mutable_data_ptr<double>() + *cursor.const_data_ptr<int64_t>() % R * K * M;
+  double* out_sums = out.mutable_data_ptr<double>() + *cursor.const_data_ptr<int64_t>() % R * K * L;
   const ChunkSums chunk_sums = pick_chunk_sums(prev.scalar_type(), update, K == kMaxSums);
 
   int64_t elements = 0;
@@ -137,8 +137,8 @@ void layer_sums_cpu(const Tensor& chunks,       // [3, C] int64, see ChunkRow
   const int64_t runs = std::max<int64_t>(1, std::min(C, elements / kElementsPerRun));
   const int64_t threads = std::min(runs, static_cast<int64_t>(torch::stable::get_num_threads()));
 
-  // Threads take the next run of chunks as they come: a slow or interrupted one delays the pass by a run, not by its
-  // share of the whole.
+  // Each thread takes the next run of chunks when it is free. A slow or interrupted thread then delays the pass by one
+  // run only.
   std::atomic<int64_t> next_run{0};
   torch::stable::parallel_for(0, threads, 1, [&](int64_t, int64_t) {
     for (int64_t run; (run = next_run.fetch_add(1, std::memory_order_relaxed)) < runs;)
@@ -153,20 +153,20 @@ void layer_sums_cpu(const Tensor& chunks,       // [3, C] int64, see ChunkRow
   const int64_t* start = layer_start.const_data_ptr<int64_t>();
   const int64_t* row = layer_row.const_data_ptr<int64_t>();
   for (int64_t k = 0; k < K; ++k)
-    for (int64_t l = 0; l < L; ++l) {
+    for (int64_t l = 0; l < G; ++l) {
       double sum = 0.0;
       for (int64_t c = start[l]; c < start[l + 1]; ++c) sum += partial_sums[k * C + c];
-      out_sums[k * M + row[l]] = sum;
+      out_sums[k * L + row[l]] = sum;
     }
 
   if (rwc.size(0) == 0) return;
   float* ratios = rwc.mutable_data_ptr<float>();
-  for (int64_t l = 0; l < L; ++l) {
+  for (int64_t l = 0; l < G; ++l) {
     const double* sums = out_sums + row[l];
     int64_t weights = 0;
     for (int64_t c = start[l]; c < start[l + 1]; ++c) weights += length[c];
-    ratios[row[l]] = static_cast<float>(K == kMaxSums ? mean_ratio(sums[kRatioSum * M], static_cast<double>(weights))
-                                                      : norm_ratio(sums[kDeltaL1 * M], sums[kPrevL1 * M]));
+    ratios[row[l]] = static_cast<float>(K == kMaxSums ? mean_ratio(sums[kRatioSum * L], static_cast<double>(weights))
+                                                      : norm_ratio(sums[kDeltaL1 * L], sums[kPrevL1 * L]));
   }
 }
 

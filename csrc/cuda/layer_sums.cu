@@ -1,15 +1,15 @@
-// The pass on an NVIDIA GPU: weightscale_fast::layer_sums_cuda, for where Triton is missing. The schema is Python's
-// (weightscale_fast/ops/register.py); the tables are those of ../plan.h.
+// The pass on an NVIDIA GPU without Triton: weightscale_fast::layer_sums_cuda. Python defines the schema
+// (weightscale_fast/ops/register.py); ../plan.h describes the tables.
 //
-// Stage 1: a block a chunk. Each weight is read once, in 16-byte loads, into K partial sums; prev <- cur by the same
-// thread. Stage 2: a block a sum of a layer, over its chunks' partial sums; and one more for the ratio, where it is
-// asked for.
-// Sums: a float32 lane adds at most kChunk / (kThreads * kLanes) = 16 values, then float64; float64 weights in float64.
-// The order of every addition is fixed by the plan, there are no atomics: the same weights give the same bits.
-// Bytes for n weights of s bytes each: reads 2 n s, writes n s.
+// Stage 1 has one block per chunk. It reads each weight once, in 16-byte loads, into K partial sums; the same thread
+// writes prev <- cur. Stage 2 has one block per sum of a layer, which adds the partial sums of the layer's chunks. If
+// `rwc` is not empty, it has one more block per layer, for the ratio.
+// A float32 lane adds at most kChunk / (kThreads * kLanes) = 16 values before float64. float64 weights stay in float64.
+// The plan fixes the order of every addition and there are no atomics, so the same weights give the same bits.
+// For n weights of s bytes each, the pass reads 2 n s bytes and writes n s bytes.
 //
-// Stable ABI, the stream as an argument and the CUDA runtime linked statically: the extension that holds this file
-// loads on a torch without CUDA too.
+// The file uses the stable ABI, gets the stream as an argument and links the CUDA runtime statically. So the extension
+// that contains it also loads on a torch without CUDA.
 
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
@@ -31,7 +31,8 @@ constexpr int kThreads = 256;
 constexpr int kUnroll = 4;  // 16-byte loads of each stream that a thread has in flight
 constexpr int kLanes = 4;   // independent sums of a thread
 
-// Stage 2 takes more threads where a layer has many chunks: its time is that of the loads, which wait for one another.
+// Stage 2 uses more threads if a layer has many chunks: its time is that of its loads, and more threads have more loads
+// in flight.
 constexpr int kManyThreads = 1024;
 constexpr int64_t kManyChunks = 1000;
 
@@ -43,7 +44,7 @@ __device__ inline float widen(__half x) { return __half2float(x); }
 template <typename T>
 using Wide = decltype(widen(T{}));
 
-// The sums of one thread: kLanes of each, to keep them shallow and independent.
+// The sums of one thread. Each has kLanes parts, which are independent and add few values.
 template <typename T, bool kRatio>
 struct ThreadSums {
   Wide<T> delta_l1[kLanes] = {}, prev_l1[kLanes] = {}, ratio_sum[kLanes] = {};
@@ -67,7 +68,7 @@ __device__ double add_lanes(const T (&lanes)[kLanes]) {
   return sum;
 }
 
-// Adds `value` over the block in a fixed order; the sum is thread 0's.
+// Adds `value` over the block in a fixed order. Only thread 0 gets the sum.
 template <int kBlock>
 __device__ double block_sum(double value, double* shared) {  // shared [kBlock / 32]
   for (int step = 16; step > 0; step /= 2) value += __shfl_down_sync(0xffffffffu, value, step);
@@ -125,7 +126,7 @@ __global__ void __launch_bounds__(kThreads) chunk_sums_kernel(const int64_t* __r
         const int i = first + u * kThreads;
         if (i < vectors) {
           w[u] = __ldcg(cur_body + i);   // stays in the L2 cache for the next forward pass
-          p[u] = __ldcs(prev_body + i);  // leaves it first: nobody reads prev before the next step
+          p[u] = __ldcs(prev_body + i);  // is evicted first: nothing reads prev before the next step
         }
       }
 #pragma unroll
@@ -155,7 +156,7 @@ __global__ void __launch_bounds__(kThreads) chunk_sums_kernel(const int64_t* __r
   }
 }
 
-// The sum over a layer's chunks, begin to end, of a row of `partial` or of the chunks' lengths; thread 0 has it.
+// Adds a row of `partial`, or the chunks' lengths, over a layer's chunks begin to end. Only thread 0 gets the sum.
 template <int kBlock, typename T>
 __device__ double sum_over_chunks(const T* __restrict__ row, int64_t begin, int64_t end, double* shared) {
   double lanes[kLanes] = {};
@@ -172,19 +173,19 @@ __device__ double sum_over_chunks(const T* __restrict__ row, int64_t begin, int6
 template <int kBlock>
 __global__ void __launch_bounds__(kBlock) layer_sums_kernel(const double* __restrict__ partial,       // [K, C]
                                                             const int64_t* __restrict__ chunks,       // [3, C]
-                                                            const int64_t* __restrict__ layer_start,  // [L + 1]
-                                                            const int64_t* __restrict__ layer_row,    // [L]
-                                                            double* __restrict__ out,                 // [R, K, M]
-                                                            float* __restrict__ rwc,                  // [M] or [0]
+                                                            const int64_t* __restrict__ layer_start,  // [G + 1]
+                                                            const int64_t* __restrict__ layer_row,    // [G]
+                                                            double* __restrict__ out,                 // [R, K, L]
+                                                            float* __restrict__ rwc,                  // [L] or [0]
                                                             const int64_t* __restrict__ cursor,       // [1]
-                                                            int64_t C, int64_t M, int64_t K, int64_t R) {
+                                                            int64_t C, int64_t L, int64_t K, int64_t R) {
   __shared__ double shared[kBlock / 32];
   const int64_t l = blockIdx.x, k = blockIdx.y;
   const int64_t begin = layer_start[l], end = layer_start[l + 1];
   if (k < K) {
     const double sum = sum_over_chunks<kBlock>(partial + k * C, begin, end, shared);
-    if (threadIdx.x == 0) out[(*cursor % R * K + k) * M + layer_row[l]] = sum;
-  } else if (K == kMaxSums) {  // the ratio's block waits for nobody: it adds its two sums again, in the same order
+    if (threadIdx.x == 0) out[(*cursor % R * K + k) * L + layer_row[l]] = sum;
+  } else if (K == kMaxSums) {  // adds its two sums again, in the same order, and so waits for no block
     const double ratio_sum = sum_over_chunks<kBlock>(partial + kRatioSum * C, begin, end, shared);
     const double weights = sum_over_chunks<kBlock>(chunks + kLength * C, begin, end, shared);
     if (threadIdx.x == 0) rwc[layer_row[l]] = static_cast<float>(mean_ratio(ratio_sum, weights));
@@ -195,7 +196,7 @@ __global__ void __launch_bounds__(kBlock) layer_sums_kernel(const double* __rest
   }
 }
 
-// Plain C++, where <<<>>> is not: tests compile this file for the CPU too.
+// This is plain C++, unlike <<<>>>, because the tests compile this file for the CPU too.
 template <typename... Parameters, typename... Arguments>
 void launch(void (*kernel)(Parameters...), dim3 grid, int block, cudaStream_t stream, Arguments... arguments) {
   const cudaLaunchConfig_t config{grid, dim3(block), 0, stream, nullptr, 0};
@@ -214,21 +215,21 @@ void launch_chunk_sums(const int64_t* chunks, int64_t prev_base, double* partial
 using torch::stable::Tensor;
 
 void layer_sums_cuda(const Tensor& chunks,       // [3, C] int64, see ChunkRow
-                     const Tensor& layer_start,  // [L + 1] int64, the first chunk of each layer
-                     const Tensor& layer_row,    // [L] int64, the column of `out` that is the layer's
+                     const Tensor& layer_start,  // [G + 1] int64, the first chunk of each layer
+                     const Tensor& layer_row,    // [G] int64, the column of `out` that is the layer's
                      Tensor prev,                // any shape; kPrevOffset counts from its first byte
                      Tensor partial,             // [>= K, C] float64, scratch
-                     Tensor out,                 // [R, K, M] float64
-                     Tensor rwc,                 // [M] float32, or [0] where only the sums are asked for
+                     Tensor out,                 // [R, K, L] float64
+                     Tensor rwc,                 // [L] float32, or [0] if only the sums are wanted
                      const Tensor& cursor,       // [1] int64, the row of `out` to fill, modulo R
                      bool update,
-                     int64_t most_chunks,  // of any layer
+                     int64_t most_chunks,  // of one layer
                      int64_t stream_address) {
   using torch::headeronly::ScalarType;
-  STD_TORCH_CHECK(out.dim() == 3, "layer_sums_cuda: out must be [R, K, M]");
-  const int64_t C = chunks.size(1), L = layer_row.size(0), M = out.size(2), K = out.size(1), R = out.size(0);
-  STD_TORCH_CHECK(chunks.size(0) == kChunkRows && layer_start.size(0) == L + 1 && (K == 3 || K == 4) &&
-                      partial.size(0) >= K && partial.size(1) == C && (rwc.size(0) == 0 || rwc.size(0) == M),
+  STD_TORCH_CHECK(out.dim() == 3, "layer_sums_cuda: out must be [R, K, L]");
+  const int64_t C = chunks.size(1), G = layer_row.size(0), L = out.size(2), K = out.size(1), R = out.size(0);
+  STD_TORCH_CHECK(chunks.size(0) == kChunkRows && layer_start.size(0) == G + 1 && (K == 3 || K == 4) &&
+                      partial.size(0) >= K && partial.size(1) == C && (rwc.size(0) == 0 || rwc.size(0) == L),
                   "layer_sums_cuda: the plan's tables do not fit each other");
   STD_TORCH_CHECK(chunks.is_contiguous() && layer_start.is_contiguous() && layer_row.is_contiguous() &&
                       partial.is_contiguous() && out.is_contiguous() && rwc.is_contiguous(),
@@ -239,7 +240,7 @@ void layer_sums_cuda(const Tensor& chunks,       // [3, C] int64, see ChunkRow
                       partial.get_device_index() == device && rwc.get_device_index() == device &&
                       cursor.get_device_index() == device,
                   "layer_sums_cuda: all tensors must be on the device of out");
-  if (L == 0) return;
+  if (G == 0) return;
   const torch::stable::accelerator::DeviceGuard guard(device);
   const auto stream = reinterpret_cast<cudaStream_t>(stream_address);
   double* partial_sums = partial.mutable_data_ptr<double>();
@@ -257,10 +258,10 @@ void layer_sums_cuda(const Tensor& chunks,       // [3, C] int64, see ChunkRow
   }
   const bool many = most_chunks > kManyChunks;
   launch(many ? layer_sums_kernel<kManyThreads> : layer_sums_kernel<kThreads>,
-         dim3(static_cast<unsigned>(L), static_cast<unsigned>(rwc.size(0) ? K + 1 : K)), many ? kManyThreads : kThreads,
+         dim3(static_cast<unsigned>(G), static_cast<unsigned>(rwc.size(0) ? K + 1 : K)), many ? kManyThreads : kThreads,
          stream, static_cast<const double*>(partial_sums), chunks.const_data_ptr<int64_t>(),
          layer_start.const_data_ptr<int64_t>(), layer_row.const_data_ptr<int64_t>(), out.mutable_data_ptr<double>(),
-         rwc.mutable_data_ptr<float>(), cursor.const_data_ptr<int64_t>(), C, M, K, R);
+         rwc.mutable_data_ptr<float>(), cursor.const_data_ptr<int64_t>(), C, L, K, R);
 }
 
 }  // namespace

@@ -1,1 +1,1 @@
-"""The pass: from a plan of addresses to the sums of every layer, on the backend that fits the device."""
+"""The pass: it reads a plan of addresses and writes the sums of every layer. Each backend implements it."""

@@ -1,6 +1,6 @@
 """The choice of backend, and the run of a plan on it.
 
-Letters: L layers of the model, K sums per layer (3, or 4 with the ratios), R rows of out.
+Letters: L layers of the model, G layers of a group, K sums per layer (3, or 4 with ratio_sum), R rows of `out`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from .trial import run_once
 
 
 class Backend(Protocol):
-    """What a backend's module offers."""
+    """The functions of a backend's module."""
 
     def refusal(self, device: torch.device) -> str | None: ...
 
@@ -36,26 +36,26 @@ ENVIRONMENT = "WEIGHTSCALE_FAST_BACKEND"
 
 
 def load_backend(name: str) -> Backend:
-    """The backend's module.
+    """Import the backend's module.
 
     Raises:
-        ValueError: there is none of that name.
+        ValueError: no backend has that name.
     """
     check_one_of("backend", name, BACKENDS)
     return cast(Backend, importlib.import_module(f".{BACKENDS[name]}", __package__))
 
 
 def choose_backend(device: torch.device, name: str | None = None) -> Backend:
-    """The backend asked for, else the one `WEIGHTSCALE_FAST_BACKEND` names, else the first that can serve the device.
+    """Choose the backend `name`, else the one in `WEIGHTSCALE_FAST_BACKEND`, else the first that can serve the device.
 
     Raises:
         ValueError: no backend has that name.
-        WeightScaleError: the named one cannot serve the device; the message says why.
+        WeightScaleError: the named backend cannot serve the device. The message says why.
     """
     return _choose(device, name or os.environ.get(ENVIRONMENT))
 
 
-@functools.cache  # what a machine can do stays as it is, and this is asked at every step
+@functools.cache  # called at every step, and the answer never changes
 def _choose(device: torch.device, name: str | None) -> Backend:
     if name:
         backend = load_backend(name)
@@ -79,7 +79,7 @@ def _choose(device: torch.device, name: str | None) -> Backend:
 
 
 def warn_of_slow_backend(device: torch.device, reasons: Mapping[str, str]) -> None:
-    """Warn that weights on a GPU get the `torch` backend, and why the `reasons` of the others are."""
+    """Warn that the `torch` backend serves a GPU. `reasons` has, for each other backend, why it cannot."""
     why = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
     warnings.warn(
         f"weights on {device} are read by the 'torch' backend until this process ends, about ten times slower than the "
@@ -89,9 +89,9 @@ def warn_of_slow_backend(device: torch.device, reasons: Mapping[str, str]) -> No
 
 
 def warm_up(plan: Plan, sums: int) -> None:
-    """Choose the backends that record `sums` of the plan's layers, and run them on one weight each.
+    """Choose the backends of the plan's groups for `sums` sums per layer, and run each once on one weight.
 
-    What a step needs is then compiled and loaded before the first step, which a CUDA graph may capture.
+    This compiles and loads the kernels before the first step. A CUDA graph may capture that step.
     """
     for group in plan.groups:
         backend = choose_backend(group.device)
@@ -111,8 +111,8 @@ def run_plan(
 ) -> None:
     """Fill row `cursor` [1] modulo R of out [R, K, L] with the sums of every layer; with `update`, prev <- cur.
 
-    `rwc` [L] float32, where it is given, gets the relative weight change: norm_ratio where K is 3, mean_ratio where K
-    is 4. Nothing here waits for a device, and no autograd graph is made.
+    If `rwc` [L] float32 is given, the relative weight change is written to it: norm_ratio if K is 3, mean_ratio if K
+    is 4. The host does not wait for a device. No autograd graph is made.
     """
     plan.await_tables()
     fused = rwc is not None and not plan.strided and all(group.device == out.device for group in plan.groups)
@@ -132,7 +132,7 @@ def run_plan(
 def run_elsewhere(
     backend: Backend, plan: Plan, group: Group, cur: Sequence[Tensor], out: Tensor, cursor: Tensor, update: bool
 ) -> None:
-    """Run a group of a model on several devices, and bring its sums to that of `out`: one copy, whatever the layers."""
+    """Run a group that is on another device than `out`, and bring the sums of all its layers over in one copy."""
     local = out.new_empty((1, *out.shape[1:]), device=group.device)  # [1, K, L]
     zero = torch.zeros(1, dtype=torch.int64, device=group.device)
     backend.run(plan, group, cur, local, local.new_empty(0, dtype=torch.float32), zero, update)

@@ -1,4 +1,4 @@
-"""The `cpu` backend: the compiled pass of csrc/cpu, one call for all layers of a group."""
+"""The `cpu` backend: the compiled pass of csrc/cpu. One call reads all layers of a group."""
 
 from __future__ import annotations
 
@@ -21,5 +21,5 @@ def refusal(device: torch.device) -> str | None:
 def run(
     plan: Plan, group: Group, cur: Sequence[Tensor], out: Tensor, rwc: Tensor, cursor: Tensor, update: bool
 ) -> None:
-    """Fill the group's columns of row `cursor` of out [R, K, M] and of rwc [M]; with `update`, prev <- cur."""
+    """Fill the group's columns in row `cursor` of out [R, K, L], and in rwc [L]; with `update`, prev <- cur."""
     torch.ops.weightscale_fast.layer_sums.default(*group.tables, out, rwc, cursor, update)

@@ -1,4 +1,4 @@
-"""The `cuda` backend: the compiled pass of csrc/cuda, for NVIDIA GPUs where Triton is missing."""
+"""The `cuda` backend: the compiled pass of csrc/cuda, for NVIDIA GPUs without Triton."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ def refusal(device: torch.device) -> str | None:
 
 
 def built() -> bool:
-    """Whether the loaded extension holds the CUDA pass; that needs no GPU."""
+    """Whether the loaded extension contains the CUDA pass. The check needs no GPU."""
     return torch._C._dispatch_has_kernel_for_dispatch_key("weightscale_fast::layer_sums_cuda", "CUDA")
 
 
 def run(
     plan: Plan, group: Group, cur: Sequence[Tensor], out: Tensor, rwc: Tensor, cursor: Tensor, update: bool
 ) -> None:
-    """Fill the group's columns of row `cursor` of out [R, K, M] and of rwc [M]; with `update`, prev <- cur."""
+    """Fill the group's columns in row `cursor` of out [R, K, L], and in rwc [L]; with `update`, prev <- cur."""
     stream = torch.cuda.current_stream(group.device).cuda_stream
     torch.ops.weightscale_fast.layer_sums_cuda.default(
         *group.tables, out, rwc, cursor, update, group.most_chunks, stream

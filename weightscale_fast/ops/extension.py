@@ -1,4 +1,4 @@
-"""The compiled extension: one file for the CPU and CUDA passes, loaded when it is first needed."""
+"""The compiled extension: one file with the CPU pass and the CUDA pass, loaded on first use."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from pathlib import Path
 
 import torch
 
-from . import register as register  # the schemas must stand before the extension implements them
+from . import register as register  # the schemas must be defined before the extension implements them
 
 
 @functools.cache
 def load_error() -> str | None:
-    """Load the extension, once; None, or why it is not here."""
+    """Load the extension once. Return None, or the reason why it is not available."""
     package = Path(__file__).parents[1]
     found = sorted(package.glob("_C*.so"))
     if not found:

@@ -1,7 +1,7 @@
-"""The plan: tables of addresses, built once, that let one call read every layer where it lies.
+"""The plan: tables of addresses, built once. With them one call reads every layer in place.
 
 Letters, the same in Python, C++ and CUDA (csrc/plan.h):
-    C  chunks, L  layers of a group (one device, one dtype), M  layers of the whole model, K  sums per layer.
+    L  layers of the model, G  layers of a group (one device, one dtype), C  chunks of a group, K  sums per layer.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from torch import Tensor
 from ..graph_capture import is_capturing
 
 MAX_SUMS = 4  # delta_l1, prev_l1, moved, ratio_sum: the rows of every [K, ...] tensor, in this order
-CHUNK = 16 * 1024  # weights: small enough to share out, long enough to stream
+CHUNK = 16 * 1024  # weights: small enough to balance threads, long enough to stream
 
 
 class Upload(NamedTuple):
-    """A copy of tables to a GPU, and the event that ends it."""
+    """A copy of tables to a GPU, and the event that marks its end."""
 
     device: torch.device
     done: torch.cuda.Event
@@ -29,15 +29,15 @@ class Upload(NamedTuple):
 
 @dataclass(frozen=True)
 class Group:
-    """The layers of one device and dtype that the fused pass reads in place."""
+    """The layers with one device and one dtype. The fused pass reads them in place."""
 
-    layers: list[int]  # [L] their numbers among the M layers
-    prev: Tensor  # 1-D, the whole storage that holds the first layer's previous weights
+    layers: list[int]  # [G] their indices among the L layers
+    prev: Tensor  # 1-D: the whole storage that contains the first layer's previous weights
     chunks: Tensor  # [3, C] int64: address of the current weights, bytes from `prev` to the previous ones, length
-    layer_start: Tensor  # [L + 1] int64: the first chunk of each layer
-    layer_row: Tensor  # [L] int64: `layers` as a tensor
+    layer_start: Tensor  # [G + 1] int64: the first chunk of each layer
+    layer_row: Tensor  # [G] int64: `layers` as a tensor
     partial: Tensor  # [K, C] float64: scratch
-    most_chunks: int  # of any of the layers
+    most_chunks: int  # of one layer
 
     @property
     def device(self) -> torch.device:
@@ -51,21 +51,21 @@ class Group:
 
 @dataclass(frozen=True)
 class Plan:
-    """How to read M layers' current and previous weights."""
+    """How to read the current and the previous weights of L layers."""
 
-    prev: list[Tensor]  # [M] the previous weights in the layers' own shapes
+    prev: list[Tensor]  # [L] the previous weights in the layers' own shapes
     groups: list[Group]
-    strided: list[int]  # layers whose memory is not one dense block, or not in one order: the reference reads them
-    device: torch.device  # where the sums go: that of the first layer
-    numel: Tensor  # [M] int64, on that device
-    zero: Tensor  # [1] int64, on that device: the cursor of an `out` of one row
-    uploads: list[Upload]  # one for each GPU: the copy of the tables to it, which the host did not wait for
+    strided: list[int]  # layers that are not dense, or whose two memory orders differ: ops/reference.py reads them
+    device: torch.device  # of the sums: the device of the first layer
+    numel: Tensor  # [L] int64, on that device
+    zero: Tensor  # [1] int64, on that device: the cursor for an `out` with one row
+    uploads: list[Upload]  # the copies of tables to GPUs that may still be running
 
     def await_tables(self) -> None:
-        """Make the current stream of each GPU wait until the tables are there. The host does not wait.
+        """Make the current stream of each GPU wait for its tables. The host does not wait.
 
-        A stream that captures a CUDA graph cannot wait for what was begun outside of the graph. It need not: the begin
-        of a capture synchronizes the device.
+        A stream that captures a CUDA graph cannot wait for work outside the graph. It need not wait: the start of a
+        capture synchronizes the device.
         """
         if self.uploads and not is_capturing(self.uploads[0].device):
             for upload in self.uploads:
@@ -74,7 +74,7 @@ class Plan:
                 self.uploads.clear()
 
     def retire(self) -> None:
-        """Say that the current streams may still read the tables, which are about to be dropped."""
+        """Keep the tables' memory until the current streams have read it. Call this before the plan is dropped."""
         for group in self.groups:
             if group.device.type == "cuda" and not is_capturing(group.device):
                 for table in (group.chunks, group.partial):
@@ -82,7 +82,7 @@ class Plan:
 
 
 def build_plan(cur: Sequence[Tensor], prev: Sequence[Tensor]) -> Plan:
-    """Lay out the pass over `cur` [M] and `prev` [M], equal in shape, dtype and device."""
+    """Build the plan of a pass over `cur` [L] and `prev` [L]. Both have the same shapes, dtypes and devices."""
     members: dict[tuple[torch.device, torch.dtype], list[int]] = {}
     strided = []
     for i, (w, p) in enumerate(zip(cur, prev, strict=True)):
@@ -105,10 +105,10 @@ def build_plan(cur: Sequence[Tensor], prev: Sequence[Tensor]) -> Plan:
 
 
 def upload_tables(arrays: Sequence[np.ndarray], device: torch.device, uploads: list[Upload]) -> list[Tensor]:
-    """The arrays as int64 tensors on `device`: views of one flat tensor, so that one copy brings them all.
+    """Copy the arrays to `device` as int64 tensors. They are views of one flat tensor, so there is only one copy.
 
-    Each starts at a multiple of 16 bytes: Triton compiles a kernel anew for an address that is none.
-    The copy to a GPU goes through pinned memory, and the host does not wait for it; it is added to `uploads`.
+    Each view starts at a multiple of 16 bytes, because Triton compiles a second kernel for other addresses.
+    The copy to a GPU uses pinned memory, and the host does not wait for it. It is added to `uploads`.
     """
     flat = np.zeros(sum(array.size + array.size % 2 for array in arrays), dtype=np.int64)
     parts, end = [], 0
@@ -129,9 +129,9 @@ def _build_group(layers: list[int], cur: Sequence[Tensor], prev: Sequence[Tensor
     first = prev[layers[0]]
     base = first.new_empty(0).set_(first.untyped_storage())
     numel = np.array([cur[i].numel() for i in layers])
-    chunks_of = -(-numel // CHUNK)  # [L], none for an empty layer
+    chunks_of = -(-numel // CHUNK)  # [G], 0 for an empty layer
     layer_start = np.concatenate([[0], np.cumsum(chunks_of)])
-    within = np.arange(layer_start[-1]) - np.repeat(layer_start[:-1], chunks_of)  # [C] number of the chunk in its layer
+    within = np.arange(layer_start[-1]) - np.repeat(layer_start[:-1], chunks_of)  # [C] index of the chunk in its layer
     start = within * CHUNK
     cur_address = np.array([cur[i].data_ptr() for i in layers])
     prev_offset = np.array([prev[i].data_ptr() for i in layers]) - base.data_ptr()
@@ -155,12 +155,12 @@ def _build_group(layers: list[int], cur: Sequence[Tensor], prev: Sequence[Tensor
 
 
 def sum_dtype(device: torch.device) -> torch.dtype:
-    """float64, but on MPS, which has none."""
+    """The dtype of the sums: float64, but float32 on MPS, which has no float64."""
     return torch.float32 if device.type == "mps" else torch.float64
 
 
 def is_dense(weights: Tensor) -> bool:
-    """Whether the weights fill one block of memory, each address once, in whatever order (channels_last too).
+    """Whether the weights fill one block of memory, each address once, in any order (channels_last too).
 
     Example:
         >>> is_dense(torch.empty(2, 3, 4, 5).to(memory_format=torch.channels_last))
@@ -177,5 +177,5 @@ def is_dense(weights: Tensor) -> bool:
 
 
 def same_order(a: Tensor, b: Tensor) -> bool:
-    """Whether two tensors of one shape lay their elements out in the same order."""
+    """Whether two tensors of the same shape store their elements in the same order."""
     return all(size == 1 or x == y for size, x, y in zip(a.shape, a.stride(), b.stride(), strict=True))

@@ -1,6 +1,6 @@
-"""The `torch` backend: the definition of the sums in plain PyTorch, for every device and memory layout.
+"""The `torch` backend: the sums in plain PyTorch, for every device and memory layout. It defines what they are.
 
-Letters: M layers of the model, K sums per layer, R rows of out.
+Letters: L layers of the model, K sums per layer, R rows of `out`.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from .plan import Group, Plan
 
 
 def refusal(device: torch.device) -> str | None:
-    """Why this backend cannot serve the device: it always can."""
+    """None: this backend can serve every device."""
     return None
 
 
 def run(
     plan: Plan, group: Group, cur: Sequence[Tensor], out: Tensor, rwc: Tensor, cursor: Tensor, update: bool
 ) -> None:
-    """Fill the group's columns of row `cursor` of out [R, K, M] and of rwc [M]; with `update`, prev <- cur."""
+    """Fill the group's columns in row `cursor` of out [R, K, L], and in rwc [L]; with `update`, prev <- cur."""
     run_layers(group.layers, cur, plan.prev, out, cursor, update)
     if len(rwc):
         ratio = ratio_of_row(out, cursor, plan.numel)
@@ -33,29 +33,29 @@ def run(
 def run_layers(
     layers: Sequence[int], cur: Sequence[Tensor], prev: Sequence[Tensor], out: Tensor, cursor: Tensor, update: bool
 ) -> None:
-    """Fill the columns `layers` of row `cursor` of out [R, K, M], one layer after the other; cur [M], prev [M]."""
+    """Fill the columns `layers` in row `cursor` of out [R, K, L], one layer at a time. cur [L], prev [L]."""
     row = cursor % out.shape[0]
     for i in layers:
-        sums = layer_sums(cur[i], prev[i], with_ratio=out.shape[1] == 4, dtype=out.dtype)
+        sums = one_layer_sums(cur[i], prev[i], with_ratio=out.shape[1] == 4, dtype=out.dtype)
         out[:, :, i].index_copy_(0, row, sums[None].to(out.device))
         if update:
             prev[i].copy_(cur[i])
 
 
 def ratio_of_row(out: Tensor, cursor: Tensor, numel: Tensor) -> Tensor:
-    """[M] float32: the RWC of every layer from row `cursor` of out [R, K, M], where `numel` [M] are the layers' sizes.
+    """The RWC of every layer, [L] float32, from row `cursor` of out [R, K, L] and the layers' sizes `numel` [L].
 
-    norm_ratio where K is 3, mean_ratio where K is 4.
+    It is norm_ratio if K is 3, and mean_ratio if K is 4.
     """
     sums = out.index_select(0, cursor % out.shape[0])[0]
     return (mean_ratio(sums[3], numel) if len(sums) == 4 else norm_ratio(sums[0], sums[1])).float()
 
 
-def layer_sums(w: Tensor, p: Tensor, *, with_ratio: bool, dtype: torch.dtype = torch.float64) -> Tensor:
-    """[K] delta_l1, prev_l1, moved (, ratio_sum) of one layer's weights `w` and previous weights `p`.
+def one_layer_sums(w: Tensor, p: Tensor, *, with_ratio: bool, dtype: torch.dtype = torch.float64) -> Tensor:
+    """The sums [K] of one layer with weights `w` and previous weights `p`: delta_l1, prev_l1, moved and ratio_sum.
 
-    16-bit weights become float32 before the subtraction, and every sum is taken in `dtype`. Never `norm(p=1)`: on the
-    CPU it adds float32 to float32 and loses whole per cents on large tensors.
+    16-bit weights become float32 before the subtraction, and every sum is taken in `dtype`. `norm(p=1)` would be wrong:
+    on the CPU it accumulates in float32, which costs whole per cents on large tensors.
     """
     w, p = w.detach(), p.detach()
     wide = torch.promote_types(w.dtype, torch.float32)

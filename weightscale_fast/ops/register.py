@@ -1,7 +1,7 @@
-"""The contract of the compiled passes: their schemas and what they say of shapes. csrc and triton.py implement them.
+"""The schemas of the compiled passes, and fake implementations that check shapes. csrc and triton.py implement them.
 
-Letters: C chunks, L layers of a group, M layers of the model, K sums per layer (3, or 4 with the ratios), R rows of
-out.
+Letters: L layers of the model, G layers of a group, C chunks, K sums per layer (3, or 4 with ratio_sum), R rows of
+`out`.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-# The current weights come as addresses in `chunks`; prev, partial, row `cursor` modulo R of out, and rwc are written.
-# rwc is [M]: norm_ratio where K is 3, mean_ratio where K is 4 (ratios). It is [0] where only the sums are asked for.
-# The cursor stays on the device, so that a CUDA graph that is replayed fills row after row.
+# `chunks` contains the addresses of the current weights. The pass writes prev, partial, rwc, and row `cursor` modulo R
+# of out. rwc is [L]: norm_ratio if K is 3, mean_ratio if K is 4. It is [0] if only the sums are wanted.
+# The cursor is on the device, so that each replay of a CUDA graph fills the next row.
 _TABLES = "Tensor chunks, Tensor layer_start, Tensor layer_row, Tensor(a!) prev, Tensor(b!) partial"
 _ARGUMENTS = f"{_TABLES}, Tensor(c!) out, Tensor(d!) rwc, Tensor cursor, bool update"
 library = torch.library.Library("weightscale_fast", "FRAGMENT")  # type: ignore[no-untyped-call]
@@ -22,21 +22,21 @@ library.define(f"layer_sums_cuda({_ARGUMENTS}, int most_chunks, int stream) -> (
 
 def _layer_sums_fake(
     chunks: Tensor,  # [3, C]
-    layer_start: Tensor,  # [L + 1]
-    layer_row: Tensor,  # [L]
+    layer_start: Tensor,  # [G + 1]
+    layer_row: Tensor,  # [G]
     prev: Tensor,  # any shape
     partial: Tensor,  # [>= K, C]
-    out: Tensor,  # [R, K, M]
-    rwc: Tensor,  # [M] or [0]
+    out: Tensor,  # [R, K, L]
+    rwc: Tensor,  # [L] or [0]
     cursor: Tensor,  # [1]
     update: bool,
     *launch: int,
 ) -> None:
     torch._check(chunks.size(0) == 3 and chunks.size(1) == partial.size(1), lambda: "chunks must be [3, C]")
-    torch._check(layer_start.size(0) == layer_row.size(0) + 1, lambda: "layer_start must be [L + 1]")
-    torch._check(out.dim() == 3 and out.size(1) in (3, 4), lambda: "out must be [R, K, M], K 3 or 4")
+    torch._check(layer_start.size(0) == layer_row.size(0) + 1, lambda: "layer_start must be [G + 1]")
+    torch._check(out.dim() == 3 and out.size(1) in (3, 4), lambda: "out must be [R, K, L], K 3 or 4")
     torch._check(partial.size(0) >= out.size(1), lambda: "partial must be [K, C]")
-    torch._check(rwc.size(0) in (0, out.size(2)), lambda: "rwc must be [M], or [0] for none")
+    torch._check(rwc.size(0) in (0, out.size(2)), lambda: "rwc must be [L], or [0] for none")
 
 
 for _name in ("layer_sums", "layer_sums_triton", "layer_sums_cuda"):

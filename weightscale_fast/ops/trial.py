@@ -1,4 +1,4 @@
-"""A trial of a GPU backend on one weight: what is installed may still not work."""
+"""A trial run of a GPU backend on one weight, because a backend that is installed may still not work."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from .plan import build_plan, sum_dtype
 
 
 def trial_error(run: Callable[..., None], device: torch.device) -> str | None:
-    """Run a backend once on `device`; None, or what it raised. A launch that fails does so at once, without a wait."""
+    """Run a backend once on `device`. Return None, or its error. A failed launch raises at once, without a wait."""
     try:
         run_once(run, device)
-    except Exception as error:  # whatever a compiler or a driver may raise
+    except Exception as error:  # a compiler or a driver may raise anything
         return f"a trial of its kernels failed: {error!r}"
     return None
 
@@ -30,7 +30,7 @@ def run_once(
 ) -> None:
     """Run a backend on one weight, so that the kernels for these arguments are compiled and loaded.
 
-    A CUDA graph cannot hold the first launch of a kernel, and a training step should not wait for it.
+    A CUDA graph cannot capture the first launch of a kernel, and a training step should not wait for it.
     """
     weights = [torch.zeros(1, 1, dtype=dtype, device=device)]
     plan = build_plan(weights, [torch.zeros(1, 1, dtype=dtype, device=device)])

@@ -1,6 +1,6 @@
-"""The `triton` backend: the fused pass on a GPU, two kernel launches a group, however many layers there are.
+"""The `triton` backend: the fused pass on a GPU, with two kernel launches per group for any number of layers.
 
-Letters: C chunks, L layers of a group, M layers of the model, K sums per layer.
+Letters: L layers of the model, G layers of a group, C chunks, K sums per layer, R rows of `out`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def refusal(device: torch.device) -> str | None:
     """Why this backend cannot serve the device, or None if it can."""
     try:
         found = importlib.util.find_spec("triton")
-    except ValueError:  # taken out of sys.modules
+    except ValueError:  # somebody set sys.modules['triton'] to None
         found = None
     if found is None:
         return "Triton is not installed"
@@ -37,7 +37,7 @@ def refusal(device: torch.device) -> str | None:
 def run(
     plan: Plan, group: Group, cur: Sequence[Tensor], out: Tensor, rwc: Tensor, cursor: Tensor, update: bool
 ) -> None:
-    """Fill the group's columns of row `cursor` of out [R, K, M] and of rwc [M]; with `update`, prev <- cur."""
+    """Fill the group's columns in row `cursor` of out [R, K, L], and in rwc [L]; with `update`, prev <- cur."""
     torch.ops.weightscale_fast.layer_sums_triton.default(*group.tables, out, rwc, cursor, update, group.most_chunks)
 
 
@@ -53,19 +53,19 @@ def architecture(device: torch.device) -> str:
 
 def _layer_sums(
     chunks: Tensor,  # [3, C]
-    layer_start: Tensor,  # [L + 1]
-    layer_row: Tensor,  # [L]
+    layer_start: Tensor,  # [G + 1]
+    layer_row: Tensor,  # [G]
     prev: Tensor,  # any shape
     partial: Tensor,  # [>= K, C]
-    out: Tensor,  # [R, K, M]
-    rwc: Tensor,  # [M] or [0]
+    out: Tensor,  # [R, K, L]
+    rwc: Tensor,  # [L] or [0]
     cursor: Tensor,  # [1]
     update: bool,
     most_chunks: int,
 ) -> None:
     from .triton_kernels import chunk_sums_kernel, layer_sums_kernel
 
-    (R, K, M), C, L = out.shape, chunks.shape[1], len(layer_row)
+    (R, K, L), C, G = out.shape, chunks.shape[1], len(layer_row)
     name, size, with_ratio = architecture(prev.device), prev.element_size(), K == 4
     stage_2 = stage_2_launch(name, most_chunks)
     with torch.accelerator.device_index(prev.device.index):
@@ -81,7 +81,7 @@ def _layer_sums(
                 WITH_RATIO=with_ratio,
                 **stage_1_options(name, size, with_ratio),
             )
-        layer_sums_kernel[(L, K + 1 if len(rwc) else K)](
+        layer_sums_kernel[(G, K + 1 if len(rwc) else K)](
             partial,
             chunks,
             layer_start,
@@ -90,7 +90,7 @@ def _layer_sums(
             rwc,
             cursor,
             C,
-            M,
+            L,
             R,
             K=K,
             BLOCK=stage_2.block,

@@ -1,11 +1,13 @@
-"""The Triton kernels of the pass. Stage 1: a program a chunk. Stage 2: a program a sum of a layer, and one its RWC.
+"""The Triton kernels of the pass.
 
-Letters: C chunks, L layers of a group, M layers of the model, K sums per layer (3, or 4 with the ratios), R rows of
-out.
+Stage 1 has one program per chunk. Stage 2 has one program per sum of a layer, and one more for the layer's RWC.
 
-Sums: lanes of float32 (float64 for float64 weights) that add one value for every BLOCK of the chunk, then a tree over
-the lanes, then float64. The order is fixed by the plan, there are no atomics: the same weights give the same bits.
-Bytes for n weights of s bytes each: reads 2 n s, writes n s.
+Letters: L layers of the model, G layers of a group, C chunks, K sums per layer (3, or 4 with ratio_sum), R rows of
+`out`.
+
+Each lane adds one value per BLOCK of the chunk, in float32 (in float64 for float64 weights). A tree adds the lanes, and
+the rest is float64. The plan fixes the order and there are no atomics, so the same weights give the same bits.
+For n weights of s bytes each, the kernels read 2 n s bytes and write n s bytes.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ import triton.language as tl
 
 @triton.jit
 def _pair_sums(stored, before, keep, WITH_RATIO: tl.constexpr):
-    """What one weight each adds to the sums, in float32 or float64; 0 where `keep` is false."""
+    """What each weight adds to the four sums, in float32 or float64. It is 0 where `keep` is false."""
     if stored.dtype == tl.float64:
         w, p = stored, before
     else:
@@ -32,7 +34,7 @@ def _pair_sums(stored, before, keep, WITH_RATIO: tl.constexpr):
 
 @triton.jit
 def _span_sums(cur, prev, begin, end, WIDTH: tl.constexpr, UPDATE: tl.constexpr, WITH_RATIO: tl.constexpr):
-    """The sums over the at most WIDTH weights from `begin` to `end`, as scalars; prev <- cur."""
+    """The sums, as scalars, over the weights from `begin` to `end`, at most WIDTH of them; prev <- cur."""
     offset = begin + tl.arange(0, WIDTH)
     keep = offset < end
     stored = tl.load(cur + offset, mask=keep, other=0.0)
@@ -62,8 +64,8 @@ def chunk_sums_kernel(
     sum_dtype = tl.float64 if SIZE == 8 else tl.float32
     VECTOR: tl.constexpr = 16 // SIZE  # weights in a 16-byte load
 
-    # The head goes apart, so that both streams are 16-byte aligned behind it; where they cannot be, everything is read
-    # weight by weight.
+    # The head is read separately, so that both streams are 16-byte aligned after it. If both cannot be aligned, all the
+    # weights are read one by one.
     in_phase = (cur_address - prev_address) % 16 == 0
     head = tl.minimum(((16 - cur_address % 16) % 16 // SIZE).to(tl.int32), n)
     cur = cur_address.to(element)
@@ -121,17 +123,17 @@ def chunk_sums_kernel(
         tl.store(partial + 3 * stride, tl.sum(ratio_lanes).to(tl.float64) + ratio_sum.to(tl.float64))
 
 
-@triton.jit(do_not_specialize=["C", "M", "R"])
+@triton.jit(do_not_specialize=["C", "L", "R"])
 def layer_sums_kernel(
     partial_ptr,  # [>= K, C] float64
     chunks_ptr,  # [3, C] int64
-    layer_start_ptr,  # [L + 1] int64
-    layer_row_ptr,  # [L] int64
-    out_ptr,  # [R, K, M] float64
-    rwc_ptr,  # [M] float32, or nothing where the grid has no program for it
+    layer_start_ptr,  # [G + 1] int64
+    layer_row_ptr,  # [G] int64
+    out_ptr,  # [R, K, L] float64
+    rwc_ptr,  # [L] float32, or empty if the grid has no program for it
     cursor_ptr,  # [1] int64
     C,
-    M,
+    L,
     R,
     K: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -147,9 +149,9 @@ def layer_sums_kernel(
         for start in range(begin, end, BLOCK):
             chunk = start + tl.arange(0, BLOCK)
             lanes += tl.load(partial_ptr + k * stride + chunk, mask=chunk < end, other=0.0)
-        tl.store(out_ptr + (tl.load(cursor_ptr) % R * K + k) * M + column, tl.sum(lanes))
+        tl.store(out_ptr + (tl.load(cursor_ptr) % R * K + k) * L + column, tl.sum(lanes))
     else:
-        # The ratio has a program of its own, which waits for nobody: it adds its two sums again, in the same order.
+        # The ratio has its own program. It adds its two sums again, in the same order, and so waits for no other.
         other = tl.zeros([BLOCK], tl.float64)
         for start in range(begin, end, BLOCK):
             chunk = start + tl.arange(0, BLOCK)
