@@ -1,4 +1,4 @@
-"""Code that torch.compile must run as it stands: it reads weights by their addresses, which no graph can know about."""
+"""Keep torch.compile out of code that reads weights by their addresses, which a compiled graph cannot follow."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ T = TypeVar("T")
 
 
 def always_eager(function: Callable[P, T]) -> Callable[P, T]:
-    """The function behind `torch.compiler.disable`: a graph ends before it and goes on after it.
+    """Run the function under `torch.compiler.disable`: a compiled graph ends before it and resumes after it.
 
-    The decorator of PyTorch loads the compiler at once; this one leaves it alone until somebody else has loaded it.
+    PyTorch's own decorator imports the compiler at once. This one waits until something else has imported it.
     """
     disabled: list[Callable[P, T]] = []
 

@@ -1,4 +1,4 @@
-"""Optional packages, imported where they are used, with the install line when they are not there."""
+"""Optional packages. They are imported where they are used; if one is missing, the error has its install command."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from .errors import WeightScaleError
 
 
 def import_extra(module: str, extra: str) -> Any:
-    """The module `module`, which `pip install 'weightscale_fast[<extra>]'` brings.
+    """Import the module, which `pip install 'weightscale_fast[<extra>]'` installs.
 
     Raises:
         WeightScaleError: it is not installed.

@@ -23,12 +23,12 @@ Previous = Snapshot | nn.Module | Mapping[str, Tensor]
 
 
 class LayerSums(NamedTuple):
-    """What the pass adds up, each [L] float64 on the model's device. Sums of parts add up to the sums of the whole."""
+    """The sums of the pass, each [L] float64 on the model's device. The sums of a layer's parts add up to its own."""
 
     delta_l1: Tensor  # sum |w - prev|
     prev_l1: Tensor  # sum |prev|
-    moved: Tensor  # count of w != prev
-    ratio_sum: Tensor | None  # sum |w - prev| / |prev|, where asked for
+    moved: Tensor  # number of weights with w != prev
+    ratio_sum: Tensor | None  # sum |w - prev| / |prev|; None unless it was requested
 
 
 @always_eager
@@ -40,25 +40,26 @@ def fast_rwc(
     definition: str = "norm_ratio",
     backend: str | None = None,
 ) -> Tensor:
-    """Relative weight change of every layer since `prev`, and `prev` <- the current weights in the same pass.
+    """Compute the relative weight change of every layer since `prev`. The same pass copies the weights into `prev`.
 
-    RWC_l = ||w - prev||_1 / ||prev||_1 (WeightScale, Eq. 1), from the weights as they are stored.
+    RWC_l = ||w - prev||_1 / ||prev||_1 (WeightScale, Eq. 1). The weights are read as they are stored.
 
     Args:
         model: the network, after `optimizer.step()`.
-        prev: a `Snapshot`; or a module, a `state_dict` or a dict of clones with the model's names, of which the weights
-            of more than one dimension are read, and refreshed in place when `update`.
-        update: False leaves `prev` as it is, for the change over several steps.
-        definition: `"norm_ratio"`, or `"mean_ratio"` for the mean of |w - prev| / |prev| that the authors' code
-            computed (dominated by weights near zero).
-        backend: `"cpu"` or `"torch"`; by default `WEIGHTSCALE_FAST_BACKEND`, else the fastest that works here.
+        prev: a `Snapshot`; or a module, a `state_dict` or a dict of clones with the model's names. Of the latter three,
+            the weights of more than one dimension are read, and overwritten in place when `update` is True.
+        update: False leaves `prev` as it is, to measure the change over several steps.
+        definition: `"norm_ratio"`; or `"mean_ratio"`, the mean of |w - prev| / |prev| that the authors' code computed.
+            Weights near zero dominate it.
+        backend: `"cpu"` (compiled C++), `"triton"` or `"cuda"` (GPUs), or `"torch"` (plain PyTorch, any device). By
+            default the one that the variable `WEIGHTSCALE_FAST_BACKEND` names, else the fastest that works here.
 
     Returns:
-        [L] float32 on the model's device, in the order of `Snapshot.names`. The host does not wait for the device, and
-        there is no autograd graph.
+        [L] float32 on the model's device, in the order of `Snapshot.names`. The host does not wait for the device.
+        There is no autograd graph.
 
     Raises:
-        TypeError, ValueError: `prev` is not of this model; each message names the layer and what to do.
+        TypeError, ValueError: `prev` does not fit this model. The message names the layer and says what to do.
         WeightScaleError: the model lost a layer, or the named backend does not work here.
 
     Example:
@@ -86,7 +87,7 @@ def layer_sums(
     ratio_sum: bool = False,
     backend: str | None = None,
 ) -> LayerSums:
-    """The raw sums behind `fast_rwc`, whose arguments these are; `ratio_sum=True` adds the fourth.
+    """Compute the sums behind `fast_rwc`, with the same arguments. `ratio_sum=True` adds the fourth sum.
 
     Example:
         >>> model = nn.Linear(2, 2, bias=False)
@@ -104,7 +105,7 @@ def layer_sums(
 def _run(
     plan: Plan, cur: list[Tensor], sums: int, update: bool, backend: str | None, rwc: Tensor | None = None
 ) -> Tensor:
-    """[K, L] float64 sums, K 3 or 4; rwc [L], where it is given, gets the ratios."""
+    """Return [K, L] float64 sums, with K 3 or 4, and write the ratios to `rwc` [L] if it is given."""
     if is_capturing(plan.device):
         keep_for_replays(plan)
     out = torch.empty(1, sums, len(cur), dtype=sum_dtype(plan.device), device=plan.device)
@@ -142,12 +143,12 @@ def _plan_for(model: nn.Module, prev: Previous) -> tuple[Plan, list[Tensor]]:
 
 
 def _inner_name(name: str, known: Mapping[str, Tensor]) -> str:
-    """The name without what the wrappers of torch.compile and of data parallelism put before it in a `state_dict`."""
+    """Remove the prefixes that torch.compile and data parallelism put before a name in a `state_dict`."""
     inner = name.removeprefix("_orig_mod.").removeprefix("module.").removeprefix("_orig_mod.")
     return name if name in known else inner
 
 
 def _tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Every parameter and buffer by every name it has, as in a `state_dict` or more."""
+    """All parameters and buffers, each under every name that it has."""
     module = unwrap(model)
     return dict(module.named_parameters(remove_duplicate=False)) | dict(module.named_buffers(remove_duplicate=False))

@@ -1,1 +1,1 @@
-"""A model's layers: which weights count, where they lie now, and a copy of them."""
+"""A model's layers: which weights are layers, where they are now, and a copy of them."""

@@ -1,4 +1,4 @@
-"""DTensors: what of a weight that is spread over processes lies in this one. Nothing here communicates."""
+"""DTensors: find the local shard of a distributed weight. Nothing here communicates."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from torch import Tensor
 
 def is_dtensor(weights: Tensor) -> bool:
     """Whether the weights are a DTensor, as FSDP2 and tensor parallelism make them."""
-    module = sys.modules.get("torch.distributed.tensor")  # whoever made one has imported it; we do not
+    module = sys.modules.get("torch.distributed.tensor")  # imported already if a DTensor exists
     return module is not None and isinstance(weights, module.DTensor)
 
 
 def local_part(name: str, weights: Tensor) -> Tensor:
-    """The part of a DTensor that lies in this process, which may be empty; other weights as they are.
+    """The local shard of a DTensor, which may be empty. Other weights are returned as they are.
 
     Raises:
-        TypeError: the DTensor is a sum that is not added up yet, so that no process has its weights.
+        TypeError: the DTensor is a pending partial sum, so no process has its weights.
     """
     if not is_dtensor(weights):
         return weights.detach()
@@ -31,9 +31,9 @@ def local_part(name: str, weights: Tensor) -> Tensor:
 
 
 def shard_position(weights: Tensor) -> tuple[int, ...] | None:
-    """Which part of the whole this process has: its place on the mesh, along the dimensions that cut the weights.
+    """The coordinates of this process along the mesh dimensions that shard the weights.
 
-    Equal positions hold equal weights. None where the process has no place on the mesh, and thus no weights.
+    Processes with equal positions have equal weights. None if this process is not in the mesh and has no weights.
     """
     if not is_dtensor(weights):
         return ()
@@ -45,7 +45,7 @@ def shard_position(weights: Tensor) -> tuple[int, ...] | None:
 
 
 def placements(weights: Tensor) -> str:
-    """How the weights are spread, in words to compare and to show."""
+    """The placements as text, to compare and to show."""
     if not is_dtensor(weights):
         return "whole"
     return ", ".join(map(str, weights.placements))  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""What a layer is: its kind, from the modules' types and shapes, and from timm's names where they say more."""
+"""The kind of a layer, from the types and shapes of its modules, and from timm's names where they say more."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ _PROJECTION = re.compile(
     r"w?(qkv|kv|[qkvo])|(qkv|kv|[qkvo]|in|out|c)_proj|proj|query|key|value|query_key_value|dense|c_attn|to_(qkv|kv|[qkv]|out)",
     re.IGNORECASE,
 )
-_SQUEEZE_EXCITE = re.compile(r"SqueezeExcit|^(Effective)?SE(Module|Layer|Block)?$")  # a class
-_LEARNED_INPUT = re.compile(r"(^|_)(embed|embedding|token)s?$")  # a parameter of no module of its own
+_SQUEEZE_EXCITE = re.compile(r"SqueezeExcit|^(Effective)?SE(Module|Layer|Block)?$")  # a class name
+_LEARNED_INPUT = re.compile(r"(^|_)(embed|embedding|token)s?$")  # a parameter without its own module
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
 def layer_kind(model: nn.Module, name: str) -> str:
-    """What the layer called `name` is, by its modules and its shape, and by timm's names where they say more.
+    """Return the kind of the layer `name`.
 
     - `attention`: a projection of an attention module (`qkv`, `q_proj`, `c_attn`, `proj`, ...; all of
       `nn.MultiheadAttention`)
     - `squeeze_excite`: inside a squeeze-and-excite module
-    - `depthwise`: a convolution with a group for each channel
-    - `pointwise_linear`: a 1x1 convolution that timm calls `conv_pwl`, the projection without an activation after it
-    - `pointwise`: any other 1x1 convolution but timm's `conv_head`, which is no primitive of a block and thus a `conv`
-    - `conv`: any other convolution, stems among them
-    - `embedding`: a table of vectors, learned positions and tokens among them
-    - `linear`: a matrix product, own modules that have a matrix `weight` and a `bias` of one of its sides among them
-    - `other`: what none of these rules knows
+    - `depthwise`: a convolution with one group per channel
+    - `pointwise_linear`: a 1x1 convolution that timm calls `conv_pwl`, a projection without an activation after it
+    - `pointwise`: any other 1x1 convolution, except timm's `conv_head`: it is not part of a block and counts as `conv`
+    - `conv`: any other convolution, including stems
+    - `embedding`: a table of vectors, including learned positions and tokens
+    - `linear`: a matrix product; also a custom module with a matrix `weight` and a `bias` as long as one of its sides
+    - `other`: anything else
 
-    Weights are not read, so the model may be on the meta device.
+    The weights are not read, so the model may be on the meta device.
 
     Raises:
         AttributeError: the model has no such module.
@@ -73,7 +73,7 @@ def _convolution_kind(owner: nn.modules.conv._ConvNd, called: str) -> str:
 
 
 def _is_matrix_product(owner: nn.Module, parameter: str) -> bool:
-    """Whether an unknown module looks like GPT-2's Conv1D: a matrix `weight`, and a `bias` of one of its sides."""
+    """Whether an unknown module is like GPT-2's Conv1D: a matrix `weight`, and a `bias` as long as one of its sides."""
     weight, bias = getattr(owner, "weight", None), getattr(owner, "bias", None)
     return (
         parameter == "weight"

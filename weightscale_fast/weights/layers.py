@@ -1,4 +1,4 @@
-"""Which weights are layers, and whether the pass can read them."""
+"""Select the weights that are layers, and check that the pass can read them."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ def unwrap(model: nn.Module) -> nn.Module:
 
 
 def select_layers(model: nn.Module, layers: LayerSelector = None, *, shards: bool = False) -> dict[str, nn.Parameter]:
-    """The parameters that count as layers, by name, in `named_parameters()` order.
+    """Select the parameters that are layers, by name, in the order of `named_parameters()`.
 
     Args:
-        model: any module; wrappers of `torch.compile` and data parallelism are looked through.
+        model: any module, also inside the wrappers of `torch.compile` and data parallelism.
         layers: None for the authors' rule, every parameter of more than one dimension (no biases, no norm scales); a
-            regular expression searched in the name; a predicate `(name, parameter) -> bool`; or `"all"`.
-        shards: the model is spread over processes: DTensors are welcome, and this process may have no layer at all.
+            regular expression that is searched in the name; a predicate `(name, parameter) -> bool`; or `"all"`.
+        shards: True if the model is distributed. DTensors are then allowed, and this process may have no layer.
 
-    Storage that two parameters share counts once, under its first name.
+    If two parameters share their storage, only the first name is a layer.
 
     Raises:
-        TypeError: `model` is no module, or a chosen weight is complex, integer, sparse or a tensor subclass.
-        ValueError: nothing matches, or a chosen weight has no data.
+        TypeError: `model` is not a module, or a selected weight is complex, integer, sparse or a tensor subclass.
+        ValueError: nothing matches, or a selected weight has no data.
 
     Example:
         >>> list(select_layers(nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2), nn.Linear(2, 1))))
@@ -70,7 +70,7 @@ def select_layers(model: nn.Module, layers: LayerSelector = None, *, shards: boo
 
 
 def no_layer(model: nn.Module, layers: LayerSelector) -> ValueError:
-    """The error that nothing in the model was chosen."""
+    """The error for a model in which nothing was selected."""
     names = [name for name, _ in unwrap(model).named_parameters()]
     found = f"its {len(names)} parameters are {listing(names)}" if names else "it has no parameters"
     return ValueError(
@@ -80,7 +80,7 @@ def no_layer(model: nn.Module, layers: LayerSelector) -> ValueError:
 
 
 def layer_predicate(layers: LayerSelector) -> Callable[[str, nn.Parameter], bool]:
-    """Whether a parameter of this name counts as a layer."""
+    """The predicate `(name, parameter) -> bool` for a selector."""
     if layers is None:
         return lambda name, parameter: parameter.dim() > 1
     if layers == "all":

@@ -1,4 +1,4 @@
-"""Where a model keeps its layers: found anew at every step, and seen when they have changed."""
+"""Find a model's layers at every step, and notice when they have changed."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ Fingerprint = tuple[list[int], list[int], list[torch.dtype]]
 
 
 def fingerprint(weights: list[Tensor]) -> Fingerprint:
-    """Address, size and dtype of each: a change of any is a change that a plan must follow or refuse."""
+    """Address, size and dtype of each weight. If one of them changes, the plan must be built again."""
     return list(map(Tensor.data_ptr, weights)), list(map(Tensor.numel, weights)), [w.dtype for w in weights]
 
 
 class LayerLookup:
-    """Finds the current parameters of named layers in a model, as cheaply as that can be done right.
+    """Finds the current parameters of named layers in a model.
 
-    A parameter, or a whole submodule, may be replaced between two steps; so each call follows every name through the
-    modules' own tables, which costs about 40 ns a layer.
+    A parameter or a whole submodule may be replaced between two steps. So each call follows every name through the
+    modules' own tables. That costs about 40 ns per layer.
     """
 
     def __init__(self, model: nn.Module, names: tuple[str, ...]) -> None:
         self.model = model
         self.names = names
-        self.places: Sequence[int] = range(len(names))  # of each name, its number among all layers that are recorded
+        self.places: Sequence[int] = range(len(names))  # the index of each name among all recorded layers
         self._walk()
 
     def __call__(self) -> tuple[list[Tensor], Fingerprint]:
-        """The parameters in the order of the names, and what of them a plan depends on.
+        """The parameters in the order of the names, and their fingerprint.
 
         Raises:
-            WeightScaleError: the model no longer has one of them.
+            WeightScaleError: the model has lost one of them.
         """
         try:
             found = self.parameters()
@@ -45,11 +45,11 @@ class LayerLookup:
             raise
 
     def requires_grad(self, start: int, end: int) -> list[bool]:
-        """Whether the parameters of the names `start` to `end` are trained, where they were found last."""
+        """Whether each parameter of names[start:end] is trained. Reads the parameters that were found last."""
         return [table[key].requires_grad for table, key in self._slots[start:end]]  # type: ignore[union-attr]
 
     def parameters(self) -> list[Tensor]:
-        """The parameters alone, unchecked: one may be missing, which a call says and this does not."""
+        """The parameters in the order of the names, unchecked: a removed parameter is None, or raises KeyError."""
         if [table.get(key) for table, key in self._edges] != self._children:
             self._walk()
         return [table[key] for table, key in self._slots]  # type: ignore[misc]

@@ -1,4 +1,4 @@
-"""master_weights: the float32 weights that an optimizer keeps beside a model's 16-bit ones, as a module to record."""
+"""master_weights: the float32 weights that an optimizer keeps for a 16-bit model, as a module that can be recorded."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ class MasterWeights(nn.Module):
 
     def __init__(self, model: nn.Module, find: Callable[[nn.Parameter], Tensor | None], layers: LayerSelector) -> None:
         super().__init__()
-        object.__setattr__(self, "model", unwrap(model))  # no submodule: its weights are not these
+        object.__setattr__(self, "model", unwrap(model))  # not a submodule, because its weights are not master weights
         self._find: Callable[[Any], Tensor | None] = find
         self._lookup = LayerLookup(model, tuple(select_layers(model, layers)))
-        self._slots: list[tuple[nn.Module, str]] = []  # of each layer, the module here that holds it, and its key there
+        self._slots: list[tuple[nn.Module, str]] = []  # for each layer, the module in here that has it, and its key
         for name in self._lookup.names:
             *path, key = name.split(".")
             holder: nn.Module = self
@@ -32,22 +32,22 @@ class MasterWeights(nn.Module):
                 holder = holder._modules[part]  # type: ignore[assignment]
             self._slots.append((holder, key))
         self._held: list[nn.Parameter] = []
-        self._trained: list[bool] = []  # whether each parameter of the model was, when they were held
+        self._trained: list[bool] = []  # whether each parameter of the model was trained at the last _hold
         self.refresh()
 
     def refresh(self) -> None:
-        """Find every master weight anew: loading an optimizer's state replaces them.
+        """Find all master weights again, because loading an optimizer's state replaces them.
 
-        A call at each step, and so the calls that a layer costs where nothing has changed are in C, but for `find`.
+        This runs at each step. If nothing has changed, all calls per layer are in C, except `find`.
 
         Raises:
-            WeightScaleError: a layer has none, or the model no longer has the layer.
+            WeightScaleError: a layer has no master weight, or the model has lost the layer.
         """
         try:
             parameters = self._lookup.parameters()
             found = list(map(Tensor.data_ptr, map(self._find, parameters)))  # type: ignore[arg-type]
             trained = [parameter.requires_grad for parameter in parameters]
-        except (KeyError, TypeError, AttributeError):  # something is missing: _hold says what
+        except (KeyError, TypeError, AttributeError):  # something is missing; _hold raises the error that says what
             self._hold()
             return
         if found != list(map(Tensor.data_ptr, self._held)) or trained != self._trained:
@@ -81,15 +81,16 @@ class MasterWeights(nn.Module):
 def master_weights(
     model: nn.Module, find: Callable[[nn.Parameter], Tensor | None], *, layers: LayerSelector = None
 ) -> MasterWeights:
-    """The float32 master weights of a model in 16 bits, as a module for `RWCMonitor`, `snapshot` or `fast_rwc`.
+    """The float32 master weights of a 16-bit model, as a module for `RWCMonitor`, `snapshot` or `fast_rwc`.
 
-    The 16-bit weights are the master weights rounded: most small updates do not show in them, all do in the master
-    weights. Nothing is copied, and an optimizer may replace them, as when its state is loaded. Under autocast, and with
-    FSDP2's `MixedPrecisionPolicy`, the model's own parameters are the master weights, and there is nothing to do.
+    The 16-bit weights are the rounded master weights. Most small updates are lost in the rounding; the master weights
+    have all of them. Nothing is copied. The optimizer may replace its master weights, for example when its state is
+    loaded. Under autocast, and with FSDP2's `MixedPrecisionPolicy`, the model's own parameters are the master weights,
+    and this function is not needed.
 
     Args:
-        model: the network in 16 bits.
-        find: gives a parameter's master weight.
+        model: the 16-bit network.
+        find: returns the master weight of a parameter.
         layers: which weights are layers, as for `snapshot`.
 
     Raises:
@@ -103,7 +104,7 @@ def master_weights(
         >>> [(name, weights.dtype) for name, weights in master_weights(model, masters.get).named_parameters()]
         [('weight', torch.float32)]
 
-    Where the optimizer itself keeps them, as Transformer Engine's FusedAdam does, `find` is
+    If the optimizer keeps them in its state, as Transformer Engine's FusedAdam does, `find` is
     `lambda p: optimizer.state[p]["master_param"]`.
     """
     return MasterWeights(model, find, layers)
