@@ -14,6 +14,7 @@ that this file itself works.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import platform
@@ -155,6 +156,12 @@ def check(
         sys.exit("gpu-check: not all went well:\n" + "\n".join(f"    {name}: {why}" for name, why in failed.items()))
 
 
+def free_name(out: Path, name: str) -> str:
+    """`name`.json, or with a number behind it where an earlier run has left its results."""
+    numbers = itertools.chain([""], (f"-{i}" for i in itertools.count(2)))
+    return next(f"{name}{number}.json" for number in numbers if not (out / f"{name}{number}.json").exists())
+
+
 def copy_tree(folder: Path) -> None:
     """What the parts need of this tree, to build in: the binary for one GPU must not stay here."""
     for name in SOURCES:
@@ -169,12 +176,22 @@ def main() -> None:
     """All of it, or the launch settings, or a dry run of either."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, help="folder for results and logs (bench/results; a dry run keeps none)")
-    parser.add_argument("--seconds", type=float, default=540.0, help="when these are over, the parts left are dropped")
+    parser.add_argument(
+        "--seconds", type=float, default=540.0, help="when these are over (540), what runs is stopped, the rest dropped"
+    )
     parser.add_argument("--tune", action="store_true", help="try the launch settings of the Triton kernels instead")
     parser.add_argument("--dry-run", action="store_true", help="measure tiny weights on the CPU instead")
     options = parser.parse_args()
+    if not options.seconds > 0:
+        parser.error(f"--seconds must be above 0, got {options.seconds:g}")
+    if options.out is not None:
+        try:
+            options.out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            parser.error(f"--out must be a folder, or a place where one can be made: {error}")
     machine = {"python": platform.python_version(), "torch": torch.__version__, "cuda": str(torch.version.cuda)}
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("gpu-check: stopped"))  # so that the running part ends too
+    for stop in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):  # so that the running part ends too
+        signal.signal(stop, lambda number, _: sys.exit(f"gpu-check: stopped by {signal.Signals(number).name}"))
     with tempfile.TemporaryDirectory() as scratch:
         folder, out = Path(scratch) / "tree", options.out
         if options.dry_run:
@@ -192,13 +209,12 @@ def main() -> None:
             )
         folder.mkdir()
         copy_tree(folder)
-        file = (
-            f"{gpu.replace(' ', '-').lower()}-torch{torch.__version__.partition('+')[0]}{'-tune' * options.tune}.json"
-        )
+        name = f"{gpu.replace(' ', '-').lower()}-torch{torch.__version__.partition('+')[0]}{'-tune' * options.tune}"
+        file = free_name(out, name)
         try:
             check(parts, {"gpu": gpu, **machine}, folder=folder, out=out.resolve(), seconds=options.seconds, file=file)
         finally:
-            if not out.is_relative_to(scratch):
+            if (out / file).exists() and not out.is_relative_to(scratch):
                 print(f"results: {out / file}")
 
 

@@ -61,6 +61,8 @@ def run_parts(
         left = end - time.monotonic()
         if left > 0:
             outcomes[part.name] = outcome = _run(part, folder, logs / part.log, min(part.seconds, left))
+            if left < part.seconds and outcome.get("failed", "").startswith("stopped after"):
+                outcome["failed"] += f": the {seconds:g} s of the whole run were over"
             print(f"{part.name:<36}{outcome['seconds']:7.1f} s  {outcome.get('failed', 'done')}", flush=True)
             if "tail" in outcome:
                 print("    " + outcome["tail"].replace("\n", "\n    "), flush=True)

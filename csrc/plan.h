@@ -34,11 +34,13 @@ enum SumRow : int64_t {
 };
 
 // Relative weight change of a layer, from its sums. Stage 2 writes it to `rwc` [L], float32.
-//   norm_ratio, K = 3: delta_l1 / prev_l1, and 0 where nothing moved (Eq. 1)
+//   norm_ratio, K = 3: delta_l1 / prev_l1 (Eq. 1), 0 where nothing moved, else NaN where prev_l1 is infinite
 //   mean_ratio, K = 4: ratio_sum / weights, and 0 for a layer without weights
 // weightscale_fast/ratios.py has the same formulas in Python.
 WSF_HOST_DEVICE inline double norm_ratio(double delta_l1, double prev_l1) {
-  return delta_l1 == 0.0 ? 0.0 : delta_l1 / prev_l1;
+  if (delta_l1 == 0.0) return 0.0;
+  const double nan_if_infinite = prev_l1 - prev_l1;  // a sum that overflowed is not known
+  return delta_l1 / prev_l1 + nan_if_infinite;
 }
 WSF_HOST_DEVICE inline double mean_ratio(double ratio_sum, double weights) {
   return ratio_sum / (weights > 1.0 ? weights : 1.0);

@@ -1,5 +1,7 @@
 """The four sums of every backend against float64: sizes, dtypes, memory layouts, special values."""
 
+import math
+
 import pytest
 import torch
 
@@ -198,6 +200,16 @@ def test_special_values_amid_others(dtype, backend):
     for i, (was, becomes) in enumerate([(nan, nan), (1.0, nan), (inf, inf), (1.0, -inf)]):
         before[i][500], after[i][500] = was, becomes
     check_sums(module_of(*after), before, backend=backend)
+
+
+def test_a_layer_that_runs_away_does_not_look_still(backend):
+    """Weights so large that float32 lanes overflow: the ratio is right, or it is no number; it is never 0."""
+    for size in (1e30, 1e34, 1e36, 1e38):
+        before = torch.full((300, 300), size)
+        prev = wsf.snapshot(module_of(before))
+        rwc = wsf.fast_rwc(module_of(before * 1.1), prev, backend=backend).item()
+        assert rwc == pytest.approx(0.1, rel=1e-3) or not math.isfinite(rwc)
+        assert size > 1e36 or math.isfinite(rwc)
 
 
 def test_norm_ratio_of_zeros_that_move_is_inf(backend):

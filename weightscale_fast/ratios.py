@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, TypeVar
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -23,16 +24,18 @@ def check_definition(definition: str) -> None:
 def norm_ratio(delta_l1: Values, prev_l1: Values) -> Values:
     """||w_t - w_prev||_1 / ||w_prev||_1, Eq. 1 of WeightScale and of arXiv 2011.06735.
 
-    0/0 is 0, because nothing was there and nothing moved. x/0 is inf. NaN stays NaN.
+    0/0 is 0, because nothing was there and nothing moved. x/0 is inf. NaN stays NaN. x/inf is NaN: a sum that
+    overflowed is not known, and a layer that runs away must not look still.
 
     Example:
         >>> norm_ratio(np.array([1.0, 0.0, 2.0]), np.array([4.0, 0.0, 0.0]))
         array([0.25, 0.  ,  inf])
     """
     if isinstance(delta_l1, Tensor):
-        return (delta_l1 / prev_l1).masked_fill_(delta_l1 == 0, 0.0)
+        return (delta_l1 / prev_l1).masked_fill_(prev_l1 == torch.inf, torch.nan).masked_fill_(delta_l1 == 0, 0.0)
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where(delta_l1 == 0, 0.0, delta_l1 / prev_l1)
+        ratio = np.where(prev_l1 == np.inf, np.nan, delta_l1 / prev_l1)
+        return np.where(delta_l1 == 0, 0.0, ratio)
 
 
 def mean_ratio(ratio_sum: Values, numel: Values) -> Values:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ..errors import WeightScaleError, check_one_of
+from ..graph_capture import is_capturing
 from . import reference
 from .plan import Group, Plan
 from .trial import run_once
@@ -65,6 +66,11 @@ def _choose(device: torch.device, name: str | None) -> Backend:
                 f"backend {name!r} cannot serve {device}: {reason}; leave backend= out to choose one"
             )
         return backend
+    if is_capturing(device):  # a trial would fail here, and its result would be kept
+        raise WeightScaleError(
+            f"the backend for {device} cannot be chosen while a CUDA graph is captured: call fast_rwc, or make the "
+            "monitor, once before the capture"
+        )
     order = ("cpu", "torch") if device.type == "cpu" else ("triton", "cuda", "torch")
     reasons = {}
     for name in order:
@@ -136,6 +142,7 @@ def run_elsewhere(
     local = out.new_empty((1, *out.shape[1:]), device=group.device)  # [1, K, L]
     zero = torch.zeros(1, dtype=torch.int64, device=group.device)
     backend.run(plan, group, cur, local, local.new_empty(0, dtype=torch.float32), zero, update)
-    sums = local[0].index_select(1, group.layer_row).to(out.device, non_blocking=True)  # [K, G]
-    layers = group.layer_row.to(out.device, non_blocking=True)
+    on_gpu = out.device.type != "cpu"  # the CPU would read its copy before it is there
+    sums = local[0].index_select(1, group.layer_row).to(out.device, non_blocking=on_gpu)  # [K, G]
+    layers = group.layer_row.to(out.device, non_blocking=on_gpu)
     out.transpose(1, 2).index_put_((cursor % len(out), layers), sums.T)

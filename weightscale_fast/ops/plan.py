@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..errors import WeightScaleError
 from ..graph_capture import is_capturing
 
 MAX_SUMS = 4  # delta_l1, prev_l1, moved, ratio_sum: the rows of every [K, ...] tensor, in this order
@@ -64,8 +65,8 @@ class Plan:
     def await_tables(self) -> None:
         """Make the current stream of each GPU wait for its tables. The host does not wait.
 
-        A stream that captures a CUDA graph cannot wait for work outside the graph. It need not wait: the start of a
-        capture synchronizes the device.
+        A stream that captures a CUDA graph cannot wait for work outside the graph. It need not wait where
+        `torch.cuda.graph` captures, because that synchronizes the device first.
         """
         if self.uploads and not is_capturing(self.uploads[0].device):
             for upload in self.uploads:
@@ -75,10 +76,10 @@ class Plan:
 
     def retire(self) -> None:
         """Keep the tables' memory until the current streams have read it. Call this before the plan is dropped."""
-        for group in self.groups:
-            if group.device.type == "cuda" and not is_capturing(group.device):
-                for table in (group.chunks, group.partial):
-                    table.record_stream(torch.cuda.current_stream(group.device))
+        tables = [table for group in self.groups for table in (group.chunks, group.partial)]
+        for table in [self.numel, *tables]:  # the other tables share their memory
+            if table.device.type == "cuda" and not is_capturing(table.device):
+                table.record_stream(torch.cuda.current_stream(table.device))
 
 
 def build_plan(cur: Sequence[Tensor], prev: Sequence[Tensor]) -> Plan:
@@ -109,7 +110,15 @@ def upload_tables(arrays: Sequence[np.ndarray], device: torch.device, uploads: l
 
     Each view starts at a multiple of 16 bytes, because Triton compiles a second kernel for other addresses.
     The copy to a GPU uses pinned memory, and the host does not wait for it. It is added to `uploads`.
+
+    Raises:
+        WeightScaleError: the current stream captures a CUDA graph, which would repeat the copy at each replay.
     """
+    if is_capturing(device):
+        raise WeightScaleError(
+            "a plan of the weights' addresses cannot be made while a CUDA graph is captured: call fast_rwc with this "
+            "Snapshot (or record() of this monitor) once before the capture, and replace no parameter inside it"
+        )
     flat = np.zeros(sum(array.size + array.size % 2 for array in arrays), dtype=np.int64)
     parts, end = [], 0
     for array in arrays:

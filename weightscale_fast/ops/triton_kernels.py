@@ -116,11 +116,11 @@ def chunk_sums_kernel(
 
     partial = partial_ptr + c
     stride = C.to(tl.int64)
-    tl.store(partial, tl.sum(delta_lanes).to(tl.float64) + delta_l1.to(tl.float64))
-    tl.store(partial + stride, tl.sum(prev_lanes).to(tl.float64) + prev_l1.to(tl.float64))
+    tl.store(partial, tl.sum(delta_lanes.to(tl.float64)) + delta_l1.to(tl.float64))
+    tl.store(partial + stride, tl.sum(prev_lanes.to(tl.float64)) + prev_l1.to(tl.float64))
     tl.store(partial + 2 * stride, (tl.sum(moved_lanes) + moved).to(tl.float64))
     if WITH_RATIO:
-        tl.store(partial + 3 * stride, tl.sum(ratio_lanes).to(tl.float64) + ratio_sum.to(tl.float64))
+        tl.store(partial + 3 * stride, tl.sum(ratio_lanes.to(tl.float64)) + ratio_sum.to(tl.float64))
 
 
 @triton.jit(do_not_specialize=["C", "L", "R"])
@@ -163,5 +163,7 @@ def layer_sums_kernel(
                 lanes += tl.load(partial_ptr + chunk, mask=keep, other=0.0)
                 other += tl.load(partial_ptr + stride + chunk, mask=keep, other=0.0)
         above, below = tl.sum(lanes), tl.sum(other)
-        ratio = above / tl.maximum(below, 1.0) if K == 4 else tl.where(above == 0, 0.0, above / below)
+        ratio = (
+            above / tl.maximum(below, 1.0) if K == 4 else tl.where(above == 0, 0.0, above / below + (below - below))
+        )  # NaN if infinite
         tl.store(rwc_ptr + column, ratio.to(tl.float32))

@@ -73,7 +73,9 @@ class Ring:
     def count_skipped(self, found_inf: Tensor) -> None:
         """A step that was skipped if `found_inf`, one number on a device, is not 0."""
         self._scaled = True
-        self._skipping.add_(found_inf.reshape(1).to(self.rows.device, non_blocking=True) != 0)
+        # A ring on the CPU must wait for a flag on a GPU: it would read its copy before it is there.
+        found_inf = found_inf.reshape(1).to(self.rows.device, non_blocking=self.rows.device.type != "cpu")
+        self._skipping.add_(found_inf != 0)
 
     def advance(self) -> None:
         """The row at the cursor is filled."""
