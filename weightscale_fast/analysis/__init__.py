@@ -1,4 +1,4 @@
-"""Analysis of RWC curves: clean, reduce, cluster."""
+"""Analysis of RWC curves: clean them, reduce their dimensions, cluster the layers."""
 
 from .cluster import cluster_layers
 from .curve_files import NamedCurves, load_curves

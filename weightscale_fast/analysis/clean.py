@@ -1,4 +1,4 @@
-"""Outliers: values of a curve that would decide the clusters alone.
+"""Outliers: single values of a curve that would dominate the clustering.
 
 Letters: L layers, T columns (steps or epochs).
 """
@@ -12,28 +12,28 @@ from .curves import FloatArray
 
 OUTLIERS = ("two_sigma", "none", "mad")
 
-MAD_TO_SIGMA = 1.4826  # the median absolute deviation of a normal variable is its standard deviation over this
+MAD_TO_SIGMA = 1.4826  # standard deviation over median absolute deviation, for a normal distribution
 
 
 def clean_outliers(curves: FloatArray, how: str = "two_sigma") -> int:
-    """Replace the outliers of every layer in place, each curve by itself and in one pass.
+    """Replace the outliers in place. Each curve is cleaned by itself, once.
 
-    - `"two_sigma"`: what is further from the layer's mean than 2 population standard deviations becomes that mean; the
-      outliers count in both. The rule of the authors' code for WeightScale (Agrawal, Tendle, Sikka, Singh).
-    - `"mad"`: what is further from the layer's median than 3 scaled median absolute deviations (1.4826 MAD) becomes
-      that median; outliers hardly count in either (Hampel, JASA 69, 1974). A layer with MAD 0, more than half of whose
-      values are equal, is left alone: it has no scale to measure by.
+    - `"two_sigma"`: a value further than 2 population standard deviations from the layer's mean becomes that mean. Both
+      include the outliers. This is the rule of the authors' code for WeightScale (Agrawal, Tendle, Sikka, Singh).
+    - `"mad"`: a value further than 3 scaled median absolute deviations (1.4826 MAD) from the layer's median becomes
+      that median. Outliers hardly change either (Hampel, JASA 69, 1974). If more than half of a layer's values are
+      equal, its MAD is 0 and gives no scale, so the layer is not cleaned.
     - `"none"`: the values stay as they are.
 
     Args:
         curves: [L, T] finite values.
-        how: the method, one of the three above.
+        how: one of the three methods above.
 
     Returns:
-        how many values were replaced.
+        The number of replaced values.
 
     Raises:
-        ValueError: an unknown method.
+        ValueError: the method is unknown.
 
     Example:
         >>> curves = np.array([[0.0, 0, 0, 1, 1, 7], [2, 2, 2, 3, 3, 3]])

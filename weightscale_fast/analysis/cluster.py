@@ -1,6 +1,6 @@
-"""Cluster the layers of a network by their RWC curves: hundreds of layers become a few behaviours.
+"""Cluster the layers of a network by their RWC curves.
 
-Letters: L layers given, R rows used, T columns (steps or epochs), k clusters.
+Letters: L layers given, N layers clustered, T columns of the curves (steps or epochs), k clusters.
 """
 
 from __future__ import annotations
@@ -37,37 +37,39 @@ def cluster_layers(
     backend: str = "auto",
     seed: int = 0,
 ) -> LayerClusters:
-    """Clean the curves, map them to the plane of their first two principal components, choose k, and cluster.
+    """Clean the curves, compute their first two principal components, choose k, and cluster the layers.
 
-    The method of WeightScale (Agrawal, Tendle, Sikka, Singh), with their choice of k by eye made a rule, and a scale
-    that suits the curves of Eq. 1, which are decades apart. `recipe="weightscale"` is what the authors did, exactly.
+    This is the method of WeightScale (Agrawal, Tendle, Sikka, Singh) with two additions: a rule chooses k, which they
+    chose by eye, and the scale suits curves of Eq. 1, which are decades apart. `recipe="weightscale"` does exactly what
+    the authors did.
 
     Args:
-        curves: an array-like [L, T], a row a layer; an `RWCHistory`; or the path of what `load_curves` reads, a run
-            folder, npz or CSV. A run too large for its history is best given by its path: then nothing is held but the
-            matrix of the curves, which becomes the result's.
-        k: how many clusters, 1..R; or `"auto"`, the knee of `sse`: the point furthest below its chord. One choice
-            of several that can be defended: look at `sse`, `silhouette` and `stability` too. cuML's k-means may leave
-            a cluster empty: the result's `k` counts those that have layers, and its `k_reason` says so.
-        outliers: `"two_sigma"` (the authors'), `"mad"` or `"none"`, see `clean_outliers`, done after the scale; or
-            `"log"`, short for `scale="log", outliers="none"`.
-        space: what is clustered, the whole `"raw"` curves or the two `"pca"` coordinates.
-        k_max: how far the SSE curves go, at most; they end at R.
-        n_init: starts of k-means, the best of which counts. 10 miss the papers' optimum in one seed of five.
+        curves: an array-like [L, T] with one row per layer; an `RWCHistory`; or the path of a run folder, npz or CSV
+            that `load_curves` can read. Give a very large run by its path. Then only the matrix of the curves is in
+            memory, and it becomes part of the result.
+        k: the number of clusters, 1..N; or `"auto"`, the knee of `sse`, which is the point furthest below its chord.
+            Other choices can be right too: look at `sse`, `silhouette` and `stability`. cuML's k-means may leave a
+            cluster empty. The result's `k` then counts the clusters that have layers, and `k_reason` says so.
+        outliers: `"two_sigma"` (the authors' rule), `"mad"` or `"none"`, see `clean_outliers`. Cleaning comes after the
+            scale. `"log"` is short for `scale="log", outliers="none"`.
+        space: what to cluster, the whole `"raw"` curves or the two `"pca"` coordinates.
+        k_max: the largest k of the SSE curves, which also end at N.
+        n_init: the number of k-means starts; the best one counts. 10 starts miss the papers' optimum in one of five
+            seeds.
         recipe: `"weightscale"`, the authors' pipeline: infinities become a mean, the network's first and last layer are
             dropped (`weightscale_curves`), two-sigma cleaning, linear scale, k-means.
-        scale: `"linear"`, `"log"` (log10, zeros raised to the smallest positive value) or `"auto"`: log where the
+        scale: `"linear"`, `"log"` (log10, with zeros raised to the smallest positive value) or `"auto"`: log if the
             layers' levels span more than a decade, see `to_scale`. On a linear scale the differences between the
-            fastest layers outweigh all others, and layers that are slow in different ways fall into one cluster.
-        method: `"kmeans"`; or `"hdbscan"`, which finds k itself and leaves outlying layers out of every cluster
-            (label -1) where k-means would let them bend a centre or spend a cluster on each.
-        backend: `"sklearn"`; `"cuml"`, RAPIDS on an NVIDIA GPU; or `"auto"` to have it chosen by the number of layers.
-        seed: of the k-means starts; the same seed gives the same result.
+            fastest layers outweigh all others, so layers that are slow in different ways share one cluster.
+        method: `"kmeans"`; or `"hdbscan"`, which finds k itself and gives outlying layers the label -1. K-means would
+            let them pull a centre, or give each its own cluster.
+        backend: `"sklearn"`; `"cuml"`, RAPIDS on an NVIDIA GPU; or `"auto"`, which chooses by the number of layers.
+        seed: the seed of the k-means starts. The same seed gives the same result.
 
     Raises:
-        ValueError: curves that are no finite real matrix of at least 2 layers and 2 columns (the recipe takes
-            infinities, and needs 4 layers), names that do not fit them, fewer distinct curves than the `k` asked for,
-            an option outside what is listed here, or one that contradicts the recipe.
+        ValueError: the curves are not a finite real matrix of at least 2 layers and 2 columns (the recipe allows
+            infinities and needs 4 layers), the names do not fit them, fewer than `k` curves differ, an option is not
+            listed here, or an option contradicts the recipe.
 
     Example:
         >>> clusters = cluster_layers([[1, 2, 1], [1, 2, 2], [9, 8, 9], [9, 9, 9]], k=2)
@@ -150,7 +152,7 @@ def cluster_layers(
 def _rows_used(
     curves: ArrayLike | CurveRecord | os.PathLike[str], recipe: str | None
 ) -> tuple[tuple[str, ...], IntArray, FloatArray, int]:
-    """Names, rows and curves [R, T] that are clustered, a matrix to write in, and how many infinities were replaced."""
+    """The names, rows and curves [N, T] to cluster, and the number of replaced infinities. The curves are writable."""
     from_file = isinstance(curves, (str, os.PathLike))
     names, matrix = named_curves(load_curves(curves) if from_file else curves)  # type: ignore[arg-type]
     rows = np.arange(len(names))
@@ -171,9 +173,9 @@ def _check_distinct(points: FloatArray, k: int) -> None:
 
 
 def _number_by_level(labels: IntArray, curves: FloatArray) -> IntArray:
-    """The labels renumbered by the median of each cluster's centre, lowest first; ties by their first layer.
+    """Renumber the labels by the median of each cluster's centre, lowest first. Ties go by the first layer.
 
-    The new numbers are 0, 1, ... without a gap; -1, in no cluster, stays -1.
+    The new numbers are 0, 1, ... without a gap. `OUTLIER` stays as it is.
     """
     members = labels != OUTLIER
     _, first_row, number = np.unique(labels[members], return_index=True, return_inverse=True)
@@ -185,7 +187,7 @@ def _number_by_level(labels: IntArray, curves: FloatArray) -> IntArray:
 
 
 def _means(rows: FloatArray, labels: IntArray, k: int) -> FloatArray:
-    """The mean of the `rows` [R, n] of each cluster, [k, n]."""
-    member = (labels == np.arange(k)[:, None]).astype(np.float64)  # [k, R]; a product, so that no row is copied
+    """The mean of the `rows` [N, n] of each cluster, [k, n]."""
+    member = (labels == np.arange(k)[:, None]).astype(np.float64)  # [k, N]; a matrix product copies no row
     means: FloatArray = member @ rows / member.sum(axis=1, keepdims=True)
     return means

@@ -1,19 +1,19 @@
-"""K-Means++ and PCA on an NVIDIA GPU, by RAPIDS cuML 26.
+"""K-Means++ and PCA on an NVIDIA GPU, with RAPIDS cuML 26.
 
-cuML's estimators have scikit-learn's names and other rules. What would bite RWC curves, which are small numbers:
+cuML's estimators have scikit-learn's names, but other rules. These matter for RWC curves, which are small numbers:
 
-- `tol` is two limits, and the first that is met ends a start. One is an absolute distance that the centres move
-  (scikit-learn: a share of the variance), so the points are scaled by one number to mean variance 1, which moves no
-  label and is taken out of the sum of squares again. The other is a share of the cost: an iteration that lowers it by
-  less is the last. scikit-learn has none, so `tol` must be tiny, and may not be 0;
-- distances are |x|^2 - 2 x.c + |c|^2, which cancels far from 0, so the points are centred;
-- a cluster that loses all its points keeps its old centre (scikit-learn moves it), so that a label may be missing;
-- the default start draws random centres when the total cost is below 1, and `n_init="auto"` is a single start, so that
-  every parameter is passed by name;
-- PCA builds a matrix of columns x columns, so that it never gets more columns than `MOST_COLUMNS`: wide curves go
-  through the [L, L] Gram matrix of reduce.py.
+- `tol` is two limits, and the first one that is met ends a start. One limit is an absolute distance that the centres
+  move (in scikit-learn it is a share of the variance). So the points are scaled by one number to mean variance 1. This
+  changes no label, and the sum of squares is scaled back. The other limit is a share of the cost: an iteration that
+  lowers the cost by less is the last. scikit-learn has no such limit, so `tol` must be tiny; it may not be 0.
+- Distances are |x|^2 - 2 x.c + |c|^2, which cancels far from 0. So the points are centred.
+- A cluster that loses all its points keeps its old centre (scikit-learn moves it). So a label may be missing.
+- The default start draws random centres when the total cost is below 1, and `n_init="auto"` is one start. So every
+  parameter is passed by name.
+- PCA builds a matrix of columns x columns. So it never gets more than `MOST_COLUMNS` columns; wide curves go through
+  the Gram matrix [N, N] of reduce.py.
 
-Letters: R points, d their dimensions, k clusters.
+Letters: N points, d their dimensions, k clusters.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from ..errors import WeightScaleError
 from ..extras import import_extra
 from .curves import FloatArray, IntArray
 
-MOST_COLUMNS = 2_000  # of what PCA gets: its covariance is then 32 MB
+MOST_COLUMNS = 2_000  # of the input of PCA, whose covariance matrix is then 32 MB
 KMEANS: dict[str, Any] = {
     "init": "k-means++",
     "max_iter": 300,
@@ -43,7 +43,7 @@ PCA: dict[str, Any] = {"svd_solver": "full", "whiten": False, "copy": True, "ver
 
 
 def refusal() -> str | None:
-    """Why cuML cannot serve here, or None if it can. Looks without importing it: that alone takes seconds."""
+    """Why cuML cannot be used here, or None if it can. It is not imported, because the import takes seconds."""
     if importlib.util.find_spec("cuml") is None:
         return "cuML is not installed: run pip install 'weightscale_fast[cuml]'"
     if not torch.cuda.is_available():
@@ -52,21 +52,21 @@ def refusal() -> str | None:
 
 
 def check_available() -> None:
-    """Raise `WeightScaleError` with the reason unless cuML can serve here."""
+    """Raise `WeightScaleError` with the reason if cuML cannot be used here."""
     reason = refusal()
     if reason is not None:
         raise WeightScaleError(f'backend="cuml" cannot be used: {reason}')
 
 
 def kmeans(points: FloatArray, k: int, *, n_init: int, seed: int) -> tuple[IntArray, float]:
-    """Labels [R] and the sum of squared errors of the best of `n_init` starts; `points` [R, d] float64.
+    """Labels [N] and the sum of squared errors of the best of `n_init` starts, for `points` [N, d] float64.
 
-    A label below `k` that nobody has is of a cluster that stayed empty. cuML's threads race: the same seed may give
-    other labels of the same quality.
+    If a label below `k` does not occur, its cluster is empty. cuML's threads race: the same seed may give other labels
+    of the same quality.
     """
     scaled, scale = _to_mean_0_and_variance_1(_tensor(points).cuda())
     estimator = import_extra("cuml", "cuml").KMeans(n_clusters=k, n_init=n_init, random_state=seed, **KMEANS)
-    labels = from_dlpack(estimator.fit(_cupy(scaled)).labels_).long()  # [R]
+    labels = from_dlpack(estimator.fit(_cupy(scaled)).labels_).long()  # [N]
     centers = torch.zeros(k, scaled.shape[1], dtype=scaled.dtype, device=scaled.device)
     centers.index_add_(0, labels, scaled)
     centers /= torch.bincount(labels, minlength=k).clamp_min(1)[:, None]
@@ -75,10 +75,10 @@ def kmeans(points: FloatArray, k: int, *, n_init: int, seed: int) -> tuple[IntAr
 
 
 def pca_scores(curves: FloatArray) -> FloatArray:
-    """Scores [R, d] of the rows of `curves` [R, d] on all components, d from 2 (cuML's least) to `MOST_COLUMNS`.
+    """Scores [N, d] of the rows of `curves` [N, d] on all components. cuML needs d >= 2; the most is `MOST_COLUMNS`.
 
     Raises:
-        ValueError: more columns than that.
+        ValueError: there are more columns than that.
     """
     if curves.shape[1] > MOST_COLUMNS:
         raise ValueError(
@@ -91,7 +91,7 @@ def pca_scores(curves: FloatArray) -> FloatArray:
 
 
 def _to_mean_0_and_variance_1(points: torch.Tensor) -> tuple[torch.Tensor, float]:
-    """The points moved to mean 0 and scaled to a mean variance of 1, and the scale."""
+    """Move the points to mean 0 and scale them to a mean variance of 1. Return them and the scale."""
     centred = points - points.mean(dim=0)
     variance = float(centred.square().mean())
     scale = variance**-0.5 if variance > 0 else 1.0
@@ -99,7 +99,7 @@ def _to_mean_0_and_variance_1(points: torch.Tensor) -> tuple[torch.Tensor, float
 
 
 def _tensor(array: FloatArray) -> torch.Tensor:
-    """The array as a tensor; a copy where it is read-only, which no tensor can be."""
+    """The array as a tensor. A read-only array is copied, because a tensor is always writable."""
     return torch.from_numpy(np.require(array, requirements="W"))
 
 

@@ -1,4 +1,4 @@
-"""Curves from what lies on a disk: a run folder, an npz or a CSV file.
+"""Read curves from a run folder, an npz file or a CSV file.
 
 Letters: S recorded steps, L layers, T columns (steps or epochs).
 """
@@ -19,11 +19,11 @@ from .curves import FloatArray
 
 
 class NamedCurves(NamedTuple):
-    """Curves with their layers' names; `cluster_layers` takes it as it takes a history.
+    """Curves with the names of their layers. `cluster_layers` accepts it like a history.
 
     Args:
-        names: the layers' names, L of them.
-        curves: [L, T] a row a layer.
+        names: the names of the L layers.
+        curves: [L, T], one row per layer.
     """
 
     names: tuple[str, ...]
@@ -31,25 +31,25 @@ class NamedCurves(NamedTuple):
 
     @property
     def rwc(self) -> FloatArray:
-        """[T, L] as `RWCHistory` has it; no copy."""
+        """[T, L] as in `RWCHistory`, without a copy."""
         return self.curves.T
 
 
 def load_curves(path: str | os.PathLike[str]) -> NamedCurves:
     """Read the RWC curves at `path`.
 
-    - a run folder: the RWC by the run's definition. Shards are read one after another, so that beside the curves
-      themselves, 8 L T bytes, only one shard is in memory; the histories of `RWCHistory.load` are three times that.
-    - `.npz` with the arrays `names` [L] and `rwc`: [S, L] where there are `steps` too, as `RWCHistory.to_npz` writes
-      them; else [L, T], or [S, L] if only that fits the names.
-    - `.csv` as `RWCHistory.to_csv` writes it: a head of `step` and the names, then a row a step.
+    - A run folder: the RWC by the run's definition. The shards are read one after another. So only the curves, 8 L T
+      bytes, and one shard are in memory; `RWCHistory.load` needs three times as much.
+    - `.npz` with the arrays `names` [L] and `rwc`. With an array `steps`, as `RWCHistory.to_npz` writes it, `rwc` is
+      [S, L]. Without it, `rwc` is [L, T], or [S, L] if only that fits the names.
+    - `.csv` as `RWCHistory.to_csv` writes it: a header of `step` and the names, then one row per step.
 
     Returns:
-        `NamedCurves`, that is (names, curves [L, T]), float64. Values are what the file holds, infinities and NaN too.
+        `NamedCurves`, that is (names, curves [L, T]), float64. The values are the file's, with infinities and NaN.
 
     Raises:
-        ValueError: nothing is there, the file is of another kind, or what it holds is not of that layout.
-        WeightScaleError: a folder that is no run folder, or a torn shard.
+        ValueError: there is no such file, it is of another kind, or its content has another layout.
+        WeightScaleError: the folder is not a run folder, or a shard is torn.
 
     Example:
         >>> import tempfile

@@ -1,4 +1,4 @@
-"""From what people have at hand, an array or a history, to one checked matrix of curves with a name for every row.
+"""Turn an array or a history into a checked matrix of curves with a name for every row.
 
 Letters: S recorded steps, L layers, T columns (steps or epochs).
 """
@@ -18,7 +18,7 @@ IntArray = NDArray[np.int64]
 
 
 class CurveRecord(Protocol):
-    """What `RWCHistory` offers and the analysis needs."""
+    """The part of `RWCHistory` that the analysis needs."""
 
     @property
     def names(self) -> tuple[str, ...]: ...
@@ -28,17 +28,17 @@ class CurveRecord(Protocol):
 
 
 def named_curves(curves: ArrayLike | CurveRecord) -> tuple[tuple[str, ...], NDArray[Any]]:
-    """The names [L] and the matrix [L, T] of `curves`, checked to be real and large enough to cluster.
+    """The names [L] and the matrix [L, T] of `curves`. It is checked to be real and large enough to cluster.
 
     Args:
-        curves: an array-like [L, T], whose rows are then called "layer 0", "layer 1", ..., or a history: an object with
-            `names` [L] and `rwc` [S, L], of which the transpose is taken.
+        curves: an array-like [L, T], whose rows get the names "layer 0", "layer 1", ...; or a history: an object with
+            `names` [L] and `rwc` [S, L], which is transposed.
 
-    The matrix keeps its dtype and is not copied where numpy need not.
+    The matrix keeps its dtype. It is not copied unless numpy must copy it.
 
     Raises:
-        ValueError: not a two-dimensional matrix of real numbers, fewer than two layers or columns, a number of names
-            other than L, or a name that comes twice.
+        ValueError: the curves are not a two-dimensional matrix of real numbers, there are fewer than two layers or
+            columns, the number of names is not L, or a name occurs twice.
 
     Example:
         >>> named_curves([[0.1, 0.2], [0.3, 0.4]])[0]
@@ -96,7 +96,7 @@ def _check_size(n_layers: int, n_columns: int) -> None:
 
 
 def check_finite(names: tuple[str, ...], matrix: NDArray[Any], *, infinite_too: bool = False) -> None:
-    """Raise `ValueError` where a value of `matrix` [L, T] is NaN or, unless `infinite_too` may pass, infinite.
+    """Raise `ValueError` if a value of `matrix` [L, T] is NaN or infinite. `infinite_too` allows infinities.
 
     Example:
         >>> check_finite(("conv", "fc"), np.array([[0.1, np.inf], [0.3, 0.4]]), infinite_too=True)

@@ -1,6 +1,6 @@
-"""HDBSCAN: clusters where points are dense, and no cluster for those that stand alone.
+"""HDBSCAN: clusters where points are dense. Points that stand alone belong to no cluster.
 
-Letters: R points, d their dimensions.
+Letters: N points, d their dimensions.
 """
 
 from __future__ import annotations
@@ -10,20 +10,20 @@ import numpy as np
 from ..extras import import_extra
 from .curves import FloatArray, IntArray
 
-MIN_CLUSTER_SIZE = 3  # a layer and its like on both sides; of two alike layers one cannot tell that from chance
+MIN_CLUSTER_SIZE = 3  # two layers may be alike by chance
 
 
 def hdbscan(points: FloatArray) -> IntArray:
-    """Labels [R] of HDBSCAN, -1 for points that belong to no cluster of at least `MIN_CLUSTER_SIZE`.
+    """Labels [N] of HDBSCAN: -1 for points that belong to no cluster of at least `MIN_CLUSTER_SIZE` points.
 
-    HDBSCAN: Campello, Moulavi and Sander, PAKDD 2013; here scikit-learn's. It draws no random numbers. Points that are
-    all of one place are one cluster.
+    HDBSCAN is by Campello, Moulavi and Sander (PAKDD 2013); this uses scikit-learn's. It draws no random numbers. If
+    all points are equal, they are one cluster.
 
     Args:
-        points: [R, d]; d may be 0 where all are equal.
+        points: [N, d]; d may be 0 if all are equal.
 
     Raises:
-        ValueError: fewer than `MIN_CLUSTER_SIZE` points.
+        ValueError: there are fewer than `MIN_CLUSTER_SIZE` points.
 
     Example:
         >>> hdbscan(np.array([[0.0], [0.1], [0.2], [5.0], [5.1], [5.2], [20.0]])).tolist()

@@ -1,4 +1,4 @@
-"""Groups of layers: by kind, by stage of the network, by a pattern in their names; and each clustered by itself.
+"""Groups of layers, by kind, by stage of the network or by a pattern in their names. Each group is clustered by itself.
 
 Letters: L layers.
 """
@@ -20,14 +20,14 @@ from .recipe import FIXED, check_recipe
 if TYPE_CHECKING:
     from ..record.history import RWCHistory
 
-FEWEST_LAYERS = 3  # of a group worth clustering: two are a pair, not a pattern
+FEWEST_LAYERS = 3  # in a group that is clustered
 
 # A number with modules below it (blocks.3, stages.1, transformer.h.5), or a numbered word (layer2, denseblock1).
 _STAGE = re.compile(r"(?:[^.]+\.)*?(?:\d+|[a-z_]*(?:layer|stage|block|level)s?_?\d+)(?=\.[^.]+\.)", re.IGNORECASE)
 
 
 def stage_of(name: str) -> str:
-    """The leading part of a layer's name that marks its stage; its first component where none does.
+    """The leading part of a layer's name that marks its stage. Without such a part, the first component of the name.
 
     Example:
         >>> [stage_of(name) for name in ("blocks.3.0.conv_dw.weight", "layer2.0.conv1.weight", "conv_stem.weight")]
@@ -42,18 +42,18 @@ def stage_of(name: str) -> str:
 def group_layers(
     names: Sequence[str], kinds: Sequence[str], by: str | Mapping[str, str] = "kind"
 ) -> dict[str, NDArray[np.int64]]:
-    """The indices of the layers of each group, groups in the order of their first layer.
+    """The indices of the layers of each group. The groups are in the order of their first layer.
 
     Args:
-        names: the layers' names, L of them, in network order; a history's will do, no model is needed.
-        kinds: what each is, L of them.
-        by: `"kind"`; `"stage"` (see `stage_of`); a regular expression with one capture group, searched in the name,
-            what it captures being the group; or a mapping from name to group. Layers that the last two do not know
-            belong to no group.
+        names: the names of the L layers, in network order. A history's names are enough, no model is needed.
+        kinds: the kinds of the L layers.
+        by: `"kind"`; `"stage"` (see `stage_of`); a regular expression with one capture group, which is searched in the
+            name and captures the group; or a mapping from name to group. Layers without a match, or without an entry in
+            the mapping, belong to no group.
 
     Raises:
-        ValueError: `names` and `kinds` differ in length, a regular expression that is none, has not one capture group
-            or matches nothing, or a mapping that names no layers or some that are not there.
+        ValueError: `names` and `kinds` differ in length, the regular expression is not valid, has not one capture group
+            or matches nothing, or the mapping is empty or names a layer that does not exist.
 
     Example:
         >>> group_layers(["conv.weight", "fc1.weight", "fc2.weight"], ["conv", "linear", "linear"])
@@ -71,7 +71,7 @@ def group_layers(
 
 
 def _groups(names: Sequence[str], kinds: Sequence[str], by: str | Mapping[str, str]) -> Sequence[str | None]:
-    """The group of each layer, None where it has none."""
+    """The group of each layer, or None."""
     if not isinstance(by, str):
         unknown = sorted(set(by).difference(names))
         if unknown or not by:
@@ -100,20 +100,20 @@ def _groups(names: Sequence[str], kinds: Sequence[str], by: str | Mapping[str, s
 def cluster_groups(
     history: RWCHistory, groups: Mapping[str, NDArray[np.int64]], *, recipe: str | None = None, **options: Any
 ) -> dict[str, LayerClusters | None]:
-    """Cluster the layers of each group by themselves, as in the paper's analysis of EfficientNet's primitives.
+    """Cluster the layers of each group separately, as in the paper's analysis of EfficientNet's primitives.
 
     Args:
         history: the run.
-        groups: indices of each group's layers, as `group_layers` gives them.
-        recipe: `"weightscale"` for the authors' pipeline, which drops the first and the last layer of the network, not
-            of each group.
-        options: the others of `cluster_layers`, the same for every group.
+        groups: the indices of each group's layers, from `group_layers`.
+        recipe: `"weightscale"`, the authors' pipeline. It drops the first and the last layer of the network, not of
+            each group.
+        options: other options of `cluster_layers`, the same for every group.
 
     Returns:
-        The clusters of each group, their `rows` counted in the whole history; None for a group of fewer than 3 layers.
+        The clusters of each group, or None for a group of fewer than 3 layers. `rows` are indices in the whole history.
 
     Raises:
-        ValueError: what `cluster_layers` raises, with the name of the group.
+        ValueError: the errors of `cluster_layers`, with the name of the group.
 
     Example:
         `cluster_groups(history, group_layers(history.names, history.kinds, "stage"), k=2)`

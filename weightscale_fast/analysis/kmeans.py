@@ -1,6 +1,6 @@
-"""K-means on points, and what can be said about how good its answer is.
+"""K-means, and two measures of the quality of its result.
 
-Letters: R points, d their dimensions, k clusters.
+Letters: N points, d their dimensions, k clusters.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from .curves import FloatArray, IntArray
 from .result import OUTLIER
 
 BACKENDS = ("auto", "sklearn", "cuml")
-CUML_POINTS = 50_000  # from here on `auto` takes cuML where it works; not measured yet, its import alone takes 5 s
+CUML_POINTS = 50_000  # `auto` uses cuML from this size on, where it works; not measured yet, its import takes 5 s
 
 STABILITY_SEEDS = 5
 
-WIDE = 100  # dimensions, above which a distance costs more to compute than to look up
+WIDE = 100  # with more dimensions, a distance costs more to compute than to look up
 
 
 def choose_backend(backend: str, n_points: int) -> tuple[str, str]:
-    """The name of the library to use for `n_points` points, and the reason for it.
+    """The name of the library for `n_points` points, and the reason for the choice.
 
     Raises:
-        ValueError: an unknown backend.
-        WeightScaleError: cuML is asked for and cannot serve here.
+        ValueError: the backend is unknown.
+        WeightScaleError: cuML is asked for and cannot be used here.
 
     Example:
         >>> choose_backend("sklearn", 161)
@@ -49,22 +49,23 @@ def choose_backend(backend: str, n_points: int) -> tuple[str, str]:
 
 
 def _patched() -> str:
-    """A note if cuML's accelerator has put itself in scikit-learn's place: what says scikit-learn is then cuML."""
+    """A note if cuML's accelerator has replaced scikit-learn's estimators with cuML's."""
     accelerator = sys.modules.get("cuml.accel")
     return "; cuml.accel had patched scikit-learn" if accelerator is not None and accelerator.enabled() else ""
 
 
 def kmeans(points: FloatArray, k: int, *, n_init: int, seed: int, backend: str = "sklearn") -> tuple[IntArray, float]:
-    """Labels [R] and the sum of squared errors (SSE) of the best of `n_init` runs of k-means with k-means++ starts.
+    """Labels [N] and the sum of squared errors (SSE) of the best of `n_init` runs of k-means with k-means++ starts.
 
-    k-means++: Arthur and Vassilvitskii, SODA 2007; here scikit-learn's. For points of more than `WIDE` dimensions the
-    same with less arithmetic: starts look distances up, and Elkan's algorithm (ICML 2003) leaves most of them out.
+    k-means++ is by Arthur and Vassilvitskii (SODA 2007); this uses scikit-learn's. For points of more than `WIDE`
+    dimensions the method needs less arithmetic: the starts look up distances that were computed once, and Elkan's
+    algorithm (ICML 2003) skips most distances.
 
     Args:
-        points: [R, d], at least `k` of them distinct; d may be 0 where `k` is 1.
+        points: [N, d], at least `k` of them distinct; d may be 0 if `k` is 1.
         k: the number of clusters.
         n_init: the number of starts.
-        seed: of the starts; the same seed gives the same labels.
+        seed: the seed of the starts. The same seed gives the same labels.
         backend: `"sklearn"` or `"cuml"`.
 
     Example:
@@ -78,7 +79,8 @@ def kmeans(points: FloatArray, k: int, *, n_init: int, seed: int, backend: str =
     cluster = import_extra("sklearn.cluster", "analysis")
     threadpool_limits = import_extra("threadpoolctl", "analysis").threadpool_limits
 
-    # Layers are few: more threads gain nothing up to some 10,000 points, and on a busy machine cost a factor of ten.
+    # There are few layers. Up to about 10,000 points more threads gain nothing. On a busy machine they cost a factor of
+    # ten.
     with threadpool_limits(1):
         wide = points.shape[1] > WIDE
         init, algorithm = (_starts_by_distance(points), "elkan") if wide else ("k-means++", "lloyd")
@@ -87,8 +89,8 @@ def kmeans(points: FloatArray, k: int, *, n_init: int, seed: int, backend: str =
 
 
 def _starts_by_distance(points: FloatArray) -> Callable[..., FloatArray]:
-    """scikit-learn's greedy k-means++, the best of 2 + log k candidates each time, on distances computed once."""
-    distances = import_extra("sklearn.metrics", "analysis").euclidean_distances(points, squared=True)  # [R, R]
+    """scikit-learn's greedy k-means++ on distances computed once. Each start is the best of 2 + log k candidates."""
+    distances = import_extra("sklearn.metrics", "analysis").euclidean_distances(points, squared=True)  # [N, N]
 
     def starts(centred: FloatArray, k: int, random_state: np.random.RandomState) -> FloatArray:
         chosen = [random_state.randint(len(distances))]
@@ -105,9 +107,10 @@ def _starts_by_distance(points: FloatArray) -> Callable[..., FloatArray]:
 
 
 def stability(points: FloatArray, labels: IntArray, *, n_init: int, seed: int, backend: str = "sklearn") -> float:
-    """How alike other seeds cluster: the mean adjusted Rand index of `labels` [R], found from `seed`, with 5 others.
+    """How similar the clusters of other seeds are: the mean adjusted Rand index of `labels` [N] with 5 other seeds.
 
-    1 when all agree, about 0 when they agree no better than chance (Hubert and Arabie, J. Classification 2, 1985).
+    It is 1 if all agree, and about 0 if they agree no better than chance (Hubert and Arabie, J. Classification 2,
+    1985). `seed` is the one that gave `labels`.
     """
     k = int(labels.max()) + 1
     if k == 1:
@@ -121,7 +124,7 @@ def stability(points: FloatArray, labels: IntArray, *, n_init: int, seed: int, b
 def silhouette(points: FloatArray, labels: IntArray) -> float:
     """Mean silhouette (Rousseeuw, J. Comput. Appl. Math. 20, 1987) of the points in a cluster, -1 to 1.
 
-    NaN for fewer than two clusters, and for as many as points.
+    It is NaN for fewer than two clusters, and if every point is its own cluster.
     """
     members = labels != OUTLIER
     if not 0 < labels.max() < np.count_nonzero(members) - 1:

@@ -1,6 +1,6 @@
-"""How many clusters: the curve of k-means' error against k, and its knee.
+"""The number of clusters: the error of k-means against k, and the knee of that curve.
 
-Letters: R points, d their dimensions, K the largest k tried.
+Letters: N points, d their dimensions, k clusters, k_max the largest k tried.
 """
 
 from __future__ import annotations
@@ -10,13 +10,14 @@ import numpy as np
 from .curves import FloatArray
 from .kmeans import kmeans
 
-SAME = 1e-6  # points nearer than this share of the spread count as one: k-means cannot tell them apart for sure
+SAME = 1e-6  # of the spread; k-means may not separate points that are nearer than this
 
 
 def count_distinct(points: FloatArray, limit: int) -> int:
-    """How many of `points` [R, d] are apart from one another, counted up to `limit`.
+    """Count the points [N, d] that are distinct, up to `limit`.
 
-    Walks to the point furthest from all that were counted, until none is further than `SAME` times the spread.
+    Each round counts the point that is furthest from all counted points, until none is further than `SAME` times the
+    spread.
 
     Example:
         >>> count_distinct(np.array([[0.0], [1.0], [1.0]]), 3)
@@ -32,9 +33,9 @@ def count_distinct(points: FloatArray, limit: int) -> int:
 
 
 def sse_curve(points: FloatArray, k_max: int, *, n_init: int, seed: int, backend: str = "sklearn") -> FloatArray:
-    """The sum of squared errors [K] of k-means on `points` [R, d] for k = 1..K, K = min(k_max, R).
+    """The sum of squared errors of k-means on `points` [N, d] for k = 1..min(k_max, N).
 
-    From as many clusters as there are distinct points on it is 0, and k-means is not asked.
+    It is 0 if k is at least the number of distinct points. K-means does not run for k above that number.
 
     Example:
         >>> sse_curve(np.array([[0.0], [2.0], [10.0], [10.0]]), 17, n_init=3, seed=0)
@@ -47,10 +48,10 @@ def sse_curve(points: FloatArray, k_max: int, *, n_init: int, seed: int, backend
 
 
 def chord_k(sse: FloatArray) -> int:
-    """The knee of `sse` [K], k = 1..K: where it is furthest below the straight line between its two ends.
+    """The knee of `sse`, for k = 1, 2, ...: the k where it is furthest below the straight line between its two ends.
 
-    Both axes are scaled to 0..1. It is 1 where nothing lies below the line: a flat curve, or one of two points.
-    The knee of Satopaa et al., "Finding a Kneedle in a Haystack" (ICDCS workshops 2011), without its smoothing.
+    Both axes are scaled to 0..1. The knee is 1 if nothing is below the line: a flat curve, or one of two points. This
+    is the knee of Satopaa et al., "Finding a Kneedle in a Haystack" (ICDCS workshops 2011), without smoothing.
 
     Example:
         >>> chord_k(np.array([100.0, 40.0, 10.0, 8.0, 6.0]))

@@ -1,4 +1,4 @@
-"""The options of `cluster_layers`, checked before any work is done."""
+"""Check the options of `cluster_layers` before it does any work."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ SPACES = ("raw", "pca")
 def check_options(
     *, k: Any, k_max: Any, n_init: Any, recipe: str | None, scale: str, outliers: str, space: str, method: str
 ) -> tuple[str, str]:
-    """The `scale` and the `outliers` that are meant: `outliers="log"` is short for the log scale and no cleaning.
+    """Return the `scale` and the `outliers` to use: `outliers="log"` is short for the log scale and no cleaning.
 
     Raises:
-        ValueError: an option outside what `cluster_layers` lists, or two that contradict each other.
+        ValueError: `cluster_layers` does not list an option, or two options contradict each other.
 
     Example:
         >>> check_options(k="auto", k_max=17, n_init=50, recipe=None, scale="auto", outliers="log", space="raw",

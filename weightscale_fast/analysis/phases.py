@@ -1,6 +1,6 @@
 """Phases of training: the layers clustered in each of a few windows of steps.
 
-Letters: L layers clustered, T columns of the curves, W windows, k clusters.
+Letters: N layers clustered, T columns of the curves, W windows, k clusters.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ STARTS = 10  # of k-means in each window
 def phase_labels(clusters: LayerClusters) -> tuple[IntArray, IntArray]:
     """Cluster the layers by their cleaned curves in each of up to 8 windows of equal length.
 
-    Each window is clustered by k-means with the same k as the whole run. Its clusters are then given the labels of the
-    whole run's, one to one, so that as many layers as possible keep their label: Kuhn's assignment (Naval Research
-    Logistics 2, 1955). Outlier layers stay outliers. A window in which fewer than k curves differ has fewer clusters.
+    K-means clusters each window with the k of the whole run. The window's clusters then get the labels of the whole
+    run's clusters, one to one, so that as many layers as possible keep their label (Kuhn's assignment, Naval Research
+    Logistics 2, 1955). Outlier layers stay outliers. If fewer than k curves differ in a window, it has fewer clusters.
 
     Returns:
-        the labels [W, R], and where the windows begin and end among the columns [W + 1].
+        The labels [W, N], and the edges of the windows among the columns [W + 1].
     """
     T = clusters.curves.shape[1]
     W = int(np.clip(T // FEWEST_COLUMNS, 1, WINDOWS))
@@ -44,7 +44,7 @@ def phase_labels(clusters: LayerClusters) -> tuple[IntArray, IntArray]:
 
 
 def _aligned(found: IntArray, wanted: IntArray, k: int) -> IntArray:
-    """The labels `found` [R] renamed within 0..k-1 to agree with `wanted` [R] in as many places as can be."""
+    """Rename the labels `found` [N] within 0..k-1, so that they equal `wanted` [N] for as many layers as possible."""
     overlap = np.zeros((k, k))
     np.add.at(overlap, (found, wanted), 1)
     return np.asarray(import_extra("scipy.optimize", "analysis").linear_sum_assignment(-overlap)[1][found])

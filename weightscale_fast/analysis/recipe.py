@@ -1,4 +1,4 @@
-"""The authors' own way with curves, by name: what WeightScale did to them before its clustering.
+"""Recipes: what the authors of WeightScale did to the curves before they clustered them.
 
 Letters: L layers, T columns (steps or epochs).
 """
@@ -14,27 +14,29 @@ from .curves import FloatArray, check_finite
 
 RECIPES = ("weightscale",)
 
-FIXED = {"outliers": "two_sigma", "scale": "linear", "method": "kmeans"}  # by the recipe, after `weightscale_curves`
+# The options that the recipe fixes, for the steps after `weightscale_curves`.
+FIXED = {"outliers": "two_sigma", "scale": "linear", "method": "kmeans"}
 
 
 def weightscale_curves(names: tuple[str, ...], curves: NDArray[Any]) -> tuple[FloatArray, int]:
-    """The curves the authors clustered: infinities replaced, the first and the last layer dropped.
+    """Prepare the curves as the authors did: replace infinities, and drop the first and the last layer.
 
-    An infinity becomes (sum of the row's finite values) / (number of all its values, the infinite ones included): less
-    than the mean of the finite ones, but so their notebooks have it (WeightScale; Agrawal, Tendle, Sikka, Singh).
+    An infinity becomes (sum of the row's finite values) / (number of all its values, including the infinite ones). This
+    is less than the mean of the finite values, but it is what the authors' notebooks do (WeightScale; Agrawal, Tendle,
+    Sikka, Singh).
 
-    Call it on a whole network, and group its layers afterwards: it drops the network's first and last layer, not a
-    group's.
+    Call it on the whole network and group the layers afterwards, because it drops the first and the last layer of the
+    network, not of a group.
 
     Args:
-        names: of the layers, L of them, for errors.
-        curves: [L, T], in network order; left as they are.
+        names: the names of the L layers, for errors.
+        curves: [L, T], in network order. They are not modified.
 
     Returns:
-        a new matrix [L - 2, T], and how many infinities were replaced in it.
+        A new matrix [L - 2, T], and the number of infinities that were replaced in it.
 
     Raises:
-        ValueError: a NaN, or fewer than 4 layers.
+        ValueError: a value is NaN, or there are fewer than 4 layers.
 
     Example:
         >>> curves, replaced = weightscale_curves(("a", "b", "c", "d"), np.array([[9, 9], [1, np.inf], [2, 4], [9, 9]]))
@@ -58,7 +60,7 @@ def weightscale_curves(names: tuple[str, ...], curves: NDArray[Any]) -> tuple[Fl
 
 
 def check_recipe(recipe: str | None, **options: str) -> None:
-    """Raise `ValueError` for an unknown recipe, or an option that contradicts what it fixes."""
+    """Raise `ValueError` if the recipe is unknown, or if an option contradicts it."""
     if recipe is None:
         return
     if recipe not in RECIPES:

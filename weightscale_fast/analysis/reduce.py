@@ -1,4 +1,4 @@
-"""Exact principal component scores of a few layers over many columns, without ever building a column x column matrix.
+"""Exact principal component scores of few layers with many columns. No matrix of columns x columns is built.
 
 Letters: L layers, T columns (steps or epochs), r numerical rank of the column-centred curves.
 """
@@ -22,9 +22,9 @@ class Scores:
     """Principal component scores of the rows of a matrix.
 
     Args:
-        scores: [L, r] a row a layer, its columns by falling variance. Distances between rows are those of the curves.
-        explained_variance_ratio: [r] share of the total variance that each column holds.
-        mean: [T] the mean curve, which is the origin of the scores.
+        scores: [L, r], one row per layer, columns by falling variance. The rows have the same distances as the curves.
+        explained_variance_ratio: [r], the share of the total variance in each column.
+        mean: [T], the mean curve, which is the origin of the scores.
     """
 
     scores: FloatArray
@@ -33,23 +33,24 @@ class Scores:
 
 
 def pca_scores(curves: FloatArray, *, backend: str = "sklearn") -> Scores:
-    """All principal component scores of the rows of `curves`; the first two are the map of the papers' figures.
+    """All principal component scores of the rows of `curves`. The first two are the map in the papers' figures.
 
-    With X the column-centred curves, X = U S V^T and the scores are U S. They are an isometry of the rows: k-means,
-    silhouette and every other method of distances gives on them what it gives on the curves, at r <= L - 1 columns.
-    For T > L, U and S come from the [L, L] Gram matrix X X^T = U S^2 U^T, summed over blocks of columns (Sirovich's
-    method of snapshots, Q. Appl. Math. 45, 1987), else from the SVD of X. Through the Gram matrix what is below
-    sqrt(L * 2e-16) of the largest singular value is lost in rounding and left out.
+    Let X be the column-centred curves, X = U S V^T. The scores are U S, with r <= L - 1 columns. The rows keep their
+    distances, so k-means, silhouette and every other method of distances gives the same result as on the curves.
 
-    Signs follow scikit-learn >= 1.5 in the first two columns, the ones that are drawn: the loading (entry of V) of
-    largest magnitude is positive. The signs of later columns are arbitrary.
+    If T > L, U and S come from the Gram matrix [L, L], X X^T = U S^2 U^T, summed over blocks of columns (Sirovich's
+    method of snapshots, Q. Appl. Math. 45, 1987). Rounding then hides singular values below sqrt(L * 2e-16) of the
+    largest, and they are left out. Otherwise U and S come from the SVD of X.
+
+    In the first two columns, which are drawn, the signs follow scikit-learn >= 1.5: the loading (entry of V) of largest
+    magnitude is positive. The signs of later columns are arbitrary.
 
     Args:
         curves: [L, T] finite float64 values.
-        backend: `"cuml"` takes tall matrices to the GPU; it too follows scikit-learn's signs.
+        backend: `"cuml"` sends tall matrices to the GPU. It follows the same signs.
 
     Returns:
-        `Scores`; equal rows give r = 0 columns.
+        `Scores`, with r = 0 columns if all rows are equal.
 
     Example:
         >>> pca_scores(np.array([[0.0, 0.0], [3.0, 4.0]])).scores
@@ -75,15 +76,15 @@ def pca_scores(curves: FloatArray, *, backend: str = "sklearn") -> Scores:
 
 
 def _up_to_rank(scores: FloatArray, curves: FloatArray, mean: FloatArray) -> Scores:
-    """Of `scores` [L, T] on every component, as cuML gives them by a covariance matrix, those that are no rounding."""
+    """Keep the columns of `scores` [L, T] that are above rounding. cuML gives all, from a covariance matrix."""
     variances = (scores**2).sum(axis=0)
     rank = _rank(variances, len(curves) * EPSILON, curves)
     return Scores(scores[:, :rank], variances[:rank] / (variances.sum() or 1.0), mean)
 
 
 def _rank(variances: FloatArray, tolerance: float, curves: FloatArray) -> int:
-    """How many of the squared singular values, falling, are above `tolerance` of the largest and above rounding."""
-    # The mean of L equal values is off by up to L roundings, which must not pass for variance.
+    """Count the squared singular values, in falling order, above `tolerance` times the largest and above rounding."""
+    # The mean of L equal values has an error of up to L roundings, which must not count as variance.
     rounding = len(curves) * EPSILON * max(curves.max(), -curves.min())
     floor = max(tolerance * variances[0], curves.size * rounding**2)
     return min(int(np.count_nonzero(variances > floor)), len(curves) - 1)
@@ -96,7 +97,7 @@ def _centred_blocks(curves: FloatArray, mean: FloatArray) -> Iterator[FloatArray
 
 
 def _from_gram(curves: FloatArray, mean: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Left singular vectors [L, L] of the centred curves and their squared singular values [L], falling."""
+    """The left singular vectors [L, L] of the centred curves, and the squared singular values [L] in falling order."""
     gram = np.zeros((len(curves), len(curves)))
     for block in _centred_blocks(curves, mean):
         gram += block @ block.T
@@ -105,7 +106,7 @@ def _from_gram(curves: FloatArray, mean: FloatArray) -> tuple[FloatArray, FloatA
 
 
 def _signs(curves: FloatArray, mean: FloatArray, scores: FloatArray) -> FloatArray:
-    """The sign [n] that makes the largest loading of each of `scores` [L, n] positive."""
+    """The signs [n] that make the largest loading of each column of `scores` [L, n] positive."""
     loadings = np.concatenate([block.T @ scores for block in _centred_blocks(curves, mean)])
     largest = np.take_along_axis(loadings, np.abs(loadings).argmax(axis=0)[None], axis=0)[0]
     return np.where(largest < 0, -1.0, 1.0)

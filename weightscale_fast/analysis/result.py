@@ -1,6 +1,6 @@
-"""LayerClusters: which layers learn alike, and everything that was decided on the way there.
+"""LayerClusters: which layers learn alike, and how that was decided.
 
-Letters: R rows used, T columns (steps or epochs), k clusters, K the largest k of the SSE curves.
+Letters: N layers clustered, T columns of the curves (steps or epochs), k clusters, k_max the largest k of `sse`.
 """
 
 from __future__ import annotations
@@ -14,42 +14,41 @@ OUTLIER = -1  # the label of a layer that belongs to no cluster
 
 @dataclass(frozen=True, eq=False)
 class LayerClusters:
-    """Which layers learn alike, and everything that was decided on the way there.
+    """Which layers learn alike, and how that was decided.
 
     Args:
-        names: the layers' names, R of them.
-        rows: [R] which rows of the input they are.
-        curves: [R, T] their curves after scaling and cleaning: log10 values where `scale` is `"log"`.
-        labels: [R] the cluster of each, 0..k-1; clusters are numbered by the median of their centre, lowest first. With
-            `method="hdbscan"` a layer that belongs to none, an outlier, has -1.
-        coordinates: [R, 2] the first two principal component scores.
-        k: the number of clusters; 0 where `method="hdbscan"` found none.
-        k_reason: why that many.
-        sse: [K] sum of squared errors of k-means on `coordinates` for k = 1..K, K = min(k_max, R): the papers' scree
-            plot.
-        sse_raw: [K] the same on the whole curves.
-        explained_variance_ratio: [at least 2] share of the variance along each principal component.
-        centers: [k, T] mean cleaned curve of each cluster.
-        center_coordinates: [k, 2] where the centres lie on the map of `coordinates`.
-        center_offsets: [k] squared distance of each centre from the plane of that map, 0 for `space="pca"`. With
-            k-means a point z of the map belongs to the cluster that has the least
+        names: the names of the N layers.
+        rows: [N], the layers' rows in the input.
+        curves: [N, T], the curves after scaling and cleaning. They are log10 values if `scale` is `"log"`.
+        labels: [N], the cluster of each layer, 0..k-1. Clusters are numbered by the median of their centre, lowest
+            first. With `method="hdbscan"` a layer that belongs to no cluster, an outlier, has -1.
+        coordinates: [N, 2], the first two principal component scores.
+        k: the number of clusters. It is 0 if `method="hdbscan"` found none.
+        k_reason: why there are k clusters.
+        sse: the sum of squared errors of k-means on `coordinates` for k = 1..min(k_max, N): the papers' scree plot.
+        sse_raw: the same for the whole curves.
+        explained_variance_ratio: [at least 2], the share of the variance along each principal component.
+        centers: [k, T], the mean cleaned curve of each cluster.
+        center_coordinates: [k, 2], the centres on the map of `coordinates`.
+        center_offsets: [k], the squared distance of each centre from the plane of that map; 0 for `space="pca"`. With
+            k-means, a point z of the map belongs to the cluster with the smallest
             `|z - center_coordinates|^2 + center_offsets`.
-        recipe: whose pipeline it was, `"weightscale"`, or None.
-        infinities_replaced: how many infinities the recipe replaced.
-        scale: on which scale the curves were compared, `"log"` or `"linear"`.
-        scale_reason: why on that one.
+        recipe: `"weightscale"`, or None.
+        infinities_replaced: the number of infinities that the recipe replaced.
+        scale: the scale on which the curves were compared, `"log"` or `"linear"`.
+        scale_reason: why this scale.
         outliers: how outliers were cleaned.
-        outliers_replaced: how many values that replaced.
-        method: what clustered, `"kmeans"` or `"hdbscan"`.
-        stability: mean adjusted Rand index between these labels and those from 5 other seeds, 1 for k = 1; NaN for
-            `method="hdbscan"`, which knows no seeds.
-        silhouette: mean silhouette of the clusters' members in the space that was clustered; NaN for fewer than two
-            clusters and for as many as layers.
-        space: what was clustered, `"raw"` curves or `"pca"` coordinates.
-        seed: of the k-means starts.
-        n_init: how many starts, the best of which counts.
-        backend: which library clustered.
-        backend_reason: why that one.
+        outliers_replaced: the number of values that were replaced.
+        method: `"kmeans"` or `"hdbscan"`.
+        stability: the mean adjusted Rand index between these labels and those of 5 other seeds. It is 1 for k = 1, and
+            NaN for `method="hdbscan"`, which has no seed.
+        silhouette: the mean silhouette of the clusters' members in `space`. It is NaN for fewer than two clusters, and
+            if every layer is its own cluster.
+        space: what was clustered, the `"raw"` curves or the `"pca"` coordinates.
+        seed: the seed of the k-means starts.
+        n_init: the number of k-means starts; the best one counts.
+        backend: the library that clustered.
+        backend_reason: why this library.
     """
 
     names: tuple[str, ...]

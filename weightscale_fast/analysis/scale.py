@@ -1,4 +1,4 @@
-"""Linear or logarithmic: on which scale curves are compared.
+"""The scale on which curves are compared, linear or logarithmic.
 
 Letters: L layers, T columns (steps or epochs).
 """
@@ -12,28 +12,28 @@ from .curves import FloatArray
 
 SCALES = ("auto", "log", "linear")
 
-DECADES = 1.0  # between slow and fast layers, beyond which a linear distance sees the fast ones only
+DECADES = 1.0  # between slow and fast layers; beyond this, fast layers dominate a linear distance
 
 
 def to_scale(curves: FloatArray, scale: str = "auto") -> tuple[str, str]:
     """Put `curves` on a linear or a log10 scale, in place.
 
-    K-means compares differences. Among curves that are decades apart the differences of the fastest layers decide
-    alone, and all the slow ones fall into one cluster; on a log scale a factor of two is as much for each. So `"auto"`
-    takes the log where no value is negative, some are positive, and the layers' medians span more than one decade
-    between their 5th and 95th percentile (a layer or two far from all others do not count); else linear.
+    K-means compares differences. If curves are decades apart, the differences between the fastest layers dominate, and
+    all slow layers share one cluster. On a log scale a factor of two counts the same for every layer. So `"auto"` takes
+    the log if no value is negative, some are positive, and the layers' medians span more than one decade between their
+    5th and 95th percentile (so that a layer or two far from the others do not count). Otherwise the scale is linear.
 
-    For the log a zero, a step in which a layer did not move, becomes the smallest positive value of the matrix.
+    A zero is a step in which the layer did not move. For the log it becomes the smallest positive value of the matrix.
 
     Args:
-        curves: [L, T] finite values; log10 values afterwards where the log was taken.
+        curves: [L, T] finite values. If the log is taken, they become log10 values.
         scale: `"auto"`, `"log"` or `"linear"`.
 
     Returns:
-        the scale taken, `"log"` or `"linear"`, and the reason for it.
+        The scale that was taken, `"log"` or `"linear"`, and the reason for it.
 
     Raises:
-        ValueError: an unknown scale; `"log"` of a negative value, or of a matrix with no positive one.
+        ValueError: the scale is unknown, or it is `"log"` and a value is negative or none is positive.
 
     Example:
         >>> curves = np.array([[0.001, 0.001], [0.1, 1.0]])
@@ -64,7 +64,7 @@ def _choose(curves: FloatArray) -> tuple[str, str]:
         return "linear", "auto: some values are negative"
     if curves.max() == 0:
         return "linear", "auto: all values are 0"
-    medians = np.array([np.median(row) for row in curves])  # a row at a time: numpy copies what it sorts
+    medians = np.array([np.median(row) for row in curves])  # row by row, because numpy copies what it sorts
     low, high = np.percentile(np.log10(np.maximum(medians, _smallest_positive(curves))), [5, 95])
     span = f"auto: the layers' medians span {high - low:.1f} decades (5th to 95th percentile)"
     if high - low > DECADES:
@@ -77,7 +77,7 @@ def _smallest_positive(curves: FloatArray) -> float:
 
 
 def _log10(curves: FloatArray) -> int:
-    """Turn `curves` into their log10; return how many zeros were raised to the smallest positive value."""
+    """Replace `curves` with their log10. Return the number of zeros that were raised to the smallest positive value."""
     if curves.min() < 0:
         raise ValueError(f'scale="log" needs values of at least 0, got {curves.min():g}; use scale="linear"')
     floor = _smallest_positive(curves)

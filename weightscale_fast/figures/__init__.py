@@ -1,12 +1,12 @@
-"""The figures: pure functions `(data, ax=None) -> Axes`, and of several panels `(data) -> Figure`.
+"""The figures. Each is a pure function `(data, ax=None) -> Axes`, or `(data) -> Figure` if it has several panels.
 
-Without `ax` each makes its own light figure outside pyplot: `ax.figure.savefig("curves.svg")` saves it, and as the last
-line of a notebook cell `ax.figure` shows it. For `plt.show()`, or for several on one page, pass axes of your own.
-Legends and colour bars stand beside the axes, so give such a figure `layout="constrained"`. No global setting of
-matplotlib is touched.
+Without `ax` a function makes its own figure, which pyplot does not know. `ax.figure.savefig("curves.svg")` saves it,
+and `ax.figure` as the last line of a notebook cell shows it. For `plt.show()`, or to draw several figures on one page,
+pass your own axes. Legends and colour bars are beside the axes, so make the page with `layout="constrained"`. No global
+setting of matplotlib changes.
 
-A history of many steps is thinned before it is drawn (see `sampling`), so that 160 layers of 10,000 steps stay fast and
-below 1 MB as SVG.
+A history of many steps is thinned before it is drawn (see `sampling`). So 160 layers with 10,000 steps are drawn fast
+and take less than 1 MB as SVG.
 """
 
 from .curves import clustered_curves, rwc_curves

@@ -1,4 +1,4 @@
-"""Any figure by its name, and nothing computed that it does not show."""
+"""Draw a figure by its name. Clusters are computed only if the figure shows them."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ NAMES = tuple(sorted([*FROM_HISTORY, *FROM_CLUSTERS, *FROM_BOTH, OF_GROUPS, OF_R
 
 
 def check_figure(name: str, runs: int) -> None:
-    """Raise `ValueError` unless there is a figure of this name, and for so many runs."""
+    """Raise `ValueError` unless there is a figure of this name, and it can show this number of runs."""
     if name not in NAMES:
         raise ValueError(f"figure must be one of {', '.join(NAMES)}, got {name!r}")
     if runs != 1 and name != OF_RUNS:
@@ -52,12 +52,12 @@ def draw(
 
     Args:
         name: the figure.
-        runs: a history by title; one, but for `pca_panels`.
-        cluster: called where the figure shows clusters.
-        cluster_groups: called where it shows groups.
+        runs: histories by title. Only `pca_panels` shows more than one.
+        cluster: called if the figure shows clusters.
+        cluster_groups: called if the figure shows groups.
 
     Raises:
-        ValueError: an unknown name (the error lists them), more than one run, or what the figure itself raises.
+        ValueError: the name is unknown (the error lists all), there is more than one run, or the figure raises it.
 
     Example:
         `draw("scree", {"demo": history}, cluster_layers, dict)`

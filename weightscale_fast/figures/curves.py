@@ -1,4 +1,4 @@
-"""Curves over the steps: every layer's, coloured by depth or by cluster.
+"""Curves of all layers over the steps, coloured by depth or by cluster.
 
 Letters: S recorded steps, L layers.
 """
@@ -39,16 +39,16 @@ if TYPE_CHECKING:
 
 SIZE = (9.6, 5)
 MOST_VECTOR_POINTS = 5_000  # of a figure: 0.15 MB of SVG
-FEW_POINTS = 1_000  # of a figure: few enough for a mark on each
+FEW_POINTS = 1_000  # of a figure: up to this many, each point has a mark
 
 
 @styled
 def rwc_curves(history: RWCHistory, ax: Axes | None = None) -> Axes:
     """Draw every layer's RWC over the steps, log y, coloured by its depth in the network.
 
-    A curve is drawn by at most 1,000 points, the lowest and the highest of each stretch of steps, so spikes survive;
-    above 300 steps they are pale, and the line of a layer is its running median over a fortieth of the steps. Zeros and
-    values that are not finite have no place on a log axis: they leave gaps, and the line under the title counts them.
+    A curve has at most 1,000 points, the lowest and the highest of each stretch of steps, so spikes survive. Above 300
+    steps these curves are pale, and the line of a layer is its running median over a fortieth of the steps. A log axis
+    cannot show zeros and values that are not finite. They leave gaps, and the line under the title counts them.
 
     Raises:
         ValueError: the history is empty.
@@ -84,8 +84,8 @@ def rwc_curves(history: RWCHistory, ax: Axes | None = None) -> Axes:
 def clustered_curves(history: RWCHistory, clusters: LayerClusters, ax: Axes | None = None) -> Axes:
     """Draw every clustered layer's RWC in the colour of its cluster, and each cluster's median as a thick line.
 
-    The curves are the recorded ones, not the cleaned ones that were clustered, and thinned as in `rwc_curves`; above
-    300 steps the thick lines are running medians over a fortieth of the steps.
+    The curves are the recorded ones, not the cleaned ones that were clustered. They are thinned as in `rwc_curves`.
+    Above 300 steps the thick lines are running medians over a fortieth of the steps.
 
     Raises:
         ValueError: the history is empty, or the clusters are of other layers.
@@ -101,7 +101,7 @@ def clustered_curves(history: RWCHistory, clusters: LayerClusters, ax: Axes | No
     subtitle = _subtitle(history, values, "thick: running medians", "thick: median of the cluster")
     ax = axes_for(ax, "Relative weight change by cluster", subtitle, SIZE)
     sizes = {label: int((clusters.labels == label).sum()) for label in labels_of(clusters)}
-    pale = {  # the more lines, the fainter
+    pale = {  # more lines are fainter
         label: (*tint(cluster_look(label).colour, 0.55), float(np.clip(16 / size, 0.25, 0.7)))
         for label, size in sizes.items()
     }
@@ -136,7 +136,7 @@ def check_same_layers(history: RWCHistory, clusters: LayerClusters) -> None:
 
 
 def drawable(rwc: FloatArray) -> FloatArray:
-    """[S, L] with NaN for what a log axis cannot show."""
+    """The RWC [S, L], with NaN where a log axis cannot show the value."""
     return np.where(np.isfinite(rwc) & (rwc > 0), rwc, np.nan)
 
 
@@ -150,7 +150,7 @@ def _subtitle(history: RWCHistory, values: FloatArray, noisy: str, clear: str) -
 
 
 def _layer_lines(ax: Axes, steps: NDArray[np.int64], values: FloatArray, colours: list[Any]) -> None:
-    """A thin line a layer; of many noisy steps the running median, over a pale line of the steps themselves."""
+    """Draw a thin line per layer. With many steps it is the running median, over a pale line of the steps."""
     noisy = trend_window(len(steps)) > 1
     x, y = thin(steps, values)
     pale = float(np.clip(5 / len(colours), 0.04, 0.15))
@@ -171,7 +171,7 @@ def _layer_lines(ax: Axes, steps: NDArray[np.int64], values: FloatArray, colours
 
 
 def _finish(ax: Axes, history: RWCHistory, values: FloatArray) -> None:
-    """Both axes: log y over what is drawn, whole steps along x."""
+    """Set both axes: log y over the drawn values, whole steps along x."""
     ax.set_ylabel(rwc_unit(history))
     first, last = float(history.steps[0]), float(history.steps[-1])
     margin = (last - first) * 0.01 or 0.5
@@ -184,5 +184,5 @@ def _finish(ax: Axes, history: RWCHistory, values: FloatArray) -> None:
         ax.text(0.5, 0.5, "No RWC above zero was recorded", transform=ax.transAxes, ha="center", color=INK)
         return
     ax.set_yscale("log")
-    # One last step at a learning rate of almost 0 must not flatten all others; high values are never cut.
+    # A last step at a learning rate of almost 0 must not flatten the other curves. High values are never cut.
     ax.set_ylim(max(drawn.min(), np.quantile(drawn, 0.005) / 3) / 1.3, drawn.max() * 1.3)

@@ -1,6 +1,6 @@
-"""Heat maps: layers down in network order, steps along.
+"""Heat maps: a row per layer, in network order; steps along x.
 
-Letters: S recorded steps, L layers, C columns drawn.
+Letters: S recorded steps, L layers, N columns drawn.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from ..record.history import RWCHistory
 
-LABEL_INCHES = 0.105  # a layer's label of 6.5 points and the air above it
+LABEL_INCHES = 0.105  # a layer's label of 6.5 points, with the space above it
 AROUND_INCHES = 1.1  # title and steps, above and below the map
 
 
@@ -41,9 +41,9 @@ AROUND_INCHES = 1.1  # title and steps, above and below the map
 def heat_map(history: RWCHistory, ax: Axes | None = None) -> Axes:
     """Draw the RWC of every layer at every step as colour, log scale, first layer on top.
 
-    Grey is exactly 0 (no weight moved), vermilion what is not finite. Above 1,000 steps a column stands for several and
-    shows the largest of them, so spikes survive. The colours span the middle 99 % of the values; what lies outside
-    takes the end colour.
+    Grey is exactly 0 (no weight moved). Vermilion is not finite. Above 1,000 steps a column stands for several steps
+    and shows the largest value, so spikes survive. The colours span the middle 99 % of the values. Values outside have
+    the colour of the nearer end.
 
     Raises:
         ValueError: the history is empty.
@@ -76,7 +76,7 @@ def heat_map(history: RWCHistory, ax: Axes | None = None) -> Axes:
 def moved_fraction(history: RWCHistory, ax: Axes | None = None) -> Axes:
     """Draw the fraction of each layer's weights that changed at all, 0 to 1, at every step, first layer on top.
 
-    Above 1,000 steps a column stands for several and shows their mean.
+    Above 1,000 steps a column stands for several steps and shows their mean.
 
     Raises:
         ValueError: the history is empty.
@@ -100,7 +100,11 @@ def moved_fraction(history: RWCHistory, ax: Axes | None = None) -> Axes:
 def _columns(
     history: RWCHistory, values: FloatArray, summary: Callable[..., FloatArray]
 ) -> tuple[FloatArray, FloatArray, int]:
-    """At most `MOST_POINTS` columns of the values [S, L]: [C, L], their edges in steps [C + 1], records a column."""
+    """Combine the values [S, L] into at most `MOST_POINTS` columns.
+
+    Returns:
+        The columns [N, L], their edges in steps [N + 1], and the records per column.
+    """
     S = len(values)
     width = -(-S // MOST_POINTS)
     starts = np.arange(0, S, width)
@@ -111,7 +115,7 @@ def _columns(
 
 
 def layer_axes(history: RWCHistory, ax: Axes | None, title: str, note: str, tallest: float) -> Axes:
-    """Axes with the layers' names down the left, as many as fit."""
+    """Axes with the layers' names on the left, as many as fit."""
     L = len(history.names)
     subtitle = f"{count(L, 'layer')} in network order, {count(len(history.steps), 'record')}"
     if note:
@@ -138,7 +142,7 @@ def _paint(
     unit: str,
     steps_count: str,
 ) -> None:
-    """Draw [C, L] values in `unit`, one image inside an SVG, with their colour bar."""
+    """Draw the values [N, L] with a colour bar in `unit`. In an SVG they are one image."""
     layers = np.arange(values.shape[1] + 1) + 0.5
     mesh = ax.pcolormesh(edges, layers, values.T, norm=norm(*limits), cmap=colours, rasterized=True)
     step_axis(ax, edges[0], edges[-1], steps_count)
@@ -152,7 +156,7 @@ def _paint(
 
 
 def _mark(ax: Axes, edges: FloatArray, where: NDArray[np.bool_], colour: str) -> None:
-    """Paint the places [C, L] of one kind in one colour."""
+    """Paint the cells where `where` [N, L] is true in one colour."""
     from matplotlib.colors import ListedColormap
 
     layers = np.arange(where.shape[1] + 1) + 0.5

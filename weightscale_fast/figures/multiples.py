@@ -1,4 +1,4 @@
-"""Small multiples: a tiny panel a layer, in network order.
+"""Small multiples: one small panel per layer, in network order.
 
 Letters: S recorded steps, L layers, N drawn points.
 """
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 COLUMNS = 10
 PANEL_INCHES = (1.1, 0.62)
 AROUND_INCHES = 1.5  # title and legend, above and below the panels
-LEFT, RIGHT, TOP, BOTTOM = 0.03, 0.97, 0.32, 0.95  # of a panel within its cell of 1 by 1; the name stands above it
+LEFT, RIGHT, TOP, BOTTOM = 0.03, 0.97, 0.32, 0.95  # of a panel in its cell of 1 by 1; the name is above it
 NAME_LETTERS = 22
 NOT_CLUSTERED_COLOUR = "#9aa0a6"
 EVERY_POINT = 3  # of a running median
@@ -46,10 +46,11 @@ MOST_VECTOR_POINTS = 20_000  # of all lines: 0.4 MB of SVG
 
 @styled
 def small_multiples(history: RWCHistory, clusters: LayerClusters, ax: Axes | None = None) -> Axes:
-    """Draw the RWC of each layer in a panel of its own, row by row in network order, in the colour of its cluster.
+    """Draw the RWC of each layer in its own panel, row by row in network order, in the colour of its cluster.
 
-    All panels share the steps and one log y axis; the pale line, the same in each, is the median of all layers. Above
-    300 steps lines are running medians over a fortieth of the steps. Layers that were not clustered are grey.
+    All panels have the same steps and the same log y axis. The pale line, the same in each panel, is the median of all
+    layers. Above 300 steps the lines are running medians over a fortieth of the steps. Layers that were not clustered
+    are grey.
 
     Raises:
         ValueError: the history is empty, or the clusters are of other layers.
@@ -105,7 +106,7 @@ def small_multiples(history: RWCHistory, clusters: LayerClusters, ax: Axes | Non
 
 
 def _lines(history: RWCHistory, values: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """The steps [N] and the values [N, L] that are drawn; a single step is drawn as a level."""
+    """The steps [N] and the values [N, L] to draw. A single step is drawn as a horizontal line."""
     trends = [trend(history.steps, curve) for curve in values.T]
     every = EVERY_POINT if trend_window(len(history.steps)) > 1 else 1
     steps, lines = trends[0][0][::every].astype(float), np.column_stack([median[::every] for _, median in trends])
@@ -113,7 +114,7 @@ def _lines(history: RWCHistory, values: FloatArray) -> tuple[FloatArray, FloatAr
 
 
 def _limits(lines: FloatArray) -> tuple[float, float]:
-    """The lowest and the highest of what is drawn; one last step at a learning rate of almost 0 counts for little."""
+    """The limits of the y axis. A last step at a learning rate of almost 0 hardly changes them."""
     drawn = lines[~np.isnan(lines)]
     if not drawn.size:
         return 0.1, 1.0
@@ -122,7 +123,7 @@ def _limits(lines: FloatArray) -> tuple[float, float]:
 
 
 def _axis(ax: Axes, history: RWCHistory, rows: int, columns: int, limits: tuple[float, float]) -> None:
-    """The shared y axis beside each row, in powers of ten, and what runs along x."""
+    """Draw the shared y axis beside each row, in powers of ten, and the label of x."""
     low, high = np.log10(limits)
     decades = np.arange(np.ceil(low), np.floor(high) + 1)
     decades = decades[:: -(-len(decades) // 3)] if len(decades) else np.array([low, high])

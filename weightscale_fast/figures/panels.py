@@ -1,4 +1,4 @@
-"""Several figures on one page: a map for each run, curves and a map for each group of layers."""
+"""Several figures on one page: a map per run, or curves and a map per group of layers."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ if TYPE_CHECKING:
     from ..analysis.result import LayerClusters
     from ..record.history import RWCHistory
 
-MOST_PANELS = 12  # of a page: a row for each of GPT-2's 48 blocks would be 4.5 m high
+MOST_PANELS = 12  # of a page: a row per block of GPT-2, with 48 blocks, would be 4.5 m high
 ROW_INCHES = 3.7
 
 
 @styled
 def pca_panels(runs: Mapping[str, LayerClusters]) -> Figure:
-    """Draw the map of each run or data set, three in a row: see `pca_map`. Each has its own components and clusters.
+    """Draw the map of each run or data set, three per row: see `pca_map`. Each has its own components and clusters.
 
     Args:
         runs: clusters by the title of their panel, at most 12.
 
     Raises:
-        ValueError: no run, or more than 12.
+        ValueError: there is no run, or there are more than 12.
 
     Example:
         `pca_panels({"CIFAR-10": cluster_layers(cifar), "SVHN": cluster_layers(svhn)}).savefig("maps.svg")`
@@ -44,15 +44,17 @@ def pca_panels(runs: Mapping[str, LayerClusters]) -> Figure:
 
 @styled
 def group_panels(history: RWCHistory, groups: Mapping[str, LayerClusters | None]) -> Figure:
-    """Draw the clustered curves and the map of each group of layers, a row a group: see `clustered_curves`, `pca_map`.
+    """Draw the clustered curves and the map of each group of layers, in a row per group.
+
+    See `clustered_curves` and `pca_map`.
 
     Args:
         history: the run.
-        groups: the clusters of each group, as `groups.cluster_groups` gives them, at most 12; groups that were not
-            clustered are left out.
+        groups: the clusters of each group, from `cluster_groups`, at most 12. Groups that were not clustered are left
+            out.
 
     Raises:
-        ValueError: no group was clustered, or more than 12 were, or they are of other layers.
+        ValueError: no group or more than 12 groups were clustered, or the clusters are of other layers.
 
     Example:
         `group_panels(history, cluster_groups(history, group_layers(history.names, history.kinds)))`

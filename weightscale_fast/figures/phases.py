@@ -27,15 +27,15 @@ if TYPE_CHECKING:
     from ..analysis.result import LayerClusters
     from ..record.history import RWCHistory
 
-WHOLE_RUN = 0.06  # width of the strip for the whole run, of that of the windows
+WHOLE_RUN = 0.06  # width of the strip for the whole run, as a share of the windows' width
 
 
 @styled
 def phases(history: RWCHistory, clusters: LayerClusters, ax: Axes | None = None) -> Axes:
     """Draw which cluster each layer belongs to in each of up to 8 windows of steps, first layer on top.
 
-    The strip on the right is the whole run. Colours are those of its clusters: see `phase_labels`. A layer that changes
-    colour changed its company, and where many do at once a phase of the training ended.
+    The strip on the right is the whole run. The colours are those of its clusters: see `phase_labels`. A layer that
+    changes colour joined another cluster. If many layers do so at once, a phase of the training ended.
 
     Raises:
         ValueError: the history is empty, or the clusters are of other layers or steps.

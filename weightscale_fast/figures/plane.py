@@ -1,6 +1,6 @@
 """The plane of the first two principal components, and how many clusters it holds.
 
-Letters: R rows clustered, K clusters, G grid points a side.
+Letters: N layers clustered, k clusters, P grid points per side.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ CHOSEN_COLOUR = "#D55E00"
 def pca_map(clusters: LayerClusters, ax: Axes | None = None) -> Axes:
     """Draw the layers in the plane of their first two principal components: regions, points and centres (X).
 
-    A place z of the plane belongs to the cluster with the least `|z - center_coordinates|^2 + center_offsets`; HDBSCAN
-    has no such regions, and its outlier layers are grey. The layers furthest from their centre are named where there is
-    room.
+    A point z of the plane belongs to the cluster with the smallest `|z - center_coordinates|^2 + center_offsets`.
+    HDBSCAN has no such regions, and its outlier layers are grey. The layers furthest from their centre are named if
+    there is room.
 
     Example:
         `pca_map(cluster_layers(history)).figure.savefig("pca_map.svg")`
@@ -75,7 +75,7 @@ def pca_map(clusters: LayerClusters, ax: Axes | None = None) -> Axes:
             edgecolor="white",
             linewidth=0.7,
             label=label_cluster(label, int(members.sum())),
-            zorder=3 if members.sum() > 1 else 5,  # or a layer alone would hide under its centre
+            zorder=3 if members.sum() > 1 else 5,  # a single layer would be under its centre
         )
     x, y = clusters.center_coordinates.T
     outline = [Stroke(linewidth=2.8, foreground="white"), Normal()]
@@ -94,7 +94,7 @@ def pca_map(clusters: LayerClusters, ax: Axes | None = None) -> Axes:
 def scree(clusters: LayerClusters, ax: Axes | None = None) -> Axes:
     """Draw the SSE of k-means on the 2-D scores against k, with its chord and the chosen k.
 
-    The SSE on the curves themselves stands beside it, pale; both are in percent of their own value at k = 1.
+    The pale line is the SSE on the curves themselves. Both are in percent of their own value at k = 1.
 
     Example:
         `scree(cluster_layers(history)).figure.savefig("scree.svg")`
@@ -149,20 +149,20 @@ def scree(clusters: LayerClusters, ax: Axes | None = None) -> Axes:
 
 
 def _regions(ax: Axes, clusters: LayerClusters, extent: tuple[float, float, float, float]) -> None:
-    """Each place of the plane in the pale colour of the cluster it belongs to."""
+    """Paint each point of the plane in the pale colour of its cluster."""
     left, right, bottom, top = extent
     x, y = np.meshgrid(np.linspace(left, right, GRID), np.linspace(bottom, top, GRID))
-    plane = np.stack([x, y], axis=-1)[:, :, None]  # [G, G, 1, 2]
-    distance = ((plane - clusters.center_coordinates) ** 2).sum(axis=-1) + clusters.center_offsets  # [G, G, K]
+    plane = np.stack([x, y], axis=-1)[:, :, None]  # [P, P, 1, 2]
+    distance = ((plane - clusters.center_coordinates) ** 2).sum(axis=-1) + clusters.center_offsets  # [P, P, k]
     colours = np.array([tint(cluster_look(label).colour, PALE) for label in range(clusters.k)])
     ax.imshow(colours[distance.argmin(axis=-1)], extent=extent, origin="lower", aspect="auto", zorder=0)
 
 
 def _name_outlying(ax: Axes, clusters: LayerClusters) -> None:
-    """Name up to `MOST_LABELS` of the layers furthest from their centre, each where its name meets nothing.
+    """Name up to `MOST_LABELS` of the layers furthest from their centre, if the name overlaps nothing.
 
-    Boxes are (left, bottom, right, top) in points from the lower left of the axes; a letter counts as 0.6 of the font
-    size.
+    Boxes are (left, bottom, right, top), in points from the lower left of the axes. A letter is 0.6 of the font size
+    wide.
     """
     scale = ax.figure.dpi / 72
     size = np.array([ax.bbox.width, ax.bbox.height]) / scale
@@ -170,7 +170,7 @@ def _name_outlying(ax: Axes, clusters: LayerClusters) -> None:
     span = np.array([np.ptp(ax.get_xlim()), np.ptp(ax.get_ylim())])
     points = (clusters.coordinates - corner) / span * size
     centres = (clusters.center_coordinates - corner) / span * size
-    distances = np.hypot(*np.moveaxis(points[:, None] - centres, -1, 0))  # [R, K]
+    distances = np.hypot(*np.moveaxis(points[:, None] - centres, -1, 0))  # [N, k]
     members = np.where(clusters.labels == OUTLIER, distances.argmin(axis=1), clusters.labels)
     far = np.take_along_axis(distances, members[:, None], axis=1)[:, 0]
     taken = [np.array([*z - 4, *z + 4]) for z in points] + [np.array([*z - 6, *z + 6]) for z in centres]

@@ -1,4 +1,4 @@
-"""Fewer points for the same picture: min-max thinning of curves, and running medians.
+"""Draw fewer points for the same picture: min-max thinning of curves, and running medians.
 
 Letters: S recorded steps, L layers, N drawn points, W window.
 """
@@ -11,17 +11,17 @@ from numpy.typing import NDArray
 from ..analysis.curves import FloatArray
 from ..analysis.medians import finite_median
 
-MOST_POINTS = 1000  # of one curve: more than the pixels it is drawn on
+MOST_POINTS = 1000  # of one curve: more than its pixels
 MANY_STEPS = 300  # above this a trend line is a running median
-MOST_TREND_POINTS = 200  # of a running median: 5 a window
+MOST_TREND_POINTS = 200  # of a running median: 5 per window
 
 
 def thin(steps: NDArray[np.int64], values: FloatArray) -> tuple[NDArray[np.int64], FloatArray]:
-    """At most `MOST_POINTS` points of each curve: the lowest and the highest of every stretch, so spikes survive.
+    """Keep at most `MOST_POINTS` points of each curve: the lowest and the highest of every stretch, so spikes survive.
 
     Args:
         steps: [S].
-        values: [S, L], NaN where a curve has a gap.
+        values: [S, L], with NaN in the gaps of a curve.
 
     Returns:
         The steps [N, L] and the values [N, L] to draw, in the order of the steps.
@@ -42,12 +42,12 @@ def thin(steps: NDArray[np.int64], values: FloatArray) -> tuple[NDArray[np.int64
 
 
 def trend_window(S: int) -> int:
-    """How many steps a trend line's running median spans: 1 (none) up to `MANY_STEPS` steps, then an odd fortieth."""
+    """The steps in a trend line's running median: 1 (none) up to `MANY_STEPS` steps, then a fortieth, made odd."""
     return 1 if S <= MANY_STEPS else S // 40 | 1
 
 
 def trend(steps: NDArray[np.int64], curve: FloatArray) -> tuple[NDArray[np.int64], FloatArray]:
-    """The running median of a curve [S] at `MOST_TREND_POINTS` of its steps; up to `MANY_STEPS` the curve itself."""
+    """The running median of a curve [S] at `MOST_TREND_POINTS` of its steps. Up to `MANY_STEPS`, the curve itself."""
     S = len(curve)
     half = trend_window(S) // 2
     at = np.linspace(0, S - 1, MOST_TREND_POINTS if half else S).astype(np.int64)

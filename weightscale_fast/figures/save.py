@@ -14,19 +14,20 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 IMAGE = re.compile(rb'(?<="data:image/png;base64,)[^"]+')
-COLOURS = 256  # that a palette holds
-STEP = 16  # between shades, where lines blend into more colours than that
+COLOURS = 256  # the most of a palette
+STEP = 16  # between the values of a channel, if there are more colours
 
 
 def svg_of(figure: Figure, dpi: float) -> bytes:
-    """The figure as SVG, the same bytes each time: no date, fixed ids.
+    """The figure as SVG. It has no date and fixed ids, so the bytes are the same each time.
 
-    The images inside, which are most of a figure of many curves, become two to six times smaller: up to 256 colours are
-    kept as they are, in a palette; of more, as where pale lines blend, each channel is rounded to multiples of 16.
+    Images in the SVG, which are most of a figure of many curves, become two to six times smaller. Up to 256 colours
+    stay as they are, in a palette. With more colours, for example where pale lines blend, each channel is rounded to
+    multiples of 16.
 
     Args:
         figure: what to draw.
-        dpi: of the images inside.
+        dpi: the resolution of the images in the SVG.
     """
     from matplotlib import rc_context
 
@@ -44,7 +45,7 @@ def _smaller(png: bytes) -> bytes:
     colours, index = _palette(pixels)
     if len(colours) > COLOURS:
         pixels = np.minimum((pixels.astype(np.int64) + STEP // 2) // STEP * STEP, 255).astype(np.uint8)
-        pixels[pixels[..., 3] == 0] = 0  # what cannot be seen needs no colour
+        pixels[pixels[..., 3] == 0] = 0  # a transparent pixel needs no colour
         colours, index = _palette(pixels)
     if len(colours) > COLOURS:
         image = Image.fromarray(pixels)
@@ -57,7 +58,7 @@ def _smaller(png: bytes) -> bytes:
 
 
 def _palette(pixels: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """The different colours [n, 4] of the pixels [height, width, 4], and which each has [height, width]."""
+    """The distinct colours [n, 4] of the pixels [height, width, 4], and each pixel's index [height, width]."""
     numbers = np.ascontiguousarray(pixels).view(np.uint32)[..., 0]
     colours, index = np.unique(numbers, return_inverse=True)
     return colours.view(np.uint8).reshape(-1, 4), index.reshape(numbers.shape)

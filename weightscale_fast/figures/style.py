@@ -1,4 +1,4 @@
-"""One look for all figures: colours, marks, titles and legends."""
+"""The common look of all figures: colours, marks, titles and legends."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ GRID_COLOUR = "#e8eaed"
 ZERO_COLOUR = "#d9d9d9"
 NOT_FINITE_COLOUR = "#D55E00"
 
-# Okabe and Ito's colour-blind safe palette; yellow is left out, it cannot be seen on white.
+# Okabe and Ito's palette, safe for colour-blind readers. It is without yellow, which is hard to see on white.
 CLUSTER_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000")
 CLUSTER_LINES = ("-", "--", ":")
 CLUSTER_MARKERS = ("o", "s", "^", "D", "v", "<")
@@ -48,7 +48,7 @@ STYLE = {
 
 
 class ClusterLook(NamedTuple):
-    """How a cluster is drawn; colour and line, or colour and marker, together are its own for the first 21 clusters.
+    """How a cluster is drawn. For the first 21 clusters, colour and line are unique, and so are colour and marker.
 
     Outlier layers are grey.
     """
@@ -78,7 +78,7 @@ def cluster_look(label: int) -> ClusterLook:
 
 
 def tint(colour: str, strength: float) -> tuple[float, float, float]:
-    """The colour mixed into white: 1 is the colour, 0 white."""
+    """Mix the colour with white: strength 1 is the colour, 0 is white."""
     from matplotlib.colors import to_rgb
 
     red, green, blue = (1 - strength * (1 - part) for part in to_rgb(colour))
@@ -86,7 +86,7 @@ def tint(colour: str, strength: float) -> tuple[float, float, float]:
 
 
 def styled(figure: Callable[P, R]) -> Callable[P, R]:
-    """Draw with the settings of `STYLE`, and leave matplotlib's own as they were."""
+    """Draw with the settings of `STYLE`, without changing matplotlib's own."""
 
     @functools.wraps(figure)
     def draw(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -97,7 +97,7 @@ def styled(figure: Callable[P, R]) -> Callable[P, R]:
 
 
 def axes_for(ax: Axes | None, title: str, subtitle: str, size: tuple[float, float]) -> Axes:
-    """The caller's axes, or those of a new figure of `size` inches, with the title and a quiet line under it."""
+    """The caller's axes, or axes of a new figure of `size` inches, with the title and a grey subtitle."""
     from matplotlib.figure import Figure
 
     if ax is None:
@@ -106,18 +106,18 @@ def axes_for(ax: Axes | None, title: str, subtitle: str, size: tuple[float, floa
     quiet = ax.annotate(
         subtitle, (0, 1), (0, 6), xycoords="axes fraction", textcoords="offset points", color=MUTED, fontsize=8
     )
-    quiet.set_in_layout(False)  # as titles are: a long line must not squeeze the axes
+    quiet.set_in_layout(False)  # like titles: a long line must not shrink the axes
     ax.tick_params(colors=MUTED, labelcolor=INK, labelsize=8)
     return ax
 
 
 def set_title(ax: Axes, title: str) -> None:
-    """A bold title, left, with room for the quiet line under it."""
+    """Set a bold title on the left, with room for the subtitle below."""
     ax.set_title(title, loc="left", pad=20, fontsize=11, fontweight="bold", color=INK)
 
 
 def legend_below(ax: Axes, handles: Sequence[Artist] | None = None) -> None:
-    """A legend below the axes and their label, where it covers no data; of `handles`, or of what has a label."""
+    """Add a legend below the axes and their label, where it covers no data. By default it has all labelled artists."""
     from matplotlib.transforms import ScaledTranslation
 
     below_label = ax.transAxes + ScaledTranslation(0, -0.45, ax.figure.dpi_scale_trans)
@@ -133,7 +133,7 @@ def legend_below(ax: Axes, handles: Sequence[Artist] | None = None) -> None:
 
 
 def step_axis(ax: Axes, first: float, last: float, unit: str = "optimizer step") -> None:
-    """Whole steps, of this unit, from `first` to `last` along x."""
+    """Make x an axis of whole steps from `first` to `last`, in this unit."""
     from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
     ax.set_xlabel(unit)
@@ -143,7 +143,7 @@ def step_axis(ax: Axes, first: float, last: float, unit: str = "optimizer step")
 
 
 def name_label(name: str, most: int = 30) -> str:
-    """The short name as text for a figure, where a dollar sign would begin a formula."""
+    """The short name as text for a figure, with dollar signs escaped: they would start a formula."""
     return short_name(name, most).replace("$", r"\$")
 
 
@@ -153,12 +153,12 @@ def label_cluster(label: int, size: int) -> str:
 
 
 def labels_of(clusters: LayerClusters) -> list[int]:
-    """The labels to draw: every cluster, then the outlier layers where there are some."""
+    """The labels to draw: every cluster, then the outlier layers if there are any."""
     return [*range(clusters.k), *([OUTLIER] if OUTLIER in clusters.labels else [])]
 
 
 def rwc_unit(history: RWCHistory) -> str:
-    """What the RWC of this history is, for an axis: the formula and the steps it spans."""
+    """The axis label for the RWC of this history: the formula and the steps that it spans."""
     unit = history.unit.rpartition(" ")[2]
     return f"{rwc_formula(history)} {f'per {unit}' if history.every == 1 else f'over {history.every:,} {unit}s'}"
 
@@ -169,7 +169,7 @@ def rwc_formula(history: RWCHistory) -> str:
 
 
 def check_not_empty(history: RWCHistory) -> None:
-    """Raise `ValueError` where there is nothing to draw."""
+    """Raise `ValueError` if there is nothing to draw."""
     if not len(history.steps) or not history.names:
         raise ValueError(
             f"history must hold at least one step of one layer, got {len(history.steps)} steps of "
