@@ -1,4 +1,4 @@
-"""Histories with a given RWC, for tests of what reads a history."""
+"""Histories with a given RWC, for the tests of code that reads histories."""
 
 import numpy as np
 
@@ -23,7 +23,7 @@ def make_history(rwc, names=None, **fields):
 
 
 def noisy(S, L, seed=0):
-    """Layers at three levels, falling with the steps."""
+    """RWC [S, L] of layers at three levels, which falls with the steps."""
     rng = np.random.default_rng(seed)
     level = np.array([1e-3, 3e-3, 5e-3])[np.arange(L) % 3]
     return level * np.exp(rng.normal(0, 0.1, (S, L)) - np.arange(S)[:, None] / S)

@@ -20,7 +20,7 @@ from .oracle import module_of, nudge
 CPU = torch.device("cpu")
 
 
-# What each op is told of its launch beside the tables: the chunks of the largest layer, and the stream.
+# The arguments of each op after `update`: the chunks of the largest layer, and the stream.
 LAUNCH = {"layer_sums": (), "layer_sums_triton": (1,), "layer_sums_cuda": (1, 0)}
 
 
@@ -89,7 +89,7 @@ def test_kernels_refuse_tables_that_do_not_fit(name):
 
 
 class CountedCalls(TorchDispatchMode):
-    """How many operators are called."""
+    """Counts the operators that are called."""
 
     count = 0
 
@@ -99,7 +99,7 @@ class CountedCalls(TorchDispatchMode):
 
 
 def calls_to_bring_over(layers):
-    """How many operators bring the sums of every other one of 2 * `layers` layers from their device, as is checked."""
+    """Bring the sums of every second of 2 * `layers` layers from another device, check them, count the operators."""
     cur = [torch.randn(3, 4) for _ in range(2 * layers)]
     before = [torch.zeros(3, 4) for _ in cur]
     plan, mine = build_plan(cur, before), list(range(0, 2 * layers, 2))
@@ -114,7 +114,7 @@ def calls_to_bring_over(layers):
 
 
 def test_sums_of_another_device_come_in_as_many_calls_for_any_number_of_layers():
-    """A model on several GPUs: what its other devices count comes at once, to the right row and columns."""
+    """A model on several GPUs: the sums of another device come in one copy, to the right row and columns."""
     assert calls_to_bring_over(layers=40) == calls_to_bring_over(layers=2)
 
 
@@ -124,7 +124,7 @@ def test_a_gpu_that_gets_the_torch_backend_is_a_warning_with_the_reasons():
 
 
 def test_a_monitor_has_run_what_it_will_record_with(monkeypatch):
-    """A CUDA graph cannot hold a first launch: the dtype, the number of sums and prev <- cur are those of its rows."""
+    """A CUDA graph cannot capture a first launch, so warm_up uses the dtype, the sums and the update of a real step."""
     seen = []
     cpu = load_backend("cpu")
     run = cpu.run
@@ -149,7 +149,7 @@ def test_automatic_choice_on_the_cpu_is_the_compiled_pass():
 def test_environment_names_the_backend(monkeypatch):
     monkeypatch.setenv("WEIGHTSCALE_FAST_BACKEND", "torch")
     assert choose_backend(CPU).__name__ == "weightscale_fast.ops.reference"
-    assert choose_backend(CPU, "cpu").__name__ == "weightscale_fast.ops.cpu"  # the argument comes first
+    assert choose_backend(CPU, "cpu").__name__ == "weightscale_fast.ops.cpu"  # the argument wins
     monkeypatch.setenv("WEIGHTSCALE_FAST_BACKEND", "gpu")
     with pytest.raises(ValueError, match="backend must be one of 'cpu', 'triton', 'cuda', 'torch'.*, got 'gpu'"):
         choose_backend(CPU)
@@ -173,7 +173,7 @@ def test_gpu_backends_refuse_the_cpu_with_the_reason(monkeypatch):
 
 
 def test_without_the_extension_the_torch_backend_serves(tmp_path):
-    """The package as it is installed where no compiler is: the same files without the binary."""
+    """The package as installed without a compiler: the same files without the binary."""
     script = """
 import torch, weightscale_fast as wsf
 from weightscale_fast.ops.backends import choose_backend
@@ -199,4 +199,4 @@ else:
 
 
 def test_every_backend_is_tested_here():
-    assert set(BACKENDS) == {*TESTED, "cuda"}  # that one runs on GPUs only: test_cuda_build.py, test_gpu.py
+    assert set(BACKENDS) == {*TESTED, "cuda"}  # cuda runs on GPUs only: test_cuda_build.py, test_gpu.py

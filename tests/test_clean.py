@@ -1,4 +1,4 @@
-"""Outlier cleaning and the choice of scale against tables worked out by hand."""
+"""Outlier cleaning and the choice of scale, against values computed by hand."""
 
 import tracemalloc
 
@@ -44,7 +44,7 @@ def test_two_sigma_is_one_pass():
 
 
 def test_every_layer_is_cleaned_by_itself():
-    # 10 is usual in the second layer; replacing it there would need the first one's mean
+    # 10 is normal in the second layer; only the first layer's mean would make it an outlier
     cleaned, replaced = cleaned_copy(np.array([[0] * 9 + [10], [10] * 9 + [0]]))
     assert cleaned.tolist() == [[0] * 9 + [1], [10] * 9 + [9]]
     assert replaced == 2

@@ -1,4 +1,4 @@
-"""cluster_layers: the result's fields, the choice of k, and what it says to bad input."""
+"""cluster_layers: the fields of the result, the choice of k, and the errors for bad input."""
 
 import subprocess
 import sys
@@ -14,12 +14,12 @@ from weightscale_fast.analysis import cluster, cluster_layers
 from weightscale_fast.analysis.kmeans import kmeans, stability
 from weightscale_fast.analysis.knee import chord_k, count_distinct, sse_curve
 
-# k-means is never to be asked for more clusters than there are points
+# k-means must never run with more clusters than points
 pytestmark = pytest.mark.filterwarnings("error::sklearn.exceptions.ConvergenceWarning")
 
 
 def groups(levels, size=6, columns=10, noise=0.1, seed=0):
-    """`size` curves around each level, the groups' rows taking turns."""
+    """`size` curves around each level. The rows of the groups alternate."""
     rng = np.random.default_rng(seed)
     return np.tile(levels, size)[:, None] + noise * rng.standard_normal((size * len(levels), columns))
 
@@ -30,7 +30,7 @@ def test_importing_the_analysis_imports_neither_sklearn_nor_scipy():
     assert done.stdout.strip() == "[]"
 
 
-# What comes out
+# The result
 
 
 def test_clusters_are_numbered_from_the_lowest_curve_to_the_highest():
@@ -46,14 +46,14 @@ def test_labels_do_not_depend_on_the_seed_where_groups_are_clear():
 
 
 def test_clusters_of_equal_level_are_numbered_by_their_first_layer():
-    # each row's median is 2, the clusters differ only in the order of the columns
+    # the median of each row is 2; the clusters differ only in the order of the columns
     curves = [[1, 2, 3], [3, 2, 1], [1, 2, 3], [3, 2, 1]]
     labels = [cluster_layers(curves, k=2, n_init=1, seed=seed).labels.tolist() for seed in range(6)]
     assert labels == [[0, 1, 0, 1]] * 6
 
 
 def test_a_cluster_that_stays_empty_is_not_counted(monkeypatch):
-    """cuML may give such labels; here scikit-learn's of one cluster fewer, with a number left out, are given."""
+    """cuML may skip a label. Here scikit-learn makes one cluster fewer, and its labels get a gap."""
 
     def with_an_empty_cluster(points, k, **others):
         labels, sse = kmeans(points, k - 1, **others)
@@ -180,7 +180,7 @@ def test_backend_is_reported_with_its_reason(asked, reason):
 
 
 def test_scale_of_the_curves_does_not_matter():
-    # Eq. 1 gives values near 1e-4: no absolute tolerance may come into it
+    # Eq. 1 gives values near 1e-4: there must be no absolute tolerance
     curves = groups([1.0, 2.0, 4.0])
     small = cluster_layers(curves * 1e-6, n_init=5)
     assert small.k == 3
@@ -191,12 +191,12 @@ def test_scale_of_the_curves_does_not_matter():
 
 
 def test_chord_is_the_point_furthest_below_the_line():
-    # scaled the curve is 1, .5, .1, .05, 0 and the line 1, .75, .5, .25, 0: below it by 0, .25, .4, .2, 0
+    # scaled, the curve is 1, .5, .1, .05, 0 and the line 1, .75, .5, .25, 0: it is below the line by 0, .25, .4, .2, 0
     assert chord_k(np.array([110.0, 60.0, 20.0, 15.0, 10.0])) == 3
 
 
 def test_chord_starts_and_ends_on_the_curve_however_little_it_falls():
-    # scaled 1, .47, .26, .11, 0: below the line by 0, .28, .24, .14, 0
+    # scaled, it is 1, .47, .26, .11, 0: below the line by 0, .28, .24, .14, 0
     assert chord_k(np.array([100.0, 80.0, 72.0, 66.0, 62.0])) == 2
 
 
@@ -298,7 +298,7 @@ def test_log_as_a_way_with_outliers_is_the_log_scale_and_no_cleaning():
 
 
 def test_outliers_are_cleaned_after_the_scale():
-    # log10 of the first row: mean -1.9, deviation 0.3; on a linear scale the row's outlier would weigh ten times that
+    # log10 of the first row: mean -1.9, deviation 0.3; on a linear scale the outlier would weigh ten times as much
     clusters = cluster_layers([[0.01] * 9 + [0.1], [1] * 10], k=2, scale="log")
     np.testing.assert_allclose(clusters.curves[0], [-2] * 9 + [-1.9])
     assert clusters.outliers_replaced == 1
@@ -370,7 +370,7 @@ def test_values_that_are_not_finite_are_named():
     rwc[0, 2] = np.inf
     record = SimpleNamespace(names=("a", "b", "conv", "d", "fc", "f"), rwc=rwc)
     message = (
-        r"6 values are NaN or infinite: in 2 layers \(conv, fc\) and 6 columns \(0, 3, 4, \.\.\.\); "
+        r"6 values are NaN or infinite: in 2 layers \(conv, fc\) and 6 columns \(0, 3, 4, 5, 6 and 1 more\); "
         "drop those layers or those columns"
     )
     with pytest.raises(ValueError, match=message):

@@ -1,4 +1,4 @@
-"""The figures: what they hold, drawn for real with the Agg backend."""
+"""The content of the figures, drawn with the Agg backend."""
 
 import base64
 import io
@@ -69,7 +69,7 @@ def test_figure_has_a_title_and_named_axes_and_leaves_matplotlib_as_it_was(name,
     ax = draw(name, history, clusters)
     assert ax.get_title(loc="left")
     assert ax.get_xlabel()
-    if name != "phases":  # whose rows are layers, and colours are clusters
+    if name != "phases":  # its rows are layers, and its colours are clusters
         assert ax.get_ylabel() or ax.figure.axes[1].get_ylabel()  # a heat map has its unit on the colour bar
     assert saved(ax)[:4] == b"\x89PNG"
     assert dict(matplotlib.rcParams) == before
@@ -244,7 +244,7 @@ def test_small_multiples_names_do_not_touch():
 
 
 def turning(S=80, L=12):
-    """Two groups of layers, slow and fast; halfway three layers change sides."""
+    """Two groups of layers, slow and fast. Halfway through, three layers change their group."""
     fast = np.arange(L) % 2 == 0
     later = fast ^ (np.arange(L) < 3)
     rng = np.random.default_rng(0)
@@ -311,7 +311,7 @@ def test_images_in_an_svg_keep_their_colours(clusters):
 def test_images_of_many_colours_are_rounded():
     page = figures.rwc_curves(make_history(noisy(2_000, 20))).figure
     saved(page.axes[0])
-    page.set_layout_engine("none")  # another round of it would move the lines by a fraction of a pixel
+    page.set_layout_engine("none")  # a second layout would move the lines by a fraction of a pixel
     (plain, _), (small, _) = images_of(saved(page.axes[0], "svg")), images_of(svg_of(page, 100))
     assert len(np.unique(plain.reshape(-1, 4), axis=0)) > 256
     seen = small[..., 3] > 0
@@ -488,7 +488,7 @@ def test_trend_is_the_running_median():
 
 
 def test_steps_may_be_epochs(history, clusters):
-    """What the settings say that steps count stands on every axis of steps."""
+    """The unit of the steps, from the settings, is on every axis of steps."""
     epochs = replace(history, settings={"unit": "epoch"})
     assert figures.rwc_curves(epochs).get_xlabel() == "epoch"
     assert figures.rwc_curves(epochs).get_ylabel().endswith("per epoch")

@@ -20,7 +20,7 @@ SIZES = [1, 2, 7, 15, 16, 17, 31, 33, 63, 65, 127, 128, 129, 255, 257, 1023, CHU
 
 
 def check_sums(model, before, *, backend, update=True):
-    """The sums of `model` against its weights `before`, and what the pass leaves in the snapshot."""
+    """Check the sums of `model` against its weights `before`, and the snapshot after the pass."""
     prev = wsf.snapshot(module_of(*before), layers="all")
     sums = torch.stack(wsf.layer_sums(model, prev, ratio_sum=True, update=update, backend=backend))
     expected = torch.stack([oracle_sums(w, p) for w, p in zip(model.parameters(), before, strict=True)], dim=1)
@@ -51,7 +51,7 @@ def test_unaligned(dtype, backend):
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_tiny_layers_at_every_address_touch_no_neighbour(dtype, backend):
-    """Layers that end before their first 16-byte boundary, or just behind it, wherever they begin."""
+    """Layers that end before their first 16-byte boundary or just after it, at every start address."""
     vector = 16 // dtype.itemsize
     flat_cur, flat_prev = torch.randn(4_000).to(dtype), torch.randn(4_000).to(dtype)
     spans, end = [], 0
@@ -86,7 +86,7 @@ def test_the_row_of_the_cursor_is_filled_and_no_other(backend):
 
 @pytest.mark.parametrize("many", [False, True])
 def test_more_chunks_in_a_layer_than_stage_2_takes_at_once(many, backend, monkeypatch):
-    """Both launches of stage 2, beside a layer of few chunks and an empty one.
+    """Both launches of stage 2, in a group that also has a layer of few chunks and an empty layer.
 
     CUDA's takes 4,096 chunks at once where there are many. Triton's interpreter is slow, so it is told that 300 are.
     """
@@ -106,7 +106,7 @@ def test_more_chunks_in_a_layer_than_stage_2_takes_at_once(many, backend, monkey
 
 @pytest.mark.parametrize("sums", [3, 4])
 def test_the_ratio_of_the_pass_is_that_of_its_sums(sums, backend):
-    """The same bits as ratios.py gives: zeros that move, zeros that stay, NaN, inf, empty layers, two dtypes."""
+    """The bits are those of ratios.py: zeros that move, zeros that stay, NaN, inf, empty layers, two dtypes."""
     nan, inf = float("nan"), float("inf")
     before = [torch.randn(40_000), torch.zeros(3), torch.zeros(3), torch.tensor([nan, 1.0]), torch.tensor([inf, 1.0])]
     before += [torch.randn(0), torch.randn(70, 3).double()]
@@ -127,7 +127,7 @@ def test_neighbours_of_a_view_are_untouched(backend):
     buffer = torch.full((3_000,), 7.0)
     model = module_of(buffer[1_001:2_000])
     prev = {"w0": torch.full((3_000,), -7.0)[501:1_500]}
-    with pytest.raises(ValueError, match="no layer"):  # one dimension is no layer
+    with pytest.raises(ValueError, match="no layer"):  # a parameter of one dimension is not a layer
         wsf.fast_rwc(model, prev)
     model = module_of(buffer[1_001:2_000].view(27, 37))
     surroundings = torch.full((3_000,), -7.0)
@@ -152,7 +152,7 @@ def test_memory_layouts(backend):
     sums = torch.stack(wsf.layer_sums(model, prev, ratio_sum=True, backend=backend))
     expected = torch.stack([oracle_sums(w, p) for w, p in zip(model.parameters(), before, strict=True)], dim=1)
     torch.testing.assert_close(sums, expected, rtol=TOLERANCE, atol=0)
-    assert wsf.fast_rwc(model, prev, backend=backend).sum() == 0  # prev was moved on in every layout
+    assert wsf.fast_rwc(model, prev, backend=backend).sum() == 0  # prev was updated in every layout
 
 
 def test_dict_of_clones_in_another_order(backend):
@@ -235,7 +235,7 @@ def test_ratio_of_arrays_is_that_of_tensors(ratio):
         below = below.long()  # numbers of weights
     found = ratio(above.numpy(), below.numpy())
     torch.testing.assert_close(torch.from_numpy(found), ratio(above, below), rtol=0, atol=0, equal_nan=True)
-    assert ratio(above[0].numpy(), below[0].numpy()) == 0.25  # one layer alone
+    assert ratio(above[0].numpy(), below[0].numpy()) == 0.25  # a single layer
 
 
 def test_empty_and_single_element_layers(backend):
@@ -263,7 +263,7 @@ def test_mixed_dtypes_keep_their_columns(backend):
 
 
 def test_16_bit_weights_that_round_back_have_not_moved(backend):
-    """A step below half a unit in the last place leaves a bfloat16 weight where it is: RWC is of the stored weights."""
+    """A step below half a unit in the last place does not change a bfloat16 weight: RWC uses the stored weights."""
     model = module_of(torch.ones(8, 8, dtype=torch.bfloat16))
     prev = wsf.snapshot(model)
     with torch.no_grad():
@@ -291,7 +291,7 @@ def test_same_bits_twice_and_for_any_number_of_threads():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_a_hundred_million_weights(dtype):
-    """Where `norm(p=1)` in float32 loses whole per cents."""
+    """A case in which `norm(p=1)` in float32 loses whole per cents."""
     before = torch.randn(100_000_000, dtype=torch.float32).to(dtype).view(10_000, 10_000)
     model = module_of(before.clone())
     with torch.no_grad():

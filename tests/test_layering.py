@@ -9,7 +9,7 @@ import weightscale_fast
 
 PACKAGE = Path(weightscale_fast.__file__).parent
 
-# From the ground up. Rooms of one line do not import one another.
+# From the bottom up. The rooms of one line do not import one another.
 ORDER = """
 errors files graph_capture text
 eager extras ratios
@@ -29,12 +29,12 @@ LEVEL = {room: level for level, line in enumerate(ORDER.split("\n")) for room in
 
 
 def room_of(module: str) -> str:
-    """The first name below the package."""
+    """The room of a module: the first name after the package."""
     return module.split(".")[1]
 
 
 def imports(path: Path) -> set[str]:
-    """The modules of this package that a file imports, anywhere in it."""
+    """The modules of this package that a file imports, also inside its functions."""
     here = ["weightscale_fast", *path.relative_to(PACKAGE).with_suffix("").parts]
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):

@@ -104,7 +104,7 @@ def test_wrong_arguments(arguments, error, message):
 
 
 def kinds_of(model):
-    """The kind of every layer, by name; the model may be on the meta device."""
+    """The kind of every layer, by name. The model may be on the meta device."""
     return {name: layer_kind(model, name) for name, weights in model.named_parameters() if weights.dim() > 1}
 
 
@@ -168,7 +168,7 @@ def test_squeeze_and_excite_is_known_by_its_class():
 
 
 class Conv1D(nn.Module):
-    """GPT-2's own matrix product: the weight lies the other way round."""
+    """GPT-2's own matrix product, with a transposed weight."""
 
     def __init__(self, inputs, outputs):
         super().__init__()

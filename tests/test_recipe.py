@@ -1,4 +1,4 @@
-"""The authors' recipe by name: what it does to curves, and what it says to options and input it cannot take."""
+"""The authors' recipe: what it does to curves, and its errors for wrong options and input."""
 
 import numpy as np
 import pytest

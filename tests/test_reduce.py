@@ -67,7 +67,7 @@ def test_rank_deficient_rows_give_as_many_scores_as_their_rank(shape):
 
 @pytest.mark.parametrize("shape", [(161, 25), (161, 400), (3, 3), (2, 1000)])
 def test_equal_rows_have_no_variance(shape):
-    # 0.1 has no exact mean in binary: the rounding must not pass for a component
+    # 0.1 has no exact mean in binary: the rounding error must not become a component
     reduced = pca_scores(np.full(shape, 0.1) * np.arange(1, shape[1] + 1))
     assert reduced.scores.shape == (shape[0], 0)
     assert reduced.explained_variance_ratio.shape == (0,)
@@ -81,7 +81,7 @@ def test_constant_rows_lie_on_a_line():
 
 
 def scores_of_cuml(curves):
-    """On every component, by the eigenvectors of the covariance matrix, as cuML's PCA has them."""
+    """The scores on every component, from the eigenvectors of the covariance matrix, as in cuML's PCA."""
     centred = curves - curves.mean(axis=0)
     return centred @ np.linalg.eigh(centred.T @ centred)[1][:, ::-1]
 
