@@ -1,18 +1,68 @@
-"""See every layer of a network learn, at every optimizer step, for about the price of copying the weights."""
+"""See every layer of a network learn, at every optimizer step, for about the price of copying the weights.
 
-from . import figures as figures
-from .analysis import LayerClusters as LayerClusters
-from .analysis import cluster_layers as cluster_layers
-from .errors import WeightScaleError as WeightScaleError
-from .functional import LayerSums as LayerSums
-from .functional import fast_rwc as fast_rwc
-from .functional import layer_sums as layer_sums
-from .health.check import check_health as check_health
-from .health.finding import Finding as Finding
-from .health.summary import RunSummary as RunSummary
-from .monitor import RWCMonitor as RWCMonitor
-from .record.history import RWCHistory as RWCHistory
-from .report.write import write_report as write_report
-from .weights.masters import master_weights as master_weights
-from .weights.snapshot import Snapshot as Snapshot
-from .weights.snapshot import snapshot as snapshot
+Measure:
+    snapshot: a copy of every layer's weights, as a `Snapshot`.
+    fast_rwc: the relative weight change of every layer since the snapshot, and the snapshot brought up to date.
+    layer_sums: the sums behind it, as `LayerSums`.
+
+Record a training run:
+    RWCMonitor: records every optimizer step.
+    RWCHistory: what was recorded; `RWCHistory.load(run_dir)` reads a run folder.
+    master_weights: records the float32 master weights of a 16-bit model.
+
+Check its health:
+    check_health: the findings of a history, each a `Finding`: what is wrong, since when, and why.
+    RunSummary: what `RWCMonitor.summary()` returns.
+
+Explain it:
+    cluster_layers: layers that behave alike, as `LayerClusters`.
+    group_layers, cluster_groups: layers by kind, by stage or by name; and each group clustered by itself.
+    load_curves: the curves of a run folder or of a file.
+    figures: the figures of the papers, and more.
+    write_report: one HTML page of a run.
+
+What is named here is public, and so are `figures` and `integrations`. All other modules may change at any time.
+Errors of this package are `WeightScaleError`, `ValueError` or `TypeError`.
+"""
+
+from . import figures
+from .analysis import LayerClusters, cluster_layers, load_curves
+from .analysis.groups import cluster_groups, group_layers
+from .errors import WeightScaleError
+from .functional import LayerSums, fast_rwc, layer_sums
+from .health.check import check_health
+from .health.finding import Finding
+from .health.summary import RunSummary
+from .monitor import RWCMonitor
+from .record.history import RWCHistory
+from .report.write import write_report
+from .weights.masters import master_weights
+from .weights.snapshot import Snapshot, snapshot
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Finding",
+    "LayerClusters",
+    "LayerSums",
+    "RWCHistory",
+    "RWCMonitor",
+    "RunSummary",
+    "Snapshot",
+    "WeightScaleError",
+    "check_health",
+    "cluster_groups",
+    "cluster_layers",
+    "fast_rwc",
+    "figures",
+    "group_layers",
+    "layer_sums",
+    "load_curves",
+    "master_weights",
+    "snapshot",
+    "write_report",
+]
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]
