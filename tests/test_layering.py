@@ -18,7 +18,8 @@ weights
 functional
 distributed
 record
-analysis health
+analysis
+health
 figures monitor
 report integrations train
 paper

@@ -86,7 +86,7 @@ def page(text):
 
 def test_folder_holds_every_figure_twice_and_the_tables(folder):
     figures = [f"{name}.{kind}" for name in [*FIGURES, "per_epoch_curves"] for kind in ("png", "svg")]
-    assert {path.name for path in folder.iterdir()} == {*figures, "labels.csv", "scree.csv", "report.html"}
+    assert {path.name for path in folder.iterdir()} == {*figures, "findings.csv", "labels.csv", "scree.csv", "report.html"}
 
 
 def test_page_embeds_every_figure_and_needs_nothing_else(text, page):

@@ -58,6 +58,19 @@ class TestSummary:
         assert numbers["rwc/min"] == 0
         assert np.isfinite(numbers["rwc/max"])
 
+    def test_a_layer_that_begins_at_zero_is_finite(self, history):
+        """LoRA's B: its first RWC is infinite, its weights never are. Trackers, summary and check say the same."""
+        prev = history.prev_l1.copy()
+        prev[0, 3] = 0
+        zero_start = replace(history, prev_l1=prev)
+        assert np.isinf(zero_start.rwc[0, 3])
+        numbers, summary = summarize(zero_start), wsf.RunSummary.of(zero_start)
+        assert numbers["rwc/layers_not_finite"] == 0
+        assert len(summary.levels) == len(history.names)
+        assert numbers["rwc/median"] == pytest.approx(summary.median)
+        assert np.isfinite(numbers["rwc/max"])
+        assert not [finding for finding in wsf.check_health(zero_start) if finding.kind == "not_finite"]
+
     def test_of_nothing_finite_is_nan(self, history):
         broken = replace(history, delta_l1=np.full_like(history.delta_l1, np.nan))
         assert np.isnan(summarize(broken)["rwc/median"])

@@ -33,7 +33,7 @@ def norm_ratio(delta_l1: Values, prev_l1: Values) -> Values:
     """
     if isinstance(delta_l1, Tensor):
         return (delta_l1 / prev_l1).masked_fill_(prev_l1 == torch.inf, torch.nan).masked_fill_(delta_l1 == 0, 0.0)
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         ratio = np.where(prev_l1 == np.inf, np.nan, delta_l1 / prev_l1)
         return np.where(delta_l1 == 0, 0.0, ratio)
 

@@ -28,17 +28,38 @@ MOST_FINDINGS = 8  # lines
 
 def add_commands(commands: Any) -> None:
     """Add `analyze` and `plot`."""
-    analyze = commands.add_parser("analyze", help="cluster the layers of a recorded run, and write its report")
+    analyze = _add_command(
+        commands,
+        "analyze",
+        "cluster the layers of a recorded run, and write its report",
+        "Says what is wrong with a recorded run, clusters its layers by how much they move, and writes a page with "
+        "figures and tables to RUN/analysis.",
+        "weightscale analyze runs/first --by kind",
+    )
     analyze.add_argument("run", type=Path, metavar="RUN", help="folder of the run")
+    analyze.add_argument("--out", type=Path, metavar="DIR", help="where to write the report (default: RUN/analysis)")
     _add_analysis_flags(analyze)
     analyze.set_defaults(call=run_analyze)
 
-    plot = commands.add_parser("plot", help="draw one figure of a recorded run, or the maps of several")
+    plot = _add_command(
+        commands,
+        "plot",
+        "draw one figure of a recorded run, or the maps of several",
+        "Draws one figure of a recorded run and writes it to RUN/analysis/NAME.png.",
+        "weightscale plot runs/first --figure heat_map --out heat.svg",
+    )
     plot.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="folder of the run")
     plot.add_argument("--figure", required=True, metavar="NAME", help=f"one of {', '.join(FIGURES)}")
     plot.add_argument("--out", type=Path, metavar="FILE", help="a .png or .svg (default: RUN/analysis/NAME.png)")
     _add_analysis_flags(plot)
     plot.set_defaults(call=run_plot)
+
+
+def _add_command(commands: Any, name: str, title: str, sentence: str, example: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name, help=title, description=sentence, epilog=f"example: {example}"
+    )
+    return parser
 
 
 def _add_analysis_flags(parser: argparse.ArgumentParser) -> None:
@@ -52,13 +73,13 @@ def _add_analysis_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--by", metavar="GROUPS", help="kind, stage or a REGEX with one (group): each clustered apart")
     parser.add_argument("--layers", metavar="REGEX", help="only the layers whose name matches")
     parser.add_argument("--steps", metavar="FIRST:LAST", help="only the steps from FIRST to LAST")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="of the random starts of k-means (default: 0)")
 
 
 def run_analyze(arguments: argparse.Namespace) -> None:
     """Analyze a recorded run."""
     selection = {"layers": arguments.layers, "steps": arguments.steps}
-    analyze(arguments.run, by=arguments.by, **selection, **_cluster_options(arguments))
+    analyze(arguments.run, by=arguments.by, out=arguments.out, **selection, **_cluster_options(arguments))
 
 
 def run_plot(arguments: argparse.Namespace) -> None:
@@ -115,16 +136,26 @@ def _clusters_by(history: RWCHistory, by: str, options: dict[str, Any]) -> dict[
 
 
 def analyze(
-    run: Path, *, layers: str | None = None, steps: str | None = None, by: str | None = None, **options: Any
+    run: Path,
+    *,
+    layers: str | None = None,
+    steps: str | None = None,
+    by: str | None = None,
+    out: Path | None = None,
+    **options: Any,
 ) -> Path:
-    """Cluster the layers of the run, write RUN/analysis/, print what a person wants to read; the report's path."""
+    """Cluster the layers of the run, write the report to `out` or RUN/analysis, and print the main results.
+
+    Returns:
+        The path of the page.
+    """
     history = _load(run, layers, steps)
     print(f"{len(history.names)} layers, {history.numel.sum():,} weights, {len(history):,} recorded steps")
     _print_findings(history)  # before what refuses a record with NaN
     groups = _clusters_by(history, by, options) if by is not None else {}
     clusters = cluster_layers(history, **options)
     per_epoch = RWCHistory.load(run / PER_EPOCH).select(layers) if (run / PER_EPOCH).exists() else None
-    report = write_report(history, clusters, run / "analysis", per_epoch=per_epoch, groups=groups)
+    report = write_report(history, clusters, out or run / "analysis", per_epoch=per_epoch, groups=groups)
     _print_clusters(history, clusters)
     for group, its_clusters in groups.items():
         print(f"\n{group}: {'too few layers to cluster' if its_clusters is None else ''}".rstrip())
@@ -136,6 +167,8 @@ def analyze(
 
 def _print_findings(history: RWCHistory) -> None:
     findings = check_health(history)
+    if not findings:
+        print("nothing found: no layer stopped, ran away, was stuck, never moved, or was not finite")
     for finding in findings[:MOST_FINDINGS]:
         print(f"! {finding}")
     if len(findings) > MOST_FINDINGS:

@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..ratios import norm_ratio
 from ..record.history import RWCHistory
 from ..record.run_folder import Rows
 from .finding import Finding
@@ -109,8 +110,7 @@ class HealthCheck:
             return []
         finite = np.isfinite(rows.delta_l1) & np.isfinite(rows.prev_l1)  # [S, L]
         found = self._find_broken(rows.steps, finite)
-        with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
-            rwc = np.where(rows.delta_l1 == 0, 0.0, rows.delta_l1 / rows.prev_l1)  # of weights that were 0: infinite
+        rwc = norm_ratio(rows.delta_l1, rows.prev_l1)
         self._open.append((rows.steps, np.where(finite, rwc, np.nan), rows.moved))
         steps, rwc, moved = (np.concatenate(arrays) for arrays in zip(*self._open, strict=True))
         N = len(steps) // self._block

@@ -9,23 +9,24 @@ import numpy as np
 from ..record.history import RWCHistory
 from .check import check_health
 from .finding import Finding
+from .levels import layer_levels
 
 SHOWN = 3  # layers at either end
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class RunSummary:
     """What `RWCMonitor.summary` returns; print it.
 
     Args:
-        first: the first step that is summed up.
-        last: the last.
-        rows: how many were recorded.
-        layers: how many there are.
-        weights: how many they have.
-        median: the median over the layers, of each layer's median RWC over the steps.
-        moved_fraction: the share of all weights that changes at a step, 0 to 1.
-        levels: layers by falling median RWC, with it; those that were not finite are not among them.
+        first: the first step.
+        last: the last step.
+        rows: the number of recorded rows.
+        layers: the number of layers.
+        weights: the number of weights in them.
+        median: the median over the layers of each layer's median RWC over the steps.
+        moved_fraction: the share of all weights that change at a step, 0 to 1.
+        levels: the finite layers and their median RWC, the largest first.
         findings: what `check_health` finds in these steps.
 
     Example:
@@ -60,9 +61,9 @@ class RunSummary:
         """
         if not len(history):
             raise ValueError("the history has no rows: record at least one step before it is summed up")
-        rwc = history.rwc  # [S, L]
-        finite = np.flatnonzero(np.isfinite(rwc[-1]) & ~np.isnan(rwc).any(axis=0))
-        levels = np.median(rwc[:, finite], axis=0)  # a layer that was 0 may have begun with infinity
+        level, is_finite = layer_levels(history)
+        finite = np.flatnonzero(is_finite & ~np.isnan(level))
+        levels = level[finite]
         order = np.argsort(-levels, kind="stable")
         return cls(
             first=int(history.steps[0]),
@@ -75,6 +76,9 @@ class RunSummary:
             levels=tuple((history.names[finite[i]], float(levels[i])) for i in order),
             findings=tuple(check_health(history)),
         )
+
+    def __repr__(self) -> str:
+        return str(self)
 
     def __str__(self) -> str:
         layers = "1 layer" if self.layers == 1 else f"{self.layers:,} layers"

@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from ..record.history import RWCHistory
+from .levels import layer_levels
 
 QUANTILES = {"min": 0.0, "q25": 0.25, "median": 0.5, "q75": 0.75, "max": 1.0}
 
@@ -15,8 +16,8 @@ QUANTILES = {"min": 0.0, "q25": 0.25, "median": 0.5, "q75": 0.75, "max": 1.0}
 def summarize(history: RWCHistory, prefix: str = "rwc") -> dict[str, float]:
     """Eight numbers for a tracker; their names stay, whatever the network.
 
-    A curve a layer would be hundreds of scalars a step, which trackers neither take quickly nor show legibly. These
-    tell whether a run is healthy; which layers do what is for the figures and the report.
+    One curve for each layer would be hundreds of scalars a step. Trackers are slow with so many and do not show them
+    legibly. These eight tell whether a run is healthy. The figures and the report tell which layers do what.
 
     Args:
         history: the steps to sum up, as `RWCMonitor.recent` gives them.
@@ -28,7 +29,7 @@ def summarize(history: RWCHistory, prefix: str = "rwc") -> dict[str, float]:
         | `min`, `q25`, `median`, `q75`, `max` | quantiles over the layers, of each layer's median RWC over the steps |
         | `moved_fraction` | the share of all weights that changed in a step, 0 to 1 |
         | `layers_still` | how many layers never moved |
-        | `layers_not_finite` | how many had a NaN or an infinity; the quantiles are over the others |
+        | `layers_not_finite` | how many had NaN or infinity among their weights; the quantiles are over the others |
 
     Raises:
         ValueError: the history has no rows.
@@ -45,9 +46,8 @@ def summarize(history: RWCHistory, prefix: str = "rwc") -> dict[str, float]:
     """
     if not len(history):
         raise ValueError("the history has no rows: record at least one step before it is summed up")
-    rwc = history.rwc  # [S, L]
-    finite = np.isfinite(rwc).all(axis=0)  # [L]
-    levels = np.median(rwc[:, finite], axis=0)
+    level, finite = layer_levels(history)
+    levels = level[finite & ~np.isnan(level)]
     numbers = {name: float(np.quantile(levels, q)) if len(levels) else np.nan for name, q in QUANTILES.items()}
     numbers["moved_fraction"] = float(history.moved.sum() / max(len(history) * history.numel.sum(), 1))
     numbers["layers_still"] = int((history.moved == 0).all(axis=0).sum())

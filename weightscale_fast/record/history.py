@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from ..ratios import check_definition, mean_ratio, norm_ratio
@@ -99,8 +98,8 @@ class RWCHistory:
     def rwc(self) -> FloatArray:
         """[S, L] the relative weight change by the run's definition."""
         if self.ratio_sum is not None and self.definition == "mean_ratio":
-            return mean_ratio(torch.from_numpy(self.ratio_sum), torch.from_numpy(self.numel)).numpy()
-        return norm_ratio(torch.from_numpy(self.delta_l1), torch.from_numpy(self.prev_l1)).numpy()
+            return mean_ratio(self.ratio_sum, self.numel)
+        return norm_ratio(self.delta_l1, self.prev_l1)
 
     @property
     def moved_fraction(self) -> FloatArray:

@@ -20,10 +20,12 @@ from ..analysis.curves import FloatArray
 from ..analysis.medians import finite_median
 from ..analysis.result import OUTLIER
 from ..figures.style import cluster_look, labels_of
+from ..health.levels import layer_levels
 from ..text import count, short_name
 
 if TYPE_CHECKING:
     from ..analysis.result import LayerClusters
+    from ..health.finding import Finding
     from ..record.history import RWCHistory
 
 SAFE = " !$'()*+,-./:;=?@[]^_`{|}~"  # in the address of a picture, between double quotes
@@ -43,7 +45,7 @@ class Summary(NamedTuple):
         label_of = dict(zip(clusters.rows.tolist(), clusters.labels.tolist(), strict=True))
         return cls(
             clusters=[label_of.get(i) for i in range(len(history.names))],
-            rwc=finite_median(history.rwc, axis=0),
+            rwc=layer_levels(history).level,
             moved=np.median(history.moved_fraction, axis=0),
         )
 
@@ -66,7 +68,12 @@ class Group(NamedTuple):
 
 
 def page(
-    history: RWCHistory, clusters: LayerClusters, summary: Summary, pictures: list[Picture], groups: list[Group]
+    history: RWCHistory,
+    clusters: LayerClusters,
+    summary: Summary,
+    findings: list[Finding],
+    pictures: list[Picture],
+    groups: list[Group],
 ) -> str:
     """The whole page. Every text that came from outside is escaped."""
     model = _plain(history.settings.get("model", "this network"))
@@ -76,6 +83,7 @@ def page(
         title=escape(f"How the layers of {model} learned"),
         lead=escape(_lead(clusters, rwc)),
         facts=_facts(history, clusters),
+        findings=_findings(findings, history),
         clusters=_cluster_table(history, clusters, rwc),
         figures="\n".join(figure_html(picture) for picture in pictures),
         groups=_groups(history, groups, rwc),
@@ -92,12 +100,24 @@ def fill_template(name: str, **parts: str) -> str:
     return Template((folder / name).read_text("utf-8")).substitute(style=style, **parts)
 
 
+def _findings(findings: list[Finding], history: RWCHistory) -> str:
+    """What is wrong, or that nothing is."""
+    if not findings:
+        steps = f"{history.steps[0]:,} to {history.steps[-1]:,}"
+        return (
+            f'<p class="healthy"><strong>Nothing found.</strong> Over steps {steps} no layer stopped, ran away, was '
+            "stuck in 16 bits, never moved, or was not finite.</p>"
+        )
+    items = "\n".join(f'<li class="{finding.kind}">{escape(str(finding))}</li>' for finding in findings)
+    return f'<h2>What is wrong</h2>\n<ul class="findings">\n{items}\n</ul>'
+
+
 def _lead(clusters: LayerClusters, rwc: FloatArray) -> str:
     text = _extent(clusters)
     if clusters.k > 1:  # HDBSCAN may find none
         slowest, fastest = (_cluster_median(clusters, label, rwc) for label in (0, clusters.k - 1))
         if slowest > 0:
-            text += f": in the median the last cluster changes {fastest / slowest:,.3g} times as fast as the first"
+            text += f": the fastest cluster changes {fastest / slowest:,.3g} times as fast as the slowest (medians)"
     return f"{text}. RWC, the relative weight change, is how far a layer moves in proportion to its weights."
 
 

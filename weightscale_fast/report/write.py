@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import csv
-import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 from .. import figures
 from ..figures.curves import check_same_layers
 from ..figures.save import svg_of
 from ..figures.style import check_not_empty, set_title
+from ..files import atomic_write, write_csv
+from ..health.check import check_health
 from .page import Group, Picture, Summary, page
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from ..analysis.result import LayerClusters
+    from ..health.finding import Finding
     from ..record.history import RWCHistory
 
 DPI = 160  # of PNG files, and of the images inside SVG files
@@ -34,7 +35,7 @@ def write_report(
     per_epoch: RWCHistory | None = None,
     groups: Mapping[str, LayerClusters | None] | None = None,
 ) -> Path:
-    """Write every figure as PNG and SVG, `labels.csv`, `scree.csv`, and the page `report.html` that holds them all.
+    """Write the page `report.html`, its figures as PNG and SVG, and `findings.csv`, `labels.csv` and `scree.csv`.
 
     The page needs no network and no other file. Files of the same names are replaced, the page last and at once, so
     that a reader never sees half of it. The same data give the same page, byte by byte.
@@ -64,14 +65,16 @@ def write_report(
     summary = Summary.of(history, clusters)
     _write_labels(folder / "labels.csv", history, summary)
     _write_scree(folder / "scree.csv", clusters)
+    findings = check_health(history)
+    _write_findings(folder / "findings.csv", findings)
     pictures = _draw(history, clusters, per_epoch, folder)
     sections = _draw_groups(history, groups or {}, folder)
     if sections:
         _write_groups(folder / "groups.csv", sections)
-    text = page(history, clusters, summary, pictures, sections)
-    temporary = folder / f".report.html.{os.getpid()}.tmp"
-    temporary.write_text(text, "utf-8")
-    return temporary.replace(folder / "report.html")
+    text = page(history, clusters, summary, findings, pictures, sections)
+    with atomic_write(folder / "report.html") as file:
+        file.write(text.encode())
+    return folder / "report.html"
 
 
 def _draw(history: RWCHistory, clusters: LayerClusters, per_epoch: RWCHistory | None, folder: Path) -> list[Picture]:
@@ -198,12 +201,12 @@ def _write_labels(path: Path, history: RWCHistory, summary: Summary) -> None:
     header = ("name", "kind", "weights", "cluster", "median_rwc", "median_moved_fraction")
     medians = (summary.rwc.tolist(), summary.moved.tolist())
     rows = zip(history.names, history.kinds, history.numel.tolist(), summary.clusters, *medians, strict=True)
-    _write_csv(path, header, rows)
+    write_csv(path, header, rows)
 
 
 def _write_scree(path: Path, clusters: LayerClusters) -> None:
     k = range(1, len(clusters.sse) + 1)
-    _write_csv(path, ("k", "sse", "sse_raw"), zip(k, clusters.sse.tolist(), clusters.sse_raw.tolist(), strict=True))
+    write_csv(path, ("k", "sse", "sse_raw"), zip(k, clusters.sse.tolist(), clusters.sse_raw.tolist(), strict=True))
 
 
 def _write_groups(path: Path, sections: list[Group]) -> None:
@@ -213,9 +216,10 @@ def _write_groups(path: Path, sections: list[Group]) -> None:
         if clusters is not None
         for name, label in zip(clusters.names, clusters.labels.tolist(), strict=True)
     ]
-    _write_csv(path, ("name", "group", "cluster"), rows)
+    write_csv(path, ("name", "group", "cluster"), rows)
 
 
-def _write_csv(path: Path, header: tuple[str, ...], rows: Iterable[tuple[Any, ...]]) -> None:
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([header, *rows])
+def _write_findings(path: Path, findings: list[Finding]) -> None:
+    header = ("kind", "layer", "more_layers", "since_step", "certain_at_step", "value", "median_of_others", "text")
+    rows = [(f.kind, f.layer, " ".join(f.others), f.step, f.last, f.value, f.median, str(f)) for f in findings]
+    write_csv(path, header, rows)
