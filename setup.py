@@ -43,7 +43,7 @@ def native_extension() -> dict:
     from torch.utils.cpp_extension import BuildExtension, CppExtension, CUDAExtension
 
     sources = ["csrc/cpu/layer_sums.cpp"]
-    flags = ["-O3", "-fvisibility=hidden"]
+    flags = ["-O3", "-fvisibility=hidden", "-g0"]  # many a Python adds -g, which makes the binary half as large again
     arguments = {
         "depends": ["csrc/plan.h", "csrc/cpu/chunk.h"],
         # The stable ABI of torch 2.10: the binary serves 2.10 and every later version.
