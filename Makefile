@@ -4,9 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 OLDEST := .venv-oldest
+FRESH := build/fresh
 SOURCES := $(wildcard csrc/*.h csrc/*/*)
 
-.PHONY: help demo test test-oldest lint bench gpu-check test-cuml clean
+.PHONY: help demo test quick test-oldest lint ext docs wheel bench gpu-check test-cuml clean
 .DEFAULT_GOAL := help
 
 help:  ## what there is to make
@@ -17,6 +18,15 @@ demo: $(INSTALLED)  ## train ResNet-50 on 5,000 digits for three minutes and exp
 
 test: $(INSTALLED)  ## every test, and every example in the documentation
 	$(BIN)/python -m pytest
+
+quick: $(INSTALLED)  ## the tests that matter while you edit: about two minutes
+	$(BIN)/python -m pytest $(QUICK_TESTS)
+	$(BIN)/python -m pytest tests/test_layer_sums.py -k 'not triton and not cuda_on_cpu and not hundred'
+
+# Chosen by measured CPU time: every file here takes under 20 seconds. None trains a network, starts several processes or
+# interprets a kernel for long.
+QUICK := layering layers history groups clean curve_files reduce recipe cluster ring
+QUICK_TESTS := $(QUICK:%=tests/test_%.py)
 
 # Two promises. The extension built with the newest torch serves the oldest: Python takes the package, and so that
 # extension, from this folder. The extension also builds with the oldest: `pytest` alone takes the package that pip
@@ -40,6 +50,27 @@ lint: $(INSTALLED)  ## style, types, and the order of imports
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+ext: $(VENV)/torch  ## build the C++ again after a change in csrc/; WEIGHTSCALE_FAST_CUDA=0 skips the CUDA pass
+	$(BIN)/python setup.py --quiet build_ext --force --inplace
+
+docs: $(INSTALLED)  ## the documentation as web pages: docs/_build/index.html
+	$(BIN)/sphinx-build -W -b html docs docs/_build
+
+# The wheel is built from the sdist, so the sdist is tried too. torch brings its own libraries; all others must be
+# those of every Linux. The fresh environment has no compiler on its PATH.
+wheel: $(INSTALLED)  ## a wheel for Python 3.10 and later, checked and tried in a fresh environment (5 GB): dist/repaired
+	rm -rf dist $(FRESH)
+	$(BIN)/python -m build --no-isolation
+	PATH=$(abspath $(BIN)):$$PATH $(BIN)/auditwheel repair --wheel-dir dist/repaired \
+		--exclude libc10.so --exclude libtorch.so --exclude libtorch_cpu.so dist/*.whl
+	$(BIN)/abi3audit --strict dist/repaired/*.whl
+	$(PYTHON) -m venv $(FRESH)
+	$(FRESH)/bin/pip install --quiet "$$(echo dist/repaired/*.whl)[analysis]"
+	cd dist && $(TRY) python ../examples/plain_torch.py run && $(TRY) weightscale info && \
+		$(TRY) weightscale analyze run && $(TRY) weightscale plot run --figure heat_map
+
+TRY := env -i HOME=$(HOME) LOKY_MAX_CPU_COUNT=1 PATH=$(abspath $(FRESH))/bin
+
 bench: $(INSTALLED)  ## the pass against its rivals; then the README's table and figure
 	$(BIN)/python -m pytest bench --benchmark-only --benchmark-json=bench/results/cpu.json
 	$(BIN)/python bench/draw.py bench/results/cpu.json
@@ -51,8 +82,8 @@ test-cuml: $(INSTALLED)  ## the cuML backend against the real package: installs 
 	$(BIN)/pip install --quiet --no-build-isolation --editable '.[cuml]'
 	WEIGHTSCALE_FAST_REQUIRE_CUML=1 $(BIN)/python -m pytest tests/test_cuml.py
 
-clean:  ## forget the environments and the built extension
-	rm -rf $(VENV) $(OLDEST) build *.egg-info weightscale_fast/_C*
+clean:  ## forget the environments and what was built
+	rm -rf $(VENV) $(OLDEST) build dist docs/_build *.egg-info weightscale_fast/_C*
 
 # The environment and the extension in it, again whenever the package's metadata or the C++ sources change.
 $(INSTALLED): pyproject.toml setup.py $(SOURCES) | $(VENV)/torch
