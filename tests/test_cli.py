@@ -217,3 +217,42 @@ sys.exit(main(["train", sys.argv[1], "--data", "digits"]))
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 2
     assert "timm is not installed: run pip install 'weightscale_fast[train]'" in done.stderr
+
+
+def test_without_a_command_the_help_names_them(capsys):
+    assert main([]) == 0
+    out = capsys.readouterr().out
+    assert all(command in out for command in ("demo", "train", "analyze", "plot", "paper", "info"))
+
+
+@pytest.mark.parametrize("command", ["analyze", "plot"])
+def test_help_says_what_the_command_writes_and_shows_an_example(command, capsys):
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    out = " ".join(capsys.readouterr().out.split())
+    assert "RUN/analysis" in out
+    assert f"example: weightscale {command} runs/first" in out
+
+
+def test_analyze_writes_where_it_is_told(run, tmp_path, capsys):
+    assert main(["analyze", str(run), "--out", str(tmp_path / "page")]) == 0
+    assert f"report: {tmp_path / 'page' / 'report.html'}" in capsys.readouterr().out
+    assert (tmp_path / "page" / "findings.csv").read_text().startswith("kind,layer,")
+
+
+def test_a_folder_that_cannot_be_written_is_one_sentence(run, tmp_path, capsys):
+    (tmp_path / "page").write_text("a file")
+    assert main(["analyze", str(run), "--out", str(tmp_path / "page")]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("weightscale analyze: ")
+    assert str(tmp_path / "page") in error
+    assert "Traceback" not in error
+
+
+def test_a_reader_that_goes_away_ends_the_command_without_a_traceback():
+    command = f"{sys.executable} -m weightscale_fast info | true; exit ${{PIPESTATUS[0]}}"
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, env=environment)
+    assert done.returncode in (0, 141)  # 0: it was done before the reader went
+    assert "Traceback" not in done.stderr
+    assert "Exception ignored" not in done.stderr

@@ -9,6 +9,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
+import weightscale_fast as wsf
 from weightscale_fast.analysis import cluster_layers
 from weightscale_fast.analysis.groups import cluster_groups, group_layers
 from weightscale_fast.record.history import RWCHistory
@@ -86,7 +87,13 @@ def page(text):
 
 def test_folder_holds_every_figure_twice_and_the_tables(folder):
     figures = [f"{name}.{kind}" for name in [*FIGURES, "per_epoch_curves"] for kind in ("png", "svg")]
-    assert {path.name for path in folder.iterdir()} == {*figures, "findings.csv", "labels.csv", "scree.csv", "report.html"}
+    assert {path.name for path in folder.iterdir()} == {
+        *figures,
+        "findings.csv",
+        "labels.csv",
+        "scree.csv",
+        "report.html",
+    }
 
 
 def test_page_embeds_every_figure_and_needs_nothing_else(text, page):
@@ -160,6 +167,24 @@ def test_page_prints_the_choices_of_the_recipe_and_of_hdbscan(history, tmp_path)
     outliers = [row for row in page.rows if row[0] == "outlier"]
     assert [row[1] for row in outliers] == [f"{(clusters.labels == -1).sum()}"]
     assert next(row for row in page.rows if row[0] == "5" and len(row) == 7)[4] == "outlier"
+
+
+def test_page_says_that_nothing_is_wrong(text, folder):
+    assert "Nothing found." in text
+    assert len((folder / "findings.csv").read_text().splitlines()) == 1
+
+
+def test_what_is_wrong_stands_above_the_figures_and_in_a_table(history, clusters, tmp_path):
+    delta, moved = history.delta_l1.copy(), history.moved.copy()
+    delta[:, 1] = moved[:, 1] = 0
+    broken = replace(history, delta_l1=delta, moved=moved)
+    text = write_report(broken, clusters, tmp_path).read_text()
+    (finding,) = wsf.check_health(broken)
+    assert text.index("What is wrong") < text.index("<h2>Figures</h2>")
+    assert escape(str(finding)) in text
+    with open(tmp_path / "findings.csv", newline="") as file:
+        (row,) = csv.DictReader(file)
+    assert (row["kind"], row["layer"]) == ("still", NASTY)
 
 
 def test_groups_get_a_section_each(tmp_path):
