@@ -1,4 +1,4 @@
-"""Draws README's table and figure of speeds from a result file: python bench/draw.py bench/results/NAME.json."""
+"""Writes the table and the figure of docs/performance.md: python bench/draw.py bench/results/NAME.json."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from page import replace_between
 
 ROOT = Path(__file__).parents[1]
 BEGIN, END = "<!-- speeds: written by bench/draw.py -->", "<!-- end of speeds -->"
@@ -48,22 +50,22 @@ def print_tables(benchmarks: list[dict[str, Any]], write: Callable[[str], None])
 
 
 def markdown(result: dict[str, Any]) -> str:
-    """README's table."""
+    """The table: our time, and the time of each way as a multiple of the copy's."""
     machine = result["machine_info"]
     cases = by_case(result["benchmarks"])
+    names = ("fast_rwc", *RIVALS[1:])
     lines = [
-        "| weights | layers | `fast_rwc` | GB/s | time of a copy | torch.compile | foreach | naive |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|",
+        f"| weights | layers | `fast_rwc` | GB/s | {' | '.join(f'{name} / copy' for name in names)} |",
+        "|---|---:|---:|---:|" + "---:|" * len(names),
     ]
     for case, rivals in cases.items():
         if "fast_rwc" not in rivals:
             continue
-        ours = rivals["fast_rwc"]
-        cells = [f"{rivals[r]['seconds'] / ours['seconds']:.1f}x" if r in rivals else "-" for r in RIVALS[1:]]
+        ours, copy = rivals["fast_rwc"], rivals["copy"]["seconds"]
+        ratios = [f"{rivals[name]['seconds'] / copy:.2f}" if name in rivals else "-" for name in names]
         lines.append(
             f"| {case}, {ours['weights'] / 1e6:.1f} M | {ours['layers']:,} | {ours['seconds'] * 1e3:.2f} ms "
-            f"| {ours['bytes'] / ours['seconds'] / 1e9:.1f} "
-            f"| {ours['seconds'] / rivals['copy']['seconds']:.2f}x | {' | '.join(cells)} |"
+            f"| {ours['bytes'] / ours['seconds'] / 1e9:.1f} | {' | '.join(ratios)} |"
         )
     shares = [
         f"{r['record']['seconds'] / r['training step']['seconds']:.2%} of a training step of {case}"
@@ -76,7 +78,8 @@ def markdown(result: dict[str, Any]) -> str:
 
 
 def draw(result: dict[str, Any], path: Path) -> None:
-    """README's figure: how many times the copy's time each way takes."""
+    """The figure: the time of each way as a multiple of the copy's. The same result gives the same bytes."""
+    from matplotlib import rc_context
     from matplotlib.figure import Figure
 
     cases = {case: rivals for case, rivals in by_case(result["benchmarks"]).items() if "fast_rwc" in rivals}
@@ -104,18 +107,16 @@ def draw(result: dict[str, Any], path: Path) -> None:
         0.3, 3 * max(r["seconds"] / rivals["copy"]["seconds"] for rivals in cases.values() for r in rivals.values())
     )
     axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, metadata={"Date": None})
+    with rc_context({"svg.hashsalt": "speeds"}):
+        figure.savefig(path, metadata={"Date": None})
 
 
 def main() -> None:
-    """Print the tables; write the figure, and the table between README's marks."""
+    """Print the tables; write the figure, and the table between the page's marks."""
     result = json.loads(Path(sys.argv[1]).read_text())
     print_tables(result["benchmarks"], print)
     draw(result, ROOT / "docs" / "speeds.svg")
-    readme = ROOT / "README.md"
-    before, _, rest = readme.read_text().partition(BEGIN)
-    _, _, after = rest.partition(END)
-    readme.write_text(f"{before}{BEGIN}\n{markdown(result)}\n{END}{after}")
+    replace_between(BEGIN, END, markdown(result))
 
 
 if __name__ == "__main__":

@@ -1,15 +1,13 @@
-"""How far L1 norms of float32 weights are from float64, on one thread: prints a table, and writes it into README.md."""
+"""How far L1 norms of float32 weights are from float64, on one thread: a table for docs/performance.md."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
+from page import replace_between
 from torch import nn
 
 import weightscale_fast as wsf
 
-README = Path(__file__).parents[1] / "README.md"
 BEGIN, END = "<!-- norms: written by bench/norm_error.py -->", "<!-- end of norms -->"
 SIZES = (1_000_000, 10_000_000, 100_000_000)
 
@@ -31,7 +29,7 @@ WAYS = {
 
 
 def main() -> None:
-    """Measure, print, and rewrite the part between README's marks."""
+    """Measure, print, and write the table between the page's marks."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
     weights = torch.randn(max(SIZES))
@@ -45,8 +43,7 @@ def main() -> None:
         lines.append(f"| `{name}` | " + " | ".join(f"{error:.0e}" for error in errors) + " |")
     table = "\n".join([*lines, "", f"torch {torch.__version__}, float32."])
     print(table)
-    before, _, rest = README.read_text().partition(BEGIN)
-    README.write_text(f"{before}{BEGIN}\n{table}\n{END}{rest.partition(END)[2]}")
+    replace_between(BEGIN, END, table)
 
 
 if __name__ == "__main__":
