@@ -53,8 +53,8 @@ lint: $(INSTALLED)  ## style, types, and the order of imports
 ext: $(VENV)/torch  ## build the C++ again after a change in csrc/; WEIGHTSCALE_FAST_CUDA=0 skips the CUDA pass
 	$(BIN)/python setup.py --quiet build_ext --force --inplace
 
-docs: $(INSTALLED)  ## the documentation as web pages: docs/_build/index.html
-	$(BIN)/sphinx-build -W -b html docs docs/_build
+docs: $(INSTALLED)  ## the documentation: build/docs/index.html
+	$(BIN)/python -m sphinx -q -W docs build/docs
 
 # The wheel is built from the sdist, so the sdist is tried too. torch brings its own libraries; all others must be
 # those of every Linux. The fresh environment has no compiler on its PATH.
@@ -71,7 +71,7 @@ wheel: $(INSTALLED)  ## a wheel for Python 3.10 and later, checked and tried in 
 
 TRY := env -i HOME=$(HOME) LOKY_MAX_CPU_COUNT=1 PATH=$(abspath $(FRESH))/bin
 
-bench: $(INSTALLED)  ## the pass against its rivals; then the README's table and figure
+bench: $(INSTALLED)  ## the pass against its rivals; then the table and figure of docs/performance.md
 	$(BIN)/python -m pytest bench --benchmark-only --benchmark-json=bench/results/cpu.json
 	$(BIN)/python bench/draw.py bench/results/cpu.json
 

@@ -175,16 +175,16 @@ def test_page_says_that_nothing_is_wrong(text, folder):
 
 
 def test_what_is_wrong_stands_above_the_figures_and_in_a_table(history, clusters, tmp_path):
-    delta, moved = history.delta_l1.copy(), history.moved.copy()
-    delta[:, 1] = moved[:, 1] = 0
-    broken = replace(history, delta_l1=delta, moved=moved)
+    delta = history.delta_l1.copy()
+    delta[-1, 1] = np.nan
+    broken = replace(history, delta_l1=delta)
     text = write_report(broken, clusters, tmp_path).read_text()
     (finding,) = wsf.check_health(broken)
     assert text.index("What is wrong") < text.index("<h2>Figures</h2>")
     assert escape(str(finding)) in text
     with open(tmp_path / "findings.csv", newline="") as file:
         (row,) = csv.DictReader(file)
-    assert (row["kind"], row["layer"]) == ("still", NASTY)
+    assert (row["kind"], row["layer"]) == ("not_finite", NASTY)
 
 
 def test_groups_get_a_section_each(tmp_path):
