@@ -83,7 +83,7 @@ test-cuml: $(INSTALLED)  ## the cuML backend against the real package: installs 
 	WEIGHTSCALE_FAST_REQUIRE_CUML=1 $(BIN)/python -m pytest tests/test_cuml.py
 
 clean:  ## forget the environments and what was built
-	rm -rf $(VENV) $(OLDEST) build dist docs/_build *.egg-info weightscale_fast/_C*
+	rm -rf $(VENV) $(OLDEST) build dist *.egg-info weightscale_fast/_C*
 
 # The environment and the extension in it, again whenever the package's metadata or the C++ sources change.
 $(INSTALLED): pyproject.toml setup.py $(SOURCES) | $(VENV)/torch
