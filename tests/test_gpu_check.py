@@ -203,7 +203,7 @@ def test_the_budget_drops_the_last_parts_and_says_which(bench, tmp_path, capsys)
 
     parts = [Part("long", ("sleep", "1000"), 30), Part("the last", ("echo",), 60)]
     outcomes = run_parts(parts, folder=ROOT, logs=tmp_path, seconds=1, save=lambda _: None)
-    assert outcomes["long"]["failed"] == "stopped after 1 s"
+    assert outcomes["long"]["failed"] == "stopped after 1 s: the 1 s of the whole run were over"
     assert outcomes["the last"]["failed"] == "not begun: 1 s were over"
     assert "the last" in capsys.readouterr().out
 
@@ -284,3 +284,21 @@ def test_a_stop_ends_the_part_that_runs(tmp_path):
     assert json.loads(next(tmp_path.glob("*.json")).read_text())["parts"]["first"]["found"] == [{"a": 1}]
     with pytest.raises(ProcessLookupError):
         os.kill(int((tmp_path / "pid").read_text()), 0)
+
+
+def test_a_second_run_leaves_the_first_ones_results(tmp_path):
+    (tmp_path / "h100-torch2.11.json").write_text("{}")
+    (tmp_path / "h100-torch2.11-2.json").write_text("{}")
+    script = f"import gpu_check, pathlib; print(gpu_check.free_name(pathlib.Path({str(tmp_path)!r}), 'h100-torch2.11'))"
+    assert run("-c", script, PYTHONPATH=str(ROOT / "bench")).stdout.strip() == "h100-torch2.11-3.json"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [(["--seconds", "0"], "--seconds must be above 0"), (["--out", __file__], "--out must be a folder")],
+)
+def test_wrong_arguments_are_a_sentence(arguments, message):
+    done = run(SCRIPT, "--dry-run", *arguments)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
