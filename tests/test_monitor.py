@@ -181,7 +181,7 @@ def test_a_record_that_failed_leaves_steps_and_rows_together():
 
 
 def test_rows_far_apart_reach_the_folder_one_by_one(tmp_path, monkeypatch):
-    monkeypatch.setattr("weightscale_fast.record.recorder.SHARD_SECONDS", 0.0)
+    monkeypatch.setattr("weightscale_fast.record.row_sum.SHARD_SECONDS", 0.0)
     model, _, step = training()
     monitor = wsf.RWCMonitor(model, run_dir=tmp_path / "run")
     for count in (1, 2, 3):

@@ -13,6 +13,7 @@ from torch import nn
 
 import weightscale_fast as wsf
 from weightscale_fast.record.ring import SHARD_ROWS
+from weightscale_fast.record.run_folder import RunFolder
 
 
 @pytest.fixture
@@ -189,7 +190,7 @@ def test_a_resume_killed_between_its_two_steps_has_no_double_row(run):
     """`drop_after` writes the shortened shard before it deletes the long one."""
     long = shards(run)[0]
     copy = long.read_bytes()
-    folder = wsf.run_folder.RunFolder.open(run)
+    folder = RunFolder.open(run)
     folder.drop_after(100)
     assert wsf.RWCHistory.load(run).steps.tolist() == list(range(1, 101))
     long.write_bytes(copy)

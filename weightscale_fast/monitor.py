@@ -13,16 +13,16 @@ from torch import Tensor, nn
 from .distributed.process_group import find_ranks
 from .eager import always_eager
 from .errors import WeightScaleError
-from .graph_capture import is_capturing
 from .health.check import HealthWatch
 from .health.finding import Finding
 from .health.summary import RunSummary
 from .ratios import check_definition
+from .record import resume as resuming
 from .record.frozen import Watch
 from .record.history import RWCHistory
 from .record.optimizer_hook import OptimizerHook
-from .record.record import Recording
-from .record.run_folder import Rows
+from .record.record import Record
+from .record.rows import Rows
 from .weights.layers import LayerSelector
 
 if TYPE_CHECKING:
@@ -110,9 +110,8 @@ class RWCMonitor:
         if resume and run_dir is None:
             raise ValueError("resume=True needs run_dir, the folder of the run to go on with")
         self.model = model
-        self.step = 0
         folder = "no run_dir" if run_dir is None else "a run_dir"
-        self._recording = Recording(
+        self._record = Record(
             model,
             every=every,
             layers=layers,
@@ -122,20 +121,23 @@ class RWCMonitor:
             ranks=find_ranks(model, process_group, pipeline),
             arguments=f"every={every}, definition={definition!r}, {folder}, resume={resume}, pipeline={pipeline}",
         )
-        self._every = every
-        self._recorder, snapshot = self._recording.recorder, self._recording.snapshot
         self._hook = None if optimizer is None else OptimizerHook(optimizer, model)
+        snapshot = self._record.snapshot
         self._watch = Watch(model, snapshot.lookup_in(model), layers, snapshot.names)
-        self._health = HealthWatch(self._recording.meta, on_finding)
-        self._recorder.show = weakref.WeakMethod(self._look_at)
+        self._health = HealthWatch(self._record.meta, on_finding)
         if run_dir is not None:
-            self.step = self._recording.open(Path(run_dir), resume=resume)
+            self._record.open(Path(run_dir), resume=resume)
             self._watch.restart(self.step)
-        # Rows still in the ring reach the folder even when nobody calls close(), at garbage collection or at exit: but
-        # those of several processes, which then may not come any more.
-        self._unclosed = weakref.finalize(self, self._recorder.abandon)
+        # If nobody calls close(), rows that are still in the ring reach the folder at garbage collection or at exit.
+        # With several processes they are lost, because the other ranks may not come any more.
+        self._unclosed = weakref.finalize(self, self._record.abandon)
         if self._hook is not None:
             self._hook.start(self._after_step)
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps so far; those in replays of a CUDA graph count from the next `flush` on."""
+        return self._record.step
 
     def record(self) -> None:
         """One step is done: compare the weights with those `every` steps ago, if it is time.
@@ -153,47 +155,39 @@ class RWCMonitor:
 
     @always_eager
     def _after_step(self, found_inf: Tensor | None = None) -> None:
-        every, ring = self._every, self._recording.ring
-        capturing = is_capturing(ring.rows.device)
-        if capturing and every > 1:
-            raise WeightScaleError(f"a CUDA graph records at each replay, so that every must be 1 in it, got {every}")
-        step = self.step + (not capturing)
-        if isinstance(found_inf, Tensor):
-            ring.count_skipped(found_inf)
-        if step % every == 0 or capturing:
-            self._recording.add_row(self.model, self._warn_of_strange_optimizer)
-            self._watch.look(step)
-            self._recorder.commit()
-        self.step = step  # last: a step whose record failed does not count, so that rows and steps stay together
-        self._tell()
-
-    def _warn_of_strange_optimizer(self) -> None:
-        if self._hook is not None:
+        added = self._record.add_step(self.model, found_inf if isinstance(found_inf, Tensor) else None)
+        if added is None:
+            return
+        self._watch.look(self.step)
+        if added.plan_changed and self._hook is not None:
             self._hook.warn_if_strange(self.model)
+        if added.arrived:
+            self._look_at(added.arrived)
+            self._tell()
 
-    def _look_at(self, rows: Rows) -> None:
-        """Rows on their way to the record."""
-        self._watch.check(rows)
-        self._health.take(rows)
+    def _look_at(self, arrived: list[Rows]) -> None:
+        for rows in arrived:
+            self._watch.check(rows)
+            self._health.take(rows)
 
     def _tell(self) -> None:
-        with self._recorder.alone():
+        with self._record.recorder.alone():
             self._health.tell()
 
     def _warn_of_missed_steps(self) -> None:
-        if self._hook is not None and self.step % self._every == 0:  # between two rows weights do move
-            self._hook.warn_if_silent(self.model, self._recording.snapshot)
+        if self._hook is not None and not self._record.between_rows:
+            self._hook.warn_if_silent(self.model, self._record.snapshot)
 
     @property
     def nbytes(self) -> int:
         """Memory that the previous weights take on this process, in bytes."""
-        return self._recording.snapshot.nbytes
+        return self._record.snapshot.nbytes
 
     def history(self) -> RWCHistory:
         """Everything recorded so far; of several processes with a run folder, rank 0 has it and the others no rows."""
         self._warn_of_missed_steps()
         self.flush()
-        return self._recording.history()
+        return self._record.history()
 
     def recent(self, *, after: int) -> RWCHistory:
         """The rows after step `after`, 512 at most: those that the ring on the device still holds.
@@ -216,7 +210,7 @@ class RWCMonitor:
             >>> monitor.recent(after=1).steps
             array([2, 3])
         """
-        return self._recording.recent(after)
+        return self._record.recent(after)
 
     def summary(self) -> RunSummary:
         """The last 512 rows on half a page, with what `check_health` finds in them; cheap enough for every epoch.
@@ -235,22 +229,29 @@ class RWCMonitor:
         nothing. Such a graph may be replayed when this monitor is closed and gone, so what it writes, the rows and the
         previous weights, stays in memory until the process ends.
         """
-        self._recorder.flush()
-        self.step = max(self.step, self._recorder.step)
+        self._look_at(self._record.flush())
         self._tell()
 
     def close(self) -> None:
         """Flush and stop recording; `history()` stays, and is then no collective call."""
         self._warn_of_missed_steps()
-        self._end(self._recorder.close)
+        self._end(self._record.close)
         self._tell()
 
-    def _end(self, last_call: Callable[[], None]) -> None:
+    def abandon(self) -> None:
+        """Stop recording after an error, where other ranks may not come to `close`; a `with` block does it by itself.
+
+        On one process every row is kept, as with `close`, but `on_finding` is not called. With several processes it is
+        no collective call: the rows that were not added up yet are lost, with a warning.
+        """
+        self._end(self._record.abandon)
+
+    def _end(self, last_call: Callable[[], list[Rows]]) -> None:
         if self._hook is not None:
             self._hook.remove()
             self._hook = None
         if self._unclosed.detach() is not None:
-            last_call()
+            self._look_at(last_call())
 
     def __enter__(self) -> RWCMonitor:
         return self
@@ -259,7 +260,7 @@ class RWCMonitor:
         if error is None:
             self.close()
         else:
-            self._end(self._recorder.abandon)
+            self.abandon()
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint needs so that a resumed run has no hole, no double row and no false first value.
@@ -268,7 +269,7 @@ class RWCMonitor:
         processes each has its share of the weights: save and load it on all of them.
         """
         self.flush()
-        return self._recording.state_dict(self.step)
+        return resuming.state_dict(self._record)
 
     def checkpoint_state(self) -> dict[str, Any]:
         """A `state_dict()` that every process can load, whichever saved it, for frameworks that keep what one says.
@@ -284,7 +285,7 @@ class RWCMonitor:
             True
         """
         self.flush()
-        return self._recording.checkpoint_state(self.step, self.model)
+        return resuming.checkpoint_state(self._record, self.model)
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Go back to the moment of `state_dict()`: later rows are dropped, in the run folder too.
@@ -295,7 +296,6 @@ class RWCMonitor:
             ValueError: the state is of other layers, another definition or another `every`, or of a monitor with a run
                 folder while this one has none.
         """
-        self._recording.load_state_dict(state_dict, self.model)
-        self._watch.restart(state_dict["step"])
+        resuming.load_state_dict(self._record, state_dict, self.model)
+        self._watch.restart(self.step)
         self._health.restart()
-        self.step = state_dict["step"]

@@ -37,7 +37,7 @@ class Ranks:
         self.rank = dist.get_rank(self._group)
         self.size = dist.get_world_size(self._group)
 
-    def gather(self, make: Callable[[], T]) -> list[T]:
+    def all_gather(self, make: Callable[[], T]) -> list[T]:
         """What `make` returns on every rank, in their order; where it raises on one, this raises on all.
 
         Raises:
@@ -61,7 +61,7 @@ class Ranks:
                 raise WeightScaleError(f"rank {rank} could not make its RWCMonitor: {message}")
         return [theirs for theirs, _ in everyone]
 
-    def add(self, numbers: NDArray[np.float64]) -> NDArray[np.float64]:
+    def all_reduce(self, numbers: NDArray[np.float64]) -> NDArray[np.float64]:
         """The sum over all ranks, the same bits on each.
 
         Raises:

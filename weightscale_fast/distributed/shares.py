@@ -63,7 +63,7 @@ def agree(model: nn.Module, layers: LayerSelector, ranks: Ranks, *, pipeline: bo
         TypeError, ValueError: this rank's model has no layers, or some that cannot be read.
         WeightScaleError: the ranks do not fit together; the message is the same on all of them.
     """
-    everyone = ranks.gather(lambda: (arguments, _pieces(model, layers)))
+    everyone = ranks.all_gather(lambda: (arguments, _pieces(model, layers)))
     held = [pieces for _, pieces in everyone]
     for rank, (theirs, _) in enumerate(everyone):
         if theirs != everyone[0][0]:

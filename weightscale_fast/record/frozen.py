@@ -14,7 +14,7 @@ from torch import nn
 
 from ..weights.layers import LayerSelector, layer_predicate, unwrap
 from ..weights.lookup import LayerLookup
-from .run_folder import Rows
+from .rows import Rows
 
 LOOKS = 64  # layers whose requires_grad is read at a row: all of many models', and a few microseconds at most
 SPANS = 4096  # times that a layer was unfrozen, kept until the rows of then come to the host

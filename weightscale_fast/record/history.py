@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..ratios import check_definition, mean_ratio, norm_ratio
-from .run_folder import SKIPPED, Rows, RunFolder
+from .rows import SKIPPED, Rows
+from .run_folder import RunFolder
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]

@@ -10,21 +10,13 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from ..graph_capture import is_capturing
+from .rows import Part
 
 RING_ROWS = 512
 SHARD_ROWS = RING_ROWS // 2  # rows that travel together
-
-
-class Part(NamedTuple):
-    """Consecutive rows on the host."""
-
-    first: int  # number of the first row, counted from 0 over the whole record
-    sums: NDArray[np.float64]  # [n, K, L]
-    skipped: NDArray[np.float64]  # [n] how many of the row's steps a gradient scaler skipped
 
 
 class _Travel(NamedTuple):

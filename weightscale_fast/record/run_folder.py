@@ -16,68 +16,23 @@ import re
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import safetensors
 import safetensors.numpy
 import torch
-from numpy.typing import NDArray
 
 from ..errors import WeightScaleError
+from .rows import RESUMED as RESUMED  # the three names with `as` can be imported from here too
+from .rows import SKIPPED as SKIPPED
+from .rows import Rows as Rows
+from .rows import concatenate
 
 FORMAT = "weightscale_fast run 1"
 META = "meta.json"
 
-# The bits of a row's flags.
-SKIPPED = 1  # a gradient scaler skipped a step of the row, so that nothing moved in it; only fused optimizers have such
-RESUMED = 2  # the first row after a resume
-
 _SHARD_NAME = re.compile(r"part-(\d+)-(\d+)\.safetensors")
-
-
-class Rows(NamedTuple):
-    """Recorded rows: n steps of L layers."""
-
-    steps: NDArray[np.int64]  # [n], rising
-    delta_l1: NDArray[np.float64]  # [n, L]
-    prev_l1: NDArray[np.float64]  # [n, L]
-    moved: NDArray[np.int64]  # [n, L]
-    ratio_sum: NDArray[np.float64] | None  # [n, L], where the definition is "mean_ratio"
-    flags: NDArray[np.uint8] | None = None  # [n] SKIPPED, RESUMED; None is 0 throughout
-
-    def where(self, keep: NDArray[np.bool_]) -> Rows:
-        """The rows where keep [n] is true."""
-        return Rows._make(None if column is None else column[keep] for column in self)
-
-    @property
-    def bits(self) -> NDArray[np.uint8]:
-        """[n] the flags, never None."""
-        return np.zeros(len(self.steps), np.uint8) if self.flags is None else self.flags
-
-    def to_bytes(self) -> bytes:
-        """The rows as the content of a safetensors file."""
-        arrays = {"step": self.steps, "flags": self.bits}
-        arrays |= {"delta_l1": self.delta_l1, "prev_l1": self.prev_l1, "moved": self.moved}
-        if self.ratio_sum is not None:
-            arrays["ratio_sum"] = self.ratio_sum
-        return safetensors.numpy.save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
-
-    @classmethod
-    def from_bytes(cls, data: bytes) -> Rows:
-        """The rows that `to_bytes` wrote."""
-        arrays = safetensors.numpy.load(data)
-        return cls(arrays.pop("step"), ratio_sum=arrays.pop("ratio_sum", None), **arrays)
-
-
-def concatenate(parts: list[Rows], layers: int, with_ratio: bool) -> Rows:
-    """All the rows of `parts` in their order; with no part, no rows of `layers` layers."""
-    empty = np.empty((0, layers))
-    nothing = Rows(
-        np.empty(0, np.int64), empty, empty, np.empty((0, layers), np.int64), empty.copy() if with_ratio else None
-    )
-    columns = zip(*(part._replace(flags=part.bits) for part in parts or [nothing]), strict=True)
-    return Rows._make(None if column[0] is None else np.concatenate(column) for column in columns)
 
 
 class RunFolder:
