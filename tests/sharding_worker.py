@@ -673,8 +673,10 @@ def different_models():
     with raises(wsf.WeightScaleError, "rank 1 monitors with every=2", "rank 0 with every=1"):
         wsf.RWCMonitor(nn.Linear(3, 3), process_group=dist.group.WORLD, every=1 + dist.get_rank())
     folder = shared_folder()
-    with raises(wsf.WeightScaleError, "no run_dir", "a run_dir"):
+    with raises(wsf.WeightScaleError, "rank 1 monitors with run_dir=None", "rank 0 with run_dir='a folder': use"):
         wsf.RWCMonitor(nn.Linear(3, 3), process_group=dist.group.WORLD, run_dir=(folder, None)[dist.get_rank()])
+    with raises(wsf.WeightScaleError, "rank 1 monitors with resume=True, rank 0 with resume=False: use the same"):
+        wsf.RWCMonitor(nn.Linear(3, 3), process_group=dist.group.WORLD, run_dir=folder, resume=dist.get_rank() == 1)
 
 
 @case(2)

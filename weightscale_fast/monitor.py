@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from .distributed.process_group import find_ranks
+from .distributed.process_group import find_ranks, reshard_fsdp2
 from .eager import always_eager
 from .errors import WeightScaleError
 from .health.check import HealthWatch
@@ -110,7 +110,7 @@ class RWCMonitor:
         if resume and run_dir is None:
             raise ValueError("resume=True needs run_dir, the folder of the run to go on with")
         self.model = model
-        folder = "no run_dir" if run_dir is None else "a run_dir"
+        reshard_fsdp2(model)
         self._record = Record(
             model,
             every=every,
@@ -119,7 +119,13 @@ class RWCMonitor:
             settings=settings or {},
             pipeline=pipeline,
             ranks=find_ranks(model, process_group, pipeline),
-            arguments=f"every={every}, definition={definition!r}, {folder}, resume={resume}, pipeline={pipeline}",
+            arguments={
+                "every": every,
+                "definition": definition,
+                "run_dir": None if run_dir is None else "a folder",  # only rank 0's is used
+                "resume": resume,
+                "pipeline": pipeline,
+            },
         )
         self._hook = None if optimizer is None else OptimizerHook(optimizer, model)
         snapshot = self._record.snapshot

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from ..distributed.process_group import Ranks, hint_of_others
-from ..distributed.share_lookup import SharedSnapshot
+from ..distributed.share_lookup import ShareLookup
 from ..distributed.shares import agree
 from ..errors import WeightScaleError
 from ..graph_capture import is_capturing, keep_for_replays
@@ -40,7 +40,7 @@ class Record:
         model: the network; every call gets it anew.
         every, layers, definition, settings, pipeline: as for `RWCMonitor`.
         ranks: the ranks that record together; None for one process alone.
-        arguments: the monitor's arguments that must be the same on all ranks, in words.
+        arguments: those of the monitor that must be the same on all ranks, by name.
 
     Attributes:
         snapshot: the weights at the last row.
@@ -60,18 +60,19 @@ class Record:
         settings: Mapping[str, Any],
         pipeline: bool,
         ranks: Ranks | None,
-        arguments: str,
+        arguments: Mapping[str, object],
     ) -> None:
         self.ranks = ranks
         self.step = 0
-        self.snapshot: Snapshot
         if ranks is None:
             self.snapshot = Snapshot(model, layers=layers)
             numel = self.snapshot.numel
             kinds = tuple(layer_kind(model, name) for name in self.snapshot.names)
         else:
             shares = agree(model, layers, ranks, pipeline=pipeline, arguments=arguments)
-            self.snapshot, numel, kinds = SharedSnapshot(model, shares), shares.numel, shares.kinds
+            label = f"rank {shares.rank} of {shares.size}"
+            self.snapshot = Snapshot._of(ShareLookup(model, shares), shares.names, label)
+            numel, kinds = shares.numel, shares.kinds
         self._plan = plan = self.snapshot.plan_for(model)[0]
         self.meta: dict[str, Any] = {
             "names": list(self.snapshot.names),
