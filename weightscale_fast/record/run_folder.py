@@ -1,10 +1,12 @@
-"""RunFolder: the record of a run on disk, written so that a kill at any instant loses at most the open shard.
+"""RunFolder: the record of a run on disk. A kill at any moment loses at most the shard that is being written.
 
-    RUN/meta.json                                    what the rows are: written once, before the first row
+    RUN/meta.json                                    what the rows are; written once, before the first row
     RUN/rwc/part-<first>-<last>.safetensors          step, flags [n], delta_l1, prev_l1, moved (, ratio_sum) [n, L]
 
-The folder appears under its name only with its meta.json in it, and a shard only when it is whole: each is written
-under a temporary name, flushed to the disk, and renamed.
+The folder and each shard are written under a temporary name, flushed to the disk, and then renamed. So the folder
+never appears without its meta.json, and a shard only when it is whole.
+
+Letters: n rows, L layers.
 """
 
 from __future__ import annotations
@@ -36,7 +38,7 @@ _SHARD_NAME = re.compile(r"part-(\d+)-(\d+)\.safetensors")
 
 
 class RunFolder:
-    """One run's folder. `create` makes it, `open` finds it; `append` adds a shard, `rows` reads them all."""
+    """The folder of one run: `create` makes it, `open` finds it, `append` adds a shard, `rows` reads all shards."""
 
     def __init__(self, path: Path, meta: dict[str, Any]) -> None:
         self.path = path
@@ -44,11 +46,11 @@ class RunFolder:
 
     @classmethod
     def create(cls, path: str | Path, meta: Mapping[str, Any]) -> RunFolder:
-        """Make the folder, whole or not at all.
+        """Make the folder. If that fails, nothing is left of it.
 
         Raises:
-            WeightScaleError: it exists and is not empty, or cannot be written.
-            TypeError: meta holds something that JSON cannot.
+            WeightScaleError: the folder exists and is not empty, or cannot be written.
+            TypeError: `meta` holds a value that JSON cannot.
         """
         path = Path(path).absolute()
         versions = {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}
@@ -73,7 +75,7 @@ class RunFolder:
         """Find the run at `path`.
 
         Raises:
-            WeightScaleError: there is no run, or one of another format.
+            WeightScaleError: there is no run, or it has another format.
         """
         path = Path(path).absolute()
         try:
@@ -89,10 +91,10 @@ class RunFolder:
 
     @classmethod
     def begin(cls, path: str | Path, meta: Mapping[str, Any], *, resume: bool) -> RunFolder:
-        """Make the folder; or, with `resume` and if there is one, find it.
+        """Make the folder. With `resume`, find it if it exists.
 
         Raises:
-            WeightScaleError: it exists and is not to be resumed, is another run's, or cannot be written.
+            WeightScaleError: the folder exists and `resume` is False, it is another run's, or it cannot be written.
         """
         path = Path(path)
         if not resume or not path.exists() or not any(path.iterdir()):
@@ -109,7 +111,7 @@ class RunFolder:
         """Write the rows as one shard.
 
         Raises:
-            OSError: the disk is full or gone; nothing of the shard is then left, and no other shard is touched.
+            OSError: the disk is full or gone. Nothing is then left of this shard, and the others are untouched.
         """
         shard = self.path / "rwc" / f"part-{rows.steps[0]:09d}-{rows.steps[-1]:09d}.safetensors"
         temporary = shard.with_suffix(".tmp")
@@ -121,23 +123,23 @@ class RunFolder:
             raise
 
     def rows(self) -> Rows:
-        """Every row of every shard, by rising step.
+        """All rows of all shards, by rising step.
 
         Raises:
-            WeightScaleError: a shard is torn, or is not of this run.
+            WeightScaleError: a shard is torn, or belongs to another run.
         """
         return concatenate(list(self.parts()), len(self.meta["names"]), self.meta["definition"] == "mean_ratio")
 
     def parts(self) -> Iterator[Rows]:
-        """The rows of one shard after another, by rising step: for a run that is larger than memory.
+        """The rows of each shard in turn, by rising step, for runs that are larger than memory.
 
         Raises:
-            WeightScaleError: a shard is torn, or is not of this run.
+            WeightScaleError: a shard is torn, or belongs to another run.
         """
         last_step = -1
         for shard in self._shards():
             part = self._read_shard(shard)
-            if part.steps[0] <= last_step:  # a resume that was killed left both the old shard and its shortened copy
+            if part.steps[0] <= last_step:  # a killed resume left a shard and its shortened copy
                 part = part.where(part.steps > last_step)
             if len(part.steps):
                 yield part
@@ -148,7 +150,7 @@ class RunFolder:
         return max((_step_range(shard)[1] for shard in self._shards()), default=0)
 
     def drop_after(self, step: int) -> None:
-        """Forget the rows after `step`, as a resume from a checkpoint taken at `step` must."""
+        """Delete the rows after `step`: a run goes on from a checkpoint of that step."""
         for shard in reversed(self._shards()):
             first, last = _step_range(shard)
             if last <= step:
@@ -159,7 +161,7 @@ class RunFolder:
             shard.unlink()
 
     def _shards(self) -> list[Path]:
-        """The closed shards, by first step and then by last."""
+        """The closed shards, sorted by first step and then by last step."""
         return sorted(
             (path for path in (self.path / "rwc").glob("*.safetensors") if _SHARD_NAME.fullmatch(path.name)),
             key=_step_range,
@@ -178,7 +180,7 @@ class RunFolder:
         expected = {"delta_l1", "prev_l1", "moved"} | (
             {"ratio_sum"} if self.meta["definition"] == "mean_ratio" else set()
         )
-        flags = arrays.pop("flags", np.zeros(len(steps), np.uint8))  # none in a shard of version 0.1
+        flags = arrays.pop("flags", np.zeros(len(steps), np.uint8))  # shards of version 0.1 have none
         shapes = {name: array.shape for name, array in arrays.items() if name != "step"}
         if (
             shapes != dict.fromkeys(expected, shape)
