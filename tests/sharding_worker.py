@@ -563,12 +563,12 @@ def one_collective_call_a_flush_and_none_a_step():
 @case(2)
 def slow_steps_are_added_up_within_a_minute():
     """The ranks agree on rank 0's clock, however wrong the others' are."""
-    import weightscale_fast.record.recorder as recorder
+    import weightscale_fast.record.row_sum as row_sum
 
     model = nn.Linear(4, 4)
     torch.nn.init.ones_(model.weight)
     clock, real = [0.0], time.monotonic
-    recorder.time.monotonic = lambda: clock[0]
+    row_sum.time.monotonic = lambda: clock[0]
     try:
         folder = shared_folder()
         monitor = wsf.RWCMonitor(model, process_group=dist.group.WORLD, run_dir=folder)
@@ -579,7 +579,7 @@ def slow_steps_are_added_up_within_a_minute():
             if dist.get_rank() == 0:
                 rows.append(len(wsf.RWCHistory.load(folder)))
     finally:
-        recorder.time.monotonic = real
+        row_sum.time.monotonic = real
     if dist.get_rank() == 0:
         assert sorted(set(rows)) == [0, 16, 22, 28, 34, 40], rows
     monitor.close()
@@ -673,8 +673,10 @@ def different_models():
     with raises(wsf.WeightScaleError, "rank 1 monitors with every=2", "rank 0 with every=1"):
         wsf.RWCMonitor(nn.Linear(3, 3), process_group=dist.group.WORLD, every=1 + dist.get_rank())
     folder = shared_folder()
-    with raises(wsf.WeightScaleError, "no run_dir", "a run_dir"):
+    with raises(wsf.WeightScaleError, "rank 1 monitors with run_dir=None", "rank 0 with run_dir='a folder': use"):
         wsf.RWCMonitor(nn.Linear(3, 3), process_group=dist.group.WORLD, run_dir=(folder, None)[dist.get_rank()])
+    with raises(wsf.WeightScaleError, "rank 1 monitors with resume=True, rank 0 with resume=False: use the same"):
+        wsf.RWCMonitor(nn.Linear(3, 3), process_group=dist.group.WORLD, run_dir=folder, resume=dist.get_rank() == 1)
 
 
 @case(2)
@@ -742,9 +744,7 @@ def wrong_arguments():
     if isinstance(other, dist.ProcessGroup):
         with raises(ValueError, "is not in process_group"):
             wsf.RWCMonitor(nn.Linear(2, 2), process_group=other)
-    assert wsf.RWCMonitor(nn.Linear(2, 2), process_group=alone[dist.get_rank()])._recording.snapshot.names == (
-        "weight",
-    )
+    assert wsf.RWCMonitor(nn.Linear(2, 2), process_group=alone[dist.get_rank()])._record.snapshot.names == ("weight",)
     with raises(ValueError, "no layer of LayerNorm matches"):
         wsf.RWCMonitor(nn.LayerNorm(3), process_group=dist.group.WORLD)
 

@@ -181,7 +181,7 @@ def test_a_record_that_failed_leaves_steps_and_rows_together():
 
 
 def test_rows_far_apart_reach_the_folder_one_by_one(tmp_path, monkeypatch):
-    monkeypatch.setattr("weightscale_fast.record.recorder.SHARD_SECONDS", 0.0)
+    monkeypatch.setattr("weightscale_fast.record.row_sum.SHARD_SECONDS", 0.0)
     model, _, step = training()
     monitor = wsf.RWCMonitor(model, run_dir=tmp_path / "run")
     for count in (1, 2, 3):
@@ -239,6 +239,11 @@ def test_resume_into_a_folder_that_lacks_rows_is_told(tmp_path):
 
 
 class TestWrongArguments:
+    def test_model(self):
+        pytest.importorskip("torch.distributed.fsdp")  # where it is loaded, the monitor looks for FSDP2 modules first
+        with pytest.raises(TypeError, match=r"model must be a torch.nn.Module, got str"):
+            wsf.RWCMonitor("model")
+
     @pytest.mark.parametrize("every", [0, -1, 1.5, "2"])
     def test_every(self, every):
         with pytest.raises(ValueError, match="every must be a whole number of steps, 1 or more"):

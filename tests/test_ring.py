@@ -94,16 +94,19 @@ def test_rows_that_arrived_are_in_the_folder_when_the_device_fails(tmp_path, mon
         raise RuntimeError("device-side assert triggered")
 
     monkeypatch.setattr(recording, "arrives_late", lambda device: True)
-    monitor = wsf.RWCMonitor(nn.Linear(2, 2), run_dir=tmp_path / "run")
+    found = []
+    monitor = wsf.RWCMonitor(nn.Linear(2, 2), run_dir=tmp_path / "run", on_finding=found.append)
     for _ in range(SHARD_ROWS + 10):
         monitor.record()
     with monkeypatch.context() as broken:
-        broken.setattr(monitor._recording.ring, "_wait_for_device", fail)
+        broken.setattr(monitor._record._ring, "_wait_for_device", fail)
         for waits in (monitor.flush, lambda: monitor.recent(after=0)):
             with pytest.raises(RuntimeError, match="device-side assert"):
                 waits()
     assert wsf.RWCHistory.load(tmp_path / "run").steps.tolist() == list(range(1, SHARD_ROWS + 1))
+    assert found == []
     monitor.close()
+    assert [(finding.kind, finding.step) for finding in found] == [("still", 1)]  # and those rows were looked at, too
     assert len(monitor.history()) == SHARD_ROWS + 10
 
 
@@ -113,8 +116,8 @@ def test_what_a_graph_records_to_outlives_the_monitor(captured, monkeypatch):
     monitor = wsf.RWCMonitor(nn.Linear(2, 2))
     monkeypatch.setattr(recording, "is_capturing", lambda device: captured)
     monitor.record()
-    held = monitor._recording
-    memory = [weakref.ref(owner) for owner in (held.ring, held._plan, *held._plan.prev)]
+    held = monitor._record
+    memory = [weakref.ref(owner) for owner in (held._ring, held._plan, *held._plan.prev)]
     del held
     with torch.no_grad():
         monitor.model.weight.set_(torch.ones(2, 2))  # elsewhere: the monitor gets another plan

@@ -20,7 +20,7 @@ from torch import nn
 import weightscale_fast as wsf
 from weightscale_fast.distributed.shares import Piece, cut_evenly
 from weightscale_fast.ops.plan import CHUNK
-from weightscale_fast.record.run_folder import RESUMED
+from weightscale_fast.record.rows import RESUMED
 
 ROOT = Path(__file__).parents[1]
 WORKER = Path(__file__).with_name("sharding_worker.py")

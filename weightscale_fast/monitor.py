@@ -10,23 +10,23 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from .distributed.process_group import find_ranks
+from .distributed.process_group import find_ranks, reshard_fsdp2
 from .eager import always_eager
 from .errors import WeightScaleError
-from .graph_capture import is_capturing
 from .health.check import HealthWatch
 from .health.finding import Finding
 from .health.summary import RunSummary
 from .ratios import check_definition
+from .record import resume as resuming
 from .record.frozen import Watch
 from .record.history import RWCHistory
 from .record.optimizer_hook import OptimizerHook
-from .record.record import Recording
-from .record.run_folder import Rows
+from .record.record import Record
+from .record.rows import Rows
 from .weights.layers import LayerSelector
 
 if TYPE_CHECKING:
-    from torch.distributed import ProcessGroup  # a build of torch may be without
+    from torch.distributed import ProcessGroup  # some builds of torch have none
 
 
 class RWCMonitor:
@@ -34,40 +34,47 @@ class RWCMonitor:
 
     Args:
         model: the network.
-        optimizer: records by itself after each of its steps, once under gradient accumulation. A step that a gradient
-            scaler skips is no step, but for fused optimizers, which are called all the same: it is then a row of 0,
-            which `history().skipped` tells. Without an optimizer, call `record()` where a step ends: after the last of
-            several optimizers, or after a backward pass in which parameters are updated one by one. Or give each of
-            several optimizers a monitor with the `layers` that it trains.
+        optimizer: the monitor records after each of its steps, so once for each accumulation of gradients. A step that
+            a gradient scaler skips makes no row. Fused optimizers are called even for such a step: it then makes a row
+            of 0, which `history().skipped` marks. Without an optimizer, call `record()` where a step ends: after the
+            last of several optimizers, or after a backward pass in which parameters are updated one by one. Or make one
+            monitor for each of several optimizers, with the `layers` that it trains.
         every: steps between two rows. A row compares with the weights that many steps before, so `every` is the horizon
-            too: with the number of steps of an epoch it gives the papers' per-epoch curves.
+            too. With the number of steps in an epoch it gives the papers' per-epoch curves.
         layers: which weights are layers, as for `snapshot`.
-        definition: `"norm_ratio"` or `"mean_ratio"`, what `history().rwc` will be.
-        run_dir: a new folder for the record. Closed shards of it load whatever happens to this process; memory and time
-            a step then do not grow with the run.
+        definition: what `history().rwc` will be, `"norm_ratio"` or `"mean_ratio"`.
+        run_dir: a new folder for the record. Its closed shards can be loaded whatever happens to this process. With a
+            folder, memory and time per step do not grow with the run.
         settings: anything that JSON can hold about the run (model, data, seed, hyper-parameters); kept in the record.
-        resume: go on with an existing `run_dir` after its last row; `load_state_dict` takes it back to a checkpoint.
+        resume: go on with an existing `run_dir` after its last row. To go back to a checkpoint, call `load_state_dict`.
         process_group: the processes that train this model together. By default those of its wrapper of
-            `DistributedDataParallel` or of its DTensors (FSDP2, HSDP, tensor parallel); otherwise this one alone.
-            Weights that are no DTensors must then be equal on all of them.
-        pipeline: every process holds some stages of the model, under the names that layers have in the whole model.
-        on_finding: called with each `Finding` of `check_health` as training goes on, `print` for one. It costs no wait
-            for the device, because it sees rows on their way to the record: every 256 rows or every minute, whichever
-            comes first, and on a GPU one such part later. Nothing is said twice unless it had got better. It is called
-            after a step is recorded, and may raise to end the run. Of several processes those call it that keep the
-            record: rank 0 with a run folder, which then cannot make calls that are for all ranks; else all.
+            `DistributedDataParallel` or of its DTensors (FSDP2, HSDP, tensor parallel), otherwise this process alone.
+            Weights that are no DTensors must be equal on all of them.
+        pipeline: every process holds some stages of the model. Layers have the names that they have in the whole model.
+        on_finding: called with each `Finding` of `check_health` during training; `print`, for example. It does not wait
+            for the device, because it sees rows when they arrive on the host: every 256 rows or every minute, whichever
+            comes first, and on a GPU one such part later. A finding is repeated only if the layer got better in
+            between. It is called after a step is recorded, and may raise to end the run. With several processes it is
+            called only on ranks that keep rows. With a run folder that is rank 0, which must not make collective calls
+            in it; without one, all ranks.
 
-    What a record alone would not show is a warning when rows come to the host, at the latest at `flush`: a layer that
-    moves while it is frozen (`requires_grad=False`), a layer that the model got since, an optimizer that was rebuilt or
-    trains the model no more. The layers are those of the beginning; for others make a new monitor.
+    Attributes:
+        model: the network, as given.
+        step: optimizer steps so far. Steps in replays of a CUDA graph count from the next `flush` on.
 
-    On a GPU a row is recorded on the current stream. Where steps run on several streams, order each step after the one
-    before, as the weights themselves need it; the rows are then in order too.
+    The monitor also warns of what a record does not show: a layer that moves while it is frozen
+    (`requires_grad=False`), a layer that is new in the model, and an optimizer that was rebuilt or does not train the
+    model any more. It warns when rows arrive on the host, at the latest at `flush`. The layers are those that the model
+    has when the monitor is made; for others make a new monitor.
 
-    With several processes, making the monitor, `flush`, `history`, `recent`, `summary`, `state_dict` and `close` are
-    collective calls: every rank must make them, after the same step. Each rank counts its share of the weights, and
-    nothing is sent at a step: one all-reduce adds up at most 256 rows at a time. Rank 0 writes `run_dir`; what was not
-    added up when the processes end, because not all of them called `close`, is lost.
+    On a GPU a row is recorded on the current stream. If steps run on several streams, order each step after the one
+    before. The weights need that too, and it puts the rows in order.
+
+    With several processes, making the monitor, `flush`, `history`, `recent`, `summary`, `state_dict`,
+    `checkpoint_state` and `close` are collective calls: every rank must make them, after the same step. Each rank
+    counts its share of the weights, and steps send nothing: one all-reduce adds up at most 256 rows at a time. Rank 0
+    writes `run_dir`. If a rank does not call `close`, the rows that were not added up yet are lost. Parameters that
+    FSDP2 has gathered are resharded when the monitor is made.
 
     Raises:
         ValueError, TypeError: a wrong argument, no layer in the model, or an optimizer of none of its parameters.
@@ -110,9 +117,8 @@ class RWCMonitor:
         if resume and run_dir is None:
             raise ValueError("resume=True needs run_dir, the folder of the run to go on with")
         self.model = model
-        self.step = 0
-        folder = "no run_dir" if run_dir is None else "a run_dir"
-        self._recording = Recording(
+        reshard_fsdp2(model)
+        self._record = Record(
             model,
             every=every,
             layers=layers,
@@ -120,28 +126,37 @@ class RWCMonitor:
             settings=settings or {},
             pipeline=pipeline,
             ranks=find_ranks(model, process_group, pipeline),
-            arguments=f"every={every}, definition={definition!r}, {folder}, resume={resume}, pipeline={pipeline}",
+            arguments={
+                "every": every,
+                "definition": definition,
+                "run_dir": None if run_dir is None else "a folder",  # only rank 0's is used
+                "resume": resume,
+                "pipeline": pipeline,
+            },
         )
-        self._every = every
-        self._recorder, snapshot = self._recording.recorder, self._recording.snapshot
         self._hook = None if optimizer is None else OptimizerHook(optimizer, model)
+        snapshot = self._record.snapshot
         self._watch = Watch(model, snapshot.lookup_in(model), layers, snapshot.names)
-        self._health = HealthWatch(self._recording.meta, on_finding)
-        self._recorder.show = weakref.WeakMethod(self._look_at)
+        self._health = HealthWatch(self._record.meta, on_finding)
         if run_dir is not None:
-            self.step = self._recording.open(Path(run_dir), resume=resume)
+            self._record.open(Path(run_dir), resume=resume)
             self._watch.restart(self.step)
-        # Rows still in the ring reach the folder even when nobody calls close(), at garbage collection or at exit: but
-        # those of several processes, which then may not come any more.
-        self._unclosed = weakref.finalize(self, self._recorder.abandon)
+        # If nobody calls close(), rows that are still in the ring reach the folder at garbage collection or at exit.
+        # With several processes they are lost, because the other ranks may not come any more.
+        self._unclosed = weakref.finalize(self, self._record.abandon)
         if self._hook is not None:
             self._hook.start(self._after_step)
 
+    @property
+    def step(self) -> int:
+        """Optimizer steps so far. Steps in replays of a CUDA graph count from the next `flush` on."""
+        return self._record.step
+
     def record(self) -> None:
-        """One step is done: compare the weights with those `every` steps ago, if it is time.
+        """A step is done: if a row is due, compare the weights with those of `every` steps ago.
 
         Raises:
-            WeightScaleError: the monitor is closed, or watches an optimizer and so records by itself.
+            WeightScaleError: the monitor is closed, or it has an optimizer and so records by itself.
         """
         if self._hook is not None:
             raise WeightScaleError(
@@ -153,61 +168,53 @@ class RWCMonitor:
 
     @always_eager
     def _after_step(self, found_inf: Tensor | None = None) -> None:
-        every, ring = self._every, self._recording.ring
-        capturing = is_capturing(ring.rows.device)
-        if capturing and every > 1:
-            raise WeightScaleError(f"a CUDA graph records at each replay, so that every must be 1 in it, got {every}")
-        step = self.step + (not capturing)
-        if isinstance(found_inf, Tensor):
-            ring.count_skipped(found_inf)
-        if step % every == 0 or capturing:
-            self._recording.add_row(self.model, self._warn_of_strange_optimizer)
-            self._watch.look(step)
-            self._recorder.commit()
-        self.step = step  # last: a step whose record failed does not count, so that rows and steps stay together
-        self._tell()
-
-    def _warn_of_strange_optimizer(self) -> None:
-        if self._hook is not None:
+        added = self._record.add_step(self.model, found_inf if isinstance(found_inf, Tensor) else None)
+        if added is None:
+            return
+        self._watch.look(self.step)
+        if added.plan_changed and self._hook is not None:
             self._hook.warn_if_strange(self.model)
+        if added.arrived:
+            self._look_at(added.arrived)
+            self._tell()
 
-    def _look_at(self, rows: Rows) -> None:
-        """Rows on their way to the record."""
-        self._watch.check(rows)
-        self._health.take(rows)
+    def _look_at(self, arrived: list[Rows]) -> None:
+        for rows in arrived:
+            self._watch.check(rows)
+            self._health.take(rows)
 
     def _tell(self) -> None:
-        with self._recorder.alone():
+        with self._record.recorder.alone():
             self._health.tell()
 
     def _warn_of_missed_steps(self) -> None:
-        if self._hook is not None and self.step % self._every == 0:  # between two rows weights do move
-            self._hook.warn_if_silent(self.model, self._recording.snapshot)
+        if self._hook is not None and not self._record.between_rows:
+            self._hook.warn_if_silent(self.model, self._record.snapshot)
 
     @property
     def nbytes(self) -> int:
-        """Memory that the previous weights take on this process, in bytes."""
-        return self._recording.snapshot.nbytes
+        """Memory for the previous weights on this process, in bytes."""
+        return self._record.snapshot.nbytes
 
     def history(self) -> RWCHistory:
-        """Everything recorded so far; of several processes with a run folder, rank 0 has it and the others no rows."""
+        """Everything recorded so far. With several processes and a run folder, ranks other than 0 get no rows."""
         self._warn_of_missed_steps()
         self.flush()
-        return self._recording.history()
+        return self._record.history()
 
     def recent(self, *, after: int) -> RWCHistory:
-        """The rows after step `after`, 512 at most: those that the ring on the device still holds.
+        """The rows after step `after` that the ring on the device still holds, 512 at most.
 
-        It copies these rows to the host and so waits for the device, for all its streams, once; what is recorded and
-        when it is written stays as it is, where `history()` would close a shard and read the whole run. Not for a
-        monitor in a CUDA graph: of its rows only the device knows. Of several processes all get the same rows, summed
-        over every rank's share of the weights: it is a collective call.
+        It copies these rows to the host, and so waits once for all streams of the device. It does not change what is
+        recorded or when it is written, while `history()` closes a shard and reads the whole run. Do not use it with a
+        monitor in a CUDA graph, where only the device counts the rows. With several processes it is a collective call:
+        all ranks get the same rows, added up over their shares of the weights.
 
         Args:
             after: a step; `monitor.step - 50` for the last 50.
 
         Returns:
-            A history; of no rows where none was recorded since.
+            A history; without rows if none was recorded since.
 
         Example:
             >>> monitor = RWCMonitor(nn.Linear(2, 2))
@@ -216,12 +223,12 @@ class RWCMonitor:
             >>> monitor.recent(after=1).steps
             array([2, 3])
         """
-        return self._recording.recent(after)
+        return self._record.recent(after)
 
     def summary(self) -> RunSummary:
-        """The last 512 rows on half a page, with what `check_health` finds in them; cheap enough for every epoch.
+        """The last 512 rows on half a page, with the findings of `check_health`; cheap enough for every epoch.
 
-        Of several processes every rank must call it, and all get the same.
+        With several processes it is a collective call, and all ranks get the same summary.
 
         Raises:
             ValueError: nothing is recorded yet.
@@ -229,28 +236,35 @@ class RWCMonitor:
         return RunSummary.of(self.recent(after=0))
 
     def flush(self) -> None:
-        """Bring every recorded row to the run folder now; this waits for the device, and for the other ranks if any.
+        """Bring every recorded row to the run folder now. This waits for the device, and for the other ranks if any.
 
-        Only where a CUDA graph holds `record()` is it needed: at least once in 512 replays, of which the host knows
-        nothing. Such a graph may be replayed when this monitor is closed and gone, so what it writes, the rows and the
-        previous weights, stays in memory until the process ends.
+        It is needed only if a CUDA graph holds `record()`: call it at least once in 512 replays, which the host does
+        not see. Such a graph may still be replayed after this monitor is closed and deleted. So the memory that the
+        graph writes to, the rows and the previous weights, is kept until the process ends.
         """
-        self._recorder.flush()
-        self.step = max(self.step, self._recorder.step)
+        self._look_at(self._record.flush())
         self._tell()
 
     def close(self) -> None:
-        """Flush and stop recording; `history()` stays, and is then no collective call."""
+        """Flush and stop recording. `history()` can still be called, and is then no collective call."""
         self._warn_of_missed_steps()
-        self._end(self._recorder.close)
+        self._end(self._record.close)
         self._tell()
 
-    def _end(self, last_call: Callable[[], None]) -> None:
+    def abandon(self) -> None:
+        """Stop recording after an error, when other ranks may not call `close`. A `with` block does this by itself.
+
+        With one process every row is kept, as with `close`, but `on_finding` is not called. With several processes it
+        is no collective call: rows that were not added up yet are lost, with a warning.
+        """
+        self._end(self._record.abandon)
+
+    def _end(self, last_call: Callable[[], list[Rows]]) -> None:
         if self._hook is not None:
             self._hook.remove()
             self._hook = None
         if self._unclosed.detach() is not None:
-            last_call()
+            self._look_at(last_call())
 
     def __enter__(self) -> RWCMonitor:
         return self
@@ -259,23 +273,24 @@ class RWCMonitor:
         if error is None:
             self.close()
         else:
-            self._end(self._recorder.abandon)
+            self.abandon()
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint needs so that a resumed run has no hole, no double row and no false first value.
 
-        It holds the previous weights, as large as the model's layers; without a run folder, the record too. Of several
-        processes each has its share of the weights: save and load it on all of them.
+        It holds the previous weights, which are as large as the model's layers. Without a run folder it holds the
+        record too. With several processes each rank has its share of the weights: save and load it on all of them.
         """
         self.flush()
-        return self._recording.state_dict(self.step)
+        return resuming.state_dict(self._record)
 
     def checkpoint_state(self) -> dict[str, Any]:
-        """A `state_dict()` that every process can load, whichever saved it, for frameworks that keep what one says.
+        """A `state_dict()` that every rank can load, for frameworks that save the state of one rank only.
 
-        Previous weights that are the model's, as after a row unless something else than the optimizer changed them, are
-        left out, so that it adds next to nothing to the checkpoint. Otherwise, as between two rows with `every` above
-        1, those of all processes are in it. Of several processes every rank must call it.
+        If the previous weights are equal to the model's, they are left out, and the state adds almost nothing to the
+        checkpoint. This is so after a row, unless something else than the optimizer changed the weights. Otherwise, as
+        between two rows with `every` above 1, the previous weights of all ranks are in it. With several processes it is
+        a collective call.
 
         Example:
             >>> monitor = RWCMonitor(nn.Linear(2, 2))
@@ -284,18 +299,17 @@ class RWCMonitor:
             True
         """
         self.flush()
-        return self._recording.checkpoint_state(self.step, self.model)
+        return resuming.checkpoint_state(self._record, self.model)
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Go back to the moment of `state_dict()`: later rows are dropped, in the run folder too.
+        """Go back to the moment of `state_dict()`. Later rows are deleted, in the run folder too.
 
-        Where the state's `"weights"` are None, the model's are the previous weights: then load the model before.
+        If the state's `"weights"` are None, the model's weights are the previous weights: load the model first.
 
         Raises:
-            ValueError: the state is of other layers, another definition or another `every`, or of a monitor with a run
-                folder while this one has none.
+            ValueError: the state has other layers, another definition or another `every`; or its rows are in a run
+                folder and this monitor has none.
         """
-        self._recording.load_state_dict(state_dict, self.model)
-        self._watch.restart(state_dict["step"])
+        resuming.load_state_dict(self._record, state_dict, self.model)
+        self._watch.restart(self.step)
         self._health.restart()
-        self.step = state_dict["step"]

@@ -1,1 +1,1 @@
-"""What only several processes need: who they are, and which weights each of them counts."""
+"""What is needed only with several processes: who they are, and which weights each of them counts."""

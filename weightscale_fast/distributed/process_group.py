@@ -1,4 +1,4 @@
-"""Ranks: the processes that hold one model, and the two things they ever say to each other."""
+"""Ranks: the processes that train one model together, and the two collective calls that they make."""
 
 from __future__ import annotations
 
@@ -21,15 +21,17 @@ T = TypeVar("T")
 
 
 class Ranks:
-    """Some processes, this one among them. All it does is collective: each must do it, in the same order.
+    """Processes that record together; this one is a member.
+
+    Making it, `all_gather` and `all_reduce` are collective calls: every member must make them, in the same order.
 
     Args:
-        members: their numbers among all processes.
-        group: a process group of them, where there is one.
+        members: their global ranks.
+        group: a process group of exactly these members, if there is one.
 
     Attributes:
         rank: the number of this process among the members.
-        size: how many there are.
+        size: the number of members.
     """
 
     def __init__(self, members: frozenset[int], group: dist.ProcessGroup | None) -> None:
@@ -37,23 +39,23 @@ class Ranks:
         self.rank = dist.get_rank(self._group)
         self.size = dist.get_world_size(self._group)
 
-    def gather(self, make: Callable[[], T]) -> list[T]:
-        """What `make` returns on every rank, in their order; where it raises on one, this raises on all.
+    def all_gather(self, make: Callable[[], T]) -> list[T]:
+        """What `make` returns on each rank, in the order of the ranks. If it raises on one rank, this raises on all.
 
         Raises:
-            WeightScaleError: it raised on another rank, or a rank did not come.
+            WeightScaleError: `make` raised on another rank, or a rank did not come.
         """
         mine: T | None = None
         error: Exception | None = None
         try:
             mine = make()
-        except Exception as raised:  # whatever it is, the others must not wait for this rank in vain
+        except Exception as raised:  # of any kind: the other ranks must not wait for this one in vain
             error = raised
         everyone: list[Any] = [None] * self.size
         try:
             dist.all_gather_object(everyone, (mine, error and f"{type(error).__name__}: {error}"), group=self._group)
         except RuntimeError as lost:
-            raise _unheard(self.size, lost) from (error or lost)
+            raise _not_all_ranks(self.size, lost) from (error or lost)
         if error is not None:
             raise error
         for rank, (_, message) in enumerate(everyone):
@@ -61,8 +63,8 @@ class Ranks:
                 raise WeightScaleError(f"rank {rank} could not make its RWCMonitor: {message}")
         return [theirs for theirs, _ in everyone]
 
-    def add(self, numbers: NDArray[np.float64]) -> NDArray[np.float64]:
-        """The sum over all ranks, the same bits on each.
+    def all_reduce(self, numbers: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The sum over all ranks, bit for bit the same on each of them.
 
         Raises:
             RuntimeError: a rank did not come, or its process is gone.
@@ -76,14 +78,16 @@ class Ranks:
 
 
 def _own_group(members: frozenset[int], group: dist.ProcessGroup | None) -> dist.ProcessGroup:
-    """A gloo group of the members, if that can be had.
+    """A new gloo group of the members, or `group` itself if a new one cannot be made.
 
-    It works on the host, so that no device is waited for, and apart from the training's collectives, so that one call
-    too few or too many can never mix with gradients. PyTorch names groups by counting them, on each process: with some
-    of the processes only, a new one would put the counts of all apart, so the training's own group must do.
+    Gloo works on the host, so that it waits for no device. A group of its own keeps its calls apart from the
+    collectives of the training: a call too few or too many can then never be mixed up with gradients.
+
+    PyTorch names groups by a counter in each process. If only some of the processes made a new group, their counters
+    would differ from those of the others. So members that are not all processes use the group of the training.
 
     Raises:
-        WeightScaleError: not all of them came to make it.
+        WeightScaleError: a member did not come to make the group.
     """
     everyone = len(members) == dist.get_world_size()
     if not everyone and group is not None:
@@ -93,27 +97,41 @@ def _own_group(members: frozenset[int], group: dist.ProcessGroup | None) -> dist
     try:
         own = dist.new_group(sorted(members), backend=backend, timeout=wait, use_local_synchronization=not everyone)
     except RuntimeError as error:
-        raise _unheard(len(members), error) from error
-    assert isinstance(own, dist.ProcessGroup)  # and not what a process gets that is no member
+        raise _not_all_ranks(len(members), error) from error
+    assert isinstance(own, dist.ProcessGroup)  # a process that is no member would get something else
     return own
 
 
-def _unheard(size: int, error: RuntimeError) -> WeightScaleError:
+def _not_all_ranks(size: int, error: RuntimeError) -> WeightScaleError:
     reason = str(error).strip().partition("\n")[0]
     return WeightScaleError(
         f"RWCMonitor did not hear from all {size} ranks: each of them must make one, in the same order ({reason})"
     )
 
 
-def find_ranks(model: nn.Module, process_group: object = None, pipeline: bool = False) -> Ranks | None:
-    """The ranks that `process_group` or else the model itself names; None for one process alone.
+def reshard_fsdp2(model: nn.Module) -> None:
+    """Put the DTensors of an FSDP2 model back in their place, if a forward pass without a backward pass gathered them.
 
-    A model says so by its wrapper of DistributedDataParallel or by the meshes of its DTensors: by the one that holds
-    all others, and where none does, as with tensor parallelism in data parallelism, it is all processes.
+    It changes no weight. It does nothing to a model without FSDP2.
+    """
+    fsdp = sys.modules.get("torch.distributed.fsdp")
+    if fsdp is None or not isinstance(model, nn.Module):  # what is no module is refused with the layers
+        return
+    for module in model.modules():
+        if isinstance(module, fsdp.FSDPModule):
+            module.reshard()
+
+
+def find_ranks(model: nn.Module, process_group: object = None, pipeline: bool = False) -> Ranks | None:
+    """The ranks of `process_group`, or else those that the model itself names; None for one process alone.
+
+    A model names processes by its wrapper of DistributedDataParallel and by the meshes of its DTensors. If one of these
+    groups holds all the others, it is that group. If none does, as with tensor parallelism inside data parallelism, it
+    is all processes. DTensors must be in their place: see `reshard_fsdp2`.
 
     Raises:
-        TypeError: `process_group` is no process group; or the model is of FSDP1, which keeps no layers.
-        ValueError: this process is not in the group, or there is none.
+        TypeError: `process_group` is no process group; or the model is wrapped by FSDP1, which keeps no layers.
+        ValueError: this process is not in the group; or no processes were initialized.
     """
     ready = dist.is_available() and dist.is_initialized()
     if not ready and (pipeline or process_group is not None):
@@ -124,7 +142,6 @@ def find_ranks(model: nn.Module, process_group: object = None, pipeline: bool = 
     if not ready:
         return None
     _refuse_fsdp1(model)
-    _release_gathered(model)
     if process_group is None:
         groups = _groups(model) if not pipeline else {}
         together = frozenset[int]().union(*groups)
@@ -147,7 +164,7 @@ def find_ranks(model: nn.Module, process_group: object = None, pipeline: bool = 
 
 
 def hint_of_others() -> str:
-    """What to say where a process that takes itself for the only one cannot have a folder: others may be there."""
+    """A hint for the error of a process that records alone and finds its folder taken: other processes may run."""
     if not dist.is_available() or not dist.is_initialized() or dist.get_world_size() == 1:
         return ""
     return (
@@ -157,7 +174,7 @@ def hint_of_others() -> str:
 
 
 def _groups(model: nn.Module) -> dict[frozenset[int], dist.ProcessGroup | None]:
-    """The processes that the model's wrapper and each of its meshes name, with their group where one was made."""
+    """The processes that the model's wrapper and each of its meshes name, each with its process group if it has one."""
     inner = unwrap(model)
     groups: dict[frozenset[int], dist.ProcessGroup | None] = {}
     for module in model.modules():
@@ -177,20 +194,12 @@ def _refuse_fsdp1(model: nn.Module) -> None:
         )
 
 
-def _release_gathered(model: nn.Module) -> None:
-    """Let go of what FSDP2 gathered in a forward pass that no backward pass followed: its DTensors then are back."""
-    fsdp = sys.modules.get("torch.distributed.fsdp")
-    for module in model.modules():
-        if fsdp is not None and isinstance(module, fsdp.FSDPModule):
-            module.reshard()
-
-
 def _timeout(group: dist.ProcessGroup | None) -> timedelta | None:
-    """How long the group waits for a rank, or None where it does not say."""
+    """How long the group waits for a rank; None if that is not known."""
     for device in ("cpu", "cuda"):
         try:
             timeout = group._get_backend(torch.device(device)).options._timeout  # type: ignore[union-attr]
-        except (RuntimeError, AttributeError):  # it has no backend for the device, or one that does not say
+        except (RuntimeError, AttributeError):  # no backend for this device, or one without a timeout
             continue
         return timeout if isinstance(timeout, timedelta) else None
     return None

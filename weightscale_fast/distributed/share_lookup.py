@@ -1,8 +1,6 @@
-"""SharedSnapshot: the previous weights of this rank's share of every layer, and no others."""
+"""ShareLookup: finds this rank's share of every layer, and no other weights."""
 
 from __future__ import annotations
-
-from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -11,46 +9,15 @@ from ..errors import WeightScaleError
 from ..ops.plan import is_dense
 from ..weights.dtensor import is_dtensor, local_part
 from ..weights.lookup import Fingerprint, LayerLookup, fingerprint
-from ..weights.snapshot import Snapshot
 from .shares import Shares
 
 
-class SharedSnapshot(Snapshot):
-    """A snapshot of as many entries as the whole model has layers, each with the weights that this rank counts.
-
-    An entry may be empty: its layer is counted on other ranks, or lies in another stage of a pipeline. `numel` is what
-    is counted here.
-    """
-
-    def __init__(self, model: nn.Module, shares: Shares) -> None:
-        self._rank = f"rank {shares.rank} of {shares.size}"
-        self._take(ShareLookup(model, shares))
-        self.names = shares.names
-
-    def _entries(self) -> dict[str, Tensor]:
-        """This rank's weights, by names that no other rank has, so that one checkpoint may hold them all."""
-        entries = zip(self.names, self._weights, strict=True)
-        return {f"{name} ({self._rank})": weights for name, weights in entries if weights.numel()}
-
-    def load_state_dict(self, state_dict: Mapping[str, Tensor]) -> None:
-        """Take the weights of `state_dict()` on the same rank of as many; those of other ranks may be among them.
-
-        Raises:
-            ValueError: the state is of another rank, of another number of them, or of another model.
-        """
-        mine = {name: weights for name, weights in state_dict.items() if name.endswith(f"({self._rank})")}
-        if set(mine) != set(self._entries()):
-            others = [name for name in state_dict if name not in self._entries()]
-            found = others[0] if others else "fewer layers"
-            raise ValueError(
-                f"the state is not what {self._rank} saved, it has {found!r}: save and load it on every rank, with as "
-                "many ranks and the same mesh"
-            )
-        super().load_state_dict(mine)
-
-
 class ShareLookup(LayerLookup):
-    """Finds this rank's share of every layer of a model: views of the memory where it lies."""
+    """Finds this rank's share of every layer of a model, as views of the memory where it lies.
+
+    A call returns one entry for each layer of the whole model. An entry is empty if other ranks count the layer, or if
+    it lies in another stage of a pipeline.
+    """
 
     def __init__(self, model: nn.Module, shares: Shares) -> None:
         super().__init__(model, tuple(shares.mine))
@@ -66,11 +33,11 @@ class ShareLookup(LayerLookup):
         self._seen: Fingerprint | None = None
 
     def __call__(self) -> tuple[list[Tensor], Fingerprint]:
-        """The weights to count, an entry for each layer of the whole model, and what of them a plan depends on.
+        """The weights to count, one entry for each layer of the whole model, and their fingerprint.
 
         Raises:
-            WeightScaleError: a parameter was removed, or lies gathered.
-            ValueError: it has another shape or memory layout than before.
+            WeightScaleError: a parameter was removed, or is gathered (unsharded) now.
+            ValueError: a parameter has another shape or memory layout than before.
         """
         parameters = self.parameters()
         try:
@@ -100,18 +67,21 @@ class ShareLookup(LayerLookup):
                     f"{list(shape)}, strides {list(stride)}, got {list(weights.shape)}, {list(weights.stride())}; "
                     "make a new monitor"
                 )
-            cur[self.places[i]] = _part(weights, self._ranges[i])
+            cur[self.places[i]] = _slice(weights, self._ranges[i])
         return cur
 
 
-def _part(weights: Tensor, part: range) -> Tensor:
-    """The weights numbered `part` in the order of memory; all of them, or none, where memory has no order."""
-    if len(part) == weights.numel():
+def _slice(weights: Tensor, numbers: range) -> Tensor:
+    """The weights with these numbers, counted in memory order.
+
+    Weights that do not fill one block of memory have no such order. Of them a rank counts all, or none.
+    """
+    if len(numbers) == weights.numel():
         return weights
-    if not part:
+    if not numbers:
         return weights.new_empty(0)
     assert is_dense(weights)
-    return weights.as_strided((len(part),), (1,), weights.storage_offset() + part.start)
+    return weights.as_strided((len(numbers),), (1,), weights.storage_offset() + numbers.start)
 
 
 def _kind(spread: bool) -> str:

@@ -1,14 +1,16 @@
-"""Shares: which weights of which layer each process counts, so that all together count every weight once.
+"""Shares: which weights of which layer each rank counts, so that all ranks together count every weight once.
 
-Sums of absolute values are additive over parts, whoever has them. A layer lies in *pieces*: whole where it is a plain
-tensor, and as a DTensor in one piece for each position on its mesh. Ranks that hold the same piece share its weights
-out among them, and with the weights the time of the pass and the memory of the snapshot.
+A sum of absolute values is the sum over any parts, so it does not matter which rank counts a weight. A layer consists
+of *pieces*: a plain tensor is one piece, and a DTensor has one piece for each position on its mesh. Ranks that hold the
+same piece divide its weights among them. This divides the time of the pass and the memory of the snapshot too.
+
+Letters: L layers of the whole model.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -32,42 +34,42 @@ class Piece(NamedTuple):
     shape: tuple[int, ...]  # of the whole layer
     dtype: str
     kind: str
-    placements: str  # how the layer is spread
-    position: tuple[int, ...] | None  # which part this is; None where this rank has none of it
-    held: int  # weights
-    size: int  # bytes of one
-    dense: bool  # whether they fill one block of memory, which can be cut anywhere
+    placements: str  # how the layer is distributed over the mesh
+    position: tuple[int, ...] | None  # which piece this is; None if this rank has none
+    held: int  # number of weights
+    size: int  # bytes of one weight
+    dense: bool  # whether the weights fill one block of memory, which can be cut anywhere
     checksum: float  # sum of their absolute values
 
 
 @dataclass(frozen=True)
 class Shares:
-    """The layers of the whole model, L of them, and what of each this rank counts."""
+    """The layers of the whole model, and the weights of each that this rank counts."""
 
-    names: tuple[str, ...]
-    numel: tuple[int, ...]  # weights of the whole layer
-    kinds: tuple[str, ...]
-    mine: dict[str, range]  # for each layer this rank holds some of: which of its weights here, in the order of memory
+    names: tuple[str, ...]  # [L]
+    numel: tuple[int, ...]  # [L] weights of the whole layer
+    kinds: tuple[str, ...]  # [L]
+    mine: dict[str, range]  # for each layer in this rank's model: the numbers of its local weights, in memory order
     rank: int
     size: int
 
 
-def agree(model: nn.Module, layers: LayerSelector, ranks: Ranks, *, pipeline: bool, arguments: str) -> Shares:
-    """Compare the ranks' models, once, and share their weights out. A collective call.
+def agree(
+    model: nn.Module, layers: LayerSelector, ranks: Ranks, *, pipeline: bool, arguments: Mapping[str, object]
+) -> Shares:
+    """Compare the ranks' models and arguments, and divide the weights. A collective call.
 
     Args:
-        pipeline: the ranks hold different layers of one model, and not all the same.
-        arguments: whatever else must be the same on all ranks, in words.
+        pipeline: the ranks hold different layers of one model.
+        arguments: what must be the same on all ranks, by name; picklable.
 
     Raises:
         TypeError, ValueError: this rank's model has no layers, or some that cannot be read.
         WeightScaleError: the ranks do not fit together; the message is the same on all of them.
     """
-    everyone = ranks.gather(lambda: (arguments, _pieces(model, layers)))
+    everyone = ranks.all_gather(lambda: (dict(arguments), _pieces(model, layers)))
     held = [pieces for _, pieces in everyone]
-    for rank, (theirs, _) in enumerate(everyone):
-        if theirs != everyone[0][0]:
-            raise WeightScaleError(f"rank {rank} monitors with {theirs}, rank 0 with {everyone[0][0]}: use the same")
+    _check_arguments([theirs for theirs, _ in everyone])
     if not any(held):
         raise no_layer(model, layers)
     if not pipeline:
@@ -84,6 +86,15 @@ def agree(model: nn.Module, layers: LayerSelector, ranks: Ranks, *, pipeline: bo
         rank=ranks.rank,
         size=ranks.size,
     )
+
+
+def _check_arguments(everyone: Sequence[Mapping[str, object]]) -> None:
+    for name, wanted in everyone[0].items():
+        for rank, theirs in enumerate(everyone):
+            if theirs[name] != wanted:
+                raise WeightScaleError(
+                    f"rank {rank} monitors with {name}={theirs[name]!r}, rank 0 with {name}={wanted!r}: use the same"
+                )
 
 
 def _pieces(model: nn.Module, layers: LayerSelector) -> dict[str, Piece]:
@@ -126,7 +137,7 @@ def _check_names(held: Sequence[dict[str, Piece]]) -> None:
 
 
 def _check_layer(name: str, pieces: dict[int, Piece], pipeline: bool) -> None:
-    """Raise unless the ranks' pieces of a layer are parts of one tensor, and make it up."""
+    """Raise unless the ranks' pieces of a layer belong to one tensor, and are all of it."""
     first, reference = next(iter(pieces.items()))
     stages = "; stages must name their layers as the whole model does, each with its own name" if pipeline else ""
     of_position: dict[tuple[int, ...], tuple[int, Piece]] = {}
@@ -157,7 +168,7 @@ def _check_layer(name: str, pieces: dict[int, Piece], pipeline: bool) -> None:
 
 
 def _share_out(held: Sequence[dict[str, Piece]], me: int) -> dict[str, range]:
-    """What rank `me` counts. The pieces that the same ranks hold are one long row of bytes, cut in equal lengths."""
+    """What rank `me` counts. Pieces that are held by the same ranks are laid end to end and cut into equal lengths."""
     holders: dict[tuple[str, tuple[int, ...]], list[int]] = {}
     for rank, pieces in enumerate(held):
         for piece in pieces.values():
@@ -176,9 +187,12 @@ def _share_out(held: Sequence[dict[str, Piece]], me: int) -> dict[str, range]:
 
 
 def cut_evenly(row: Sequence[Piece], parts: int) -> Iterator[list[int]]:
-    """For each piece where the parts begin in it, and its end: [parts + 1] numbers of weights.
+    """Cut a row of pieces into parts of about the same number of bytes.
 
-    Cuts fall between the chunks of the pass, so that float32 sums, which never cross a chunk, stay what they were.
+    A cut falls only between two chunks of the pass. A float32 sum never crosses a chunk, so it stays what it was.
+
+    Returns:
+        For each piece, [parts + 1] numbers of weights: where each part begins in it, and its end.
 
     Example:
         >>> piece = Piece("w", (3, CHUNK), "float32", "linear", "whole", (), 3 * CHUNK, 4, True, 0.0)

@@ -1,1 +1,1 @@
-"""From the device to the disk: the rows of sums, their way to the host, and the run folder."""
+"""From the device to the disk: rows of sums, their copy to the host, and the run folder."""

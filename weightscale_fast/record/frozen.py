@@ -1,4 +1,4 @@
-"""Watch: what a record alone does not show: weights that move though they are frozen, and layers that are not recorded.
+"""Watch: warns of what a record does not show: frozen weights that move, and new layers that are not recorded.
 
 Letters: n rows, L layers.
 """
@@ -14,17 +14,17 @@ from torch import nn
 
 from ..weights.layers import LayerSelector, layer_predicate, unwrap
 from ..weights.lookup import LayerLookup
-from .run_folder import Rows
+from .rows import Rows
 
-LOOKS = 64  # layers whose requires_grad is read at a row: all of many models', and a few microseconds at most
-SPANS = 4096  # times that a layer was unfrozen, kept until the rows of then come to the host
+LOOKS = 64  # layers whose requires_grad is read at each row; this takes a few microseconds at most
+SPANS = 4096  # spans in which a layer was frozen, kept until their rows arrive on the host
 
 
 class Watch:
-    """Looks at a part of the layers at each row, and warns when the rows have come to the host; once for each layer.
+    """Looks at some of the layers at each row, and warns when the rows have arrived; once for each layer.
 
-    What a layer did counts while it was frozen at every look. Where there are more than 64 layers they are looked at in
-    turns, so that one which is frozen for a few steps only may be missed.
+    A layer counts as frozen between two looks if it was frozen at both. With more than 64 layers it looks at 64 of them
+    in turn. It can then miss a layer that is frozen for a few steps only.
     """
 
     def __init__(self, model: nn.Module, lookup: LayerLookup, layers: LayerSelector, names: tuple[str, ...]) -> None:
@@ -35,22 +35,22 @@ class Watch:
         self.restart(0)
 
     def restart(self, step: int) -> None:
-        """Forget what was seen; the next row is the first after `step`."""
+        """Forget everything seen so far. The next row is the first after `step`."""
         starts = range(0, len(self._lookup.names), LOOKS)
         self._trained = [self._lookup.requires_grad(start, start + LOOKS) for start in starts]
         self._looked = [step for _ in starts]  # the step of the last look at each part
         self._turn = 0
-        self._frozen = {  # of each frozen layer, by its place among the lookup's, the step since when
+        self._frozen = {  # for each frozen layer, by its number in the lookup: the step since which it is frozen
             start + i: step
             for start, part in zip(starts, self._trained, strict=True)
             for i, trained in enumerate(part)
             if not trained
         }
-        # Layer, frozen after this step, and until this one. Only the last: on some ranks nobody asks for them.
+        # (layer, frozen after this step, until this step). Bounded, because ranks that keep no rows never clear it.
         self._thawed: deque[tuple[int, int, int]] = deque(maxlen=SPANS)
 
     def look(self, step: int) -> None:
-        """The row of this step is recorded."""
+        """Look at the next layers; the row of `step` was just recorded."""
         if not self._looked:
             return
         turn = self._turn
@@ -69,7 +69,7 @@ class Watch:
         self._trained[turn] = now
 
     def check(self, rows: Rows) -> None:
-        """Warn of what these rows, the next of the record, have to do with."""
+        """Warn if frozen layers moved in these rows, which follow those of the last call, or if layers are new."""
         self._check_frozen(rows)
         self._check_new()
 
@@ -78,7 +78,7 @@ class Watch:
         self._thawed.clear()
         if not spans:
             return
-        moved: NDArray[np.bool_] = rows.delta_l1 > 0  # [n, L]; not what stays NaN
+        moved: NDArray[np.bool_] = rows.delta_l1 > 0  # [n, L]; False for NaN
         ever = set(np.flatnonzero(moved.any(axis=0)).tolist())
         found = {}
         for i, since, until in spans:

@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..ratios import check_definition, mean_ratio, norm_ratio
-from .run_folder import SKIPPED, Rows, RunFolder
+from .rows import SKIPPED, Rows
+from .run_folder import RunFolder
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -29,18 +30,18 @@ class RWCHistory:
     Args:
         names: the layers' names, L of them, in network order.
         numel: [L] weights of each layer.
-        kinds: what each layer is (`"conv"`, `"linear"`, ...), L of them.
-        steps: [S] number of the optimizer step after which each row was taken, rising.
+        kinds: the kind of each layer (`"conv"`, `"linear"`, ...), L of them.
+        steps: [S] the optimizer step after which each row was recorded, rising.
         delta_l1: [S, L] sum of |w_t - w_prev| (numerator of Eq. 1, WeightScale; arXiv 2011.06735).
         prev_l1: [S, L] sum of |w_prev| (denominator of Eq. 1).
-        moved: [S, L] how many weights changed at all.
-        ratio_sum: [S, L] sum of |w_t - w_prev| / |w_prev|, where the run's definition is `"mean_ratio"`.
-        definition: `"norm_ratio"` or `"mean_ratio"`, what `rwc` is.
+        moved: [S, L] number of weights that changed at all.
+        ratio_sum: [S, L] sum of |w_t - w_prev| / |w_prev|, if the definition is `"mean_ratio"`.
+        definition: what `rwc` is, `"norm_ratio"` or `"mean_ratio"`.
         every: optimizer steps between w_prev and w_t.
-        settings: what the run was told about itself: model, data, seed, hyper-parameters.
-        dtypes: what each layer's weights are (`"float32"`, `"bfloat16"`, ...), L of them; none where it is not known.
-        flags: [S] uint8, of each row the bits 1, a gradient scaler skipped a step of it (see `skipped`), and 2, it is
-            the first after a resume; all 0 by default.
+        settings: the settings that the run was given: model, data, seed, hyper-parameters.
+        dtypes: the dtype of each layer (`"float32"`, `"bfloat16"`, ...), L of them; empty if they are not known.
+        flags: [S] uint8, the bits of each row. 1: a gradient scaler skipped a step of it (see `skipped`); 2: it is the
+            first row after a resume. All 0 by default.
 
     Example:
         >>> import numpy as np
@@ -108,16 +109,16 @@ class RWCHistory:
 
     @property
     def skipped(self) -> NDArray[np.bool_]:
-        """[S] whether a gradient scaler skipped the step, or one of those, that a row is of.
+        """[S] whether a gradient scaler skipped a step of the row.
 
-        Such rows there are of fused optimizers only, and the layers did not move in them: leave them out of what is
-        analysed with `history.select(steps=~history.skipped)`.
+        Only fused optimizers leave such rows. In a skipped step no layer moves. To leave these rows out of an analysis,
+        use `history.select(steps=~history.skipped)`.
         """
         return (self.flags & SKIPPED).astype(bool)
 
     @property
     def unit(self) -> str:
-        """What `steps` count: `"optimizer step"`, or what `settings["unit"]` says, as `"epoch"`."""
+        """What `steps` count: `"optimizer step"`, or the value of `settings["unit"]`, for example `"epoch"`."""
         return str(self.settings.get("unit", "optimizer step"))
 
     def select(
@@ -128,8 +129,8 @@ class RWCHistory:
         """The part of the record with these layers and rows.
 
         Args:
-            layers: a regular expression searched in the name, or a predicate on it.
-            steps: a slice of rows, as `slice(-100, None)` for the last hundred, or a boolean for each row.
+            layers: a regular expression that is searched in the name, or a predicate on the name.
+            steps: a slice of rows (`slice(-100, None)` for the last hundred), or a boolean for each row.
 
         Raises:
             ValueError: no layer matches.
@@ -178,10 +179,10 @@ class RWCHistory:
 
     @classmethod
     def load(cls, folder: str | Path) -> RWCHistory:
-        """Read a run folder: every shard that was closed, whatever became of the process that wrote it.
+        """Read a run folder: every closed shard, even if the process that wrote it was killed.
 
         Raises:
-            WeightScaleError: not a run folder, or a shard that is torn or belongs to another run.
+            WeightScaleError: it is no run folder, or a shard is torn or belongs to another run.
         """
         run = RunFolder.open(folder)
         return cls.from_rows(run.meta, run.rows())
@@ -196,7 +197,7 @@ class RWCHistory:
             definition=meta["definition"],
             every=meta["every"],
             settings=meta["settings"],
-            dtypes=tuple(meta.get("dtypes", ())),  # earlier runs did not say
+            dtypes=tuple(meta.get("dtypes", ())),  # older run folders have none
             **{**rows._asdict(), "flags": rows.bits},
         )
 
@@ -218,7 +219,7 @@ class RWCHistory:
         np.savez_compressed(path, **arrays)
 
     def to_csv(self, path: str | Path) -> None:
-        """Write `rwc` as a table: a row a step, a column a layer."""
+        """Write `rwc` as a table with one row for each step and one column for each layer."""
         with open(path, "w", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(["step", *self.names])

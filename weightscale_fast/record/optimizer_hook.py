@@ -1,4 +1,4 @@
-"""OptimizerHook: calls a monitor after each step of an optimizer, and knows whether that still trains the model."""
+"""OptimizerHook: calls a monitor after each optimizer step, and checks that the optimizer still trains the model."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ class OptimizerHook:
     """A hook on the optimizer's `step`.
 
     Args:
-        optimizer: what trains the model; wrappers that have it as their `optimizer`, as Accelerate's and Lightning's,
-            are looked through.
-        model: whose weights it moves.
+        optimizer: the optimizer that trains the model, or a wrapper with an attribute `optimizer`, such as Accelerate's
+            and Lightning's.
+        model: the model that it trains.
 
     Raises:
-        TypeError: it is no optimizer.
+        TypeError: `optimizer` is no optimizer.
         ValueError: none of its parameters is in the model.
     """
 
@@ -38,14 +38,16 @@ class OptimizerHook:
                 f"this {type(model).__name__}: was it made before the model was replaced, or of copies of the weights? "
                 "Make the optimizer first and the monitor of it; or leave it out and call record() after each step"
             )
-        self._stepped = False  # ever
-        self._optimizer = weakref.ref(optimizer)  # a hook must not keep alive what it waits for
+        self._stepped = False  # whether the optimizer ever made a step
+        self._optimizer = weakref.ref(optimizer)  # the hook must not keep the optimizer alive
         self._handle: RemovableHandle | None = None
         self._warned = False
 
     def start(self, after_step: Callable[[Tensor | None], None]) -> None:
-        """Call `after_step` after each step; with what a gradient scaler tells a fused optimizer, whether it found
-        infinite gradients so that the step did nothing: one number on a device, or None.
+        """Call `after_step` after each optimizer step.
+
+        Its argument is what a gradient scaler told a fused optimizer: one number on a device, not 0 if it found
+        infinite gradients and the step did nothing. Without a scaler it is None.
 
         Raises:
             WeightScaleError: the optimizer has no hooks.
@@ -67,12 +69,12 @@ class OptimizerHook:
             ) from error
 
     def remove(self) -> None:
-        """Call no more."""
+        """Stop the calls."""
         if self._handle is not None:
             self._handle.remove()
 
     def warn_if_strange(self, model: nn.Module) -> None:
-        """Warn, once, if the optimizer's parameters are the model's no more."""
+        """Warn once if no parameter of the optimizer is in the model any more."""
         optimizer = self._optimizer()
         if optimizer is not None and not trains(optimizer, model):
             self._warn(
@@ -81,7 +83,7 @@ class OptimizerHook:
             )
 
     def warn_if_silent(self, model: nn.Module, last_row: Snapshot) -> None:
-        """Warn, once, if weights moved since the last row but the optimizer cannot have done it; this waits."""
+        """Warn once if weights moved since the last row without a step of this optimizer. This waits for the device."""
         optimizer = self._optimizer()
         if self._warned or (optimizer is not None and self._stepped) or not _has_moved(model, last_row):
             return
@@ -101,19 +103,19 @@ class OptimizerHook:
 
 
 def _has_moved(model: nn.Module, since: Snapshot) -> bool:
-    """Whether any weight on this process differs."""
+    """Whether any weight on this process has changed."""
     try:
         sums = layer_sums(model, since, update=False)
-    except (TypeError, ValueError, WeightScaleError):  # the model is another by now
+    except (TypeError, ValueError, WeightScaleError):  # the model was changed
         return False
     return bool((sums.delta_l1 > 0).any())
 
 
 def unwrap_optimizer(optimizer: object) -> Optimizer:
-    """The optimizer inside wrappers that name it `optimizer`.
+    """The optimizer inside wrappers that have it as their attribute `optimizer`.
 
     Raises:
-        TypeError: there is none.
+        TypeError: there is no optimizer inside.
     """
     wrapper = optimizer
     while isinstance(inner := getattr(optimizer, "optimizer", None), Optimizer):
@@ -124,7 +126,7 @@ def unwrap_optimizer(optimizer: object) -> Optimizer:
 
 
 def trains(optimizer: Optimizer, model: nn.Module) -> bool:
-    """Whether any parameter of the optimizer is in the model; of a model without parameters nobody can say."""
+    """Whether any parameter of the optimizer is in the model. True for a model without parameters."""
     inside = {id(parameter) for parameter in model.parameters()}
     if isinstance(model, MasterWeights):
         inside |= {id(parameter) for parameter in model.model.parameters()}

@@ -1,19 +1,17 @@
-"""Recording: what a monitor records with: the previous weights, the ring of rows, and where these go."""
+"""Record: what a monitor records with. It owns the previous weights, the ring of rows, its recorder and the step."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from itertools import zip_longest
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from torch import nn
+from torch import Tensor, nn
 
 from ..distributed.process_group import Ranks, hint_of_others
-from ..distributed.share_lookup import SharedSnapshot
+from ..distributed.share_lookup import ShareLookup
 from ..distributed.shares import agree
 from ..errors import WeightScaleError
-from ..functional import layer_sums
 from ..graph_capture import is_capturing, keep_for_replays
 from ..ops.backends import run_plan, warm_up
 from ..ops.plan import sum_dtype
@@ -23,24 +21,33 @@ from ..weights.snapshot import Snapshot
 from .history import RWCHistory
 from .recorder import Recorder
 from .ring import Ring, arrives_late
-from .run_folder import Rows, RunFolder
-from .shared_recorder import SharedRecorder
+from .row_sum import LocalSum, RankSum
+from .rows import Rows
+from .run_folder import RunFolder
 
 
-class Recording:
-    """A record that grows by a row at a time, on one process or on several together.
+class Added(NamedTuple):
+    """What happened when a row was added."""
+
+    plan_changed: bool  # whether some weights lie elsewhere than at the last row
+    arrived: list[Rows]  # rows that have arrived on the host; at most steps there are none
+
+
+class Record:
+    """A record that grows by one row at a time, on one process or on several together.
 
     Args:
-        model: the network; it is handed in anew at each row.
+        model: the network; every call gets it anew.
         every, layers, definition, settings, pipeline: as for `RWCMonitor`.
-        ranks: the processes that record together, if several do.
-        arguments: those of the monitor that all ranks must agree on, in words.
+        ranks: the ranks that record together; None for one process alone.
+        arguments: those of the monitor that must be the same on all ranks, by name.
 
     Attributes:
         snapshot: the weights at the last row.
-        ring: the rows that are still on the device.
-        recorder: takes them out of it.
+        recorder: takes the rows off the device and keeps them.
+        ranks: as given.
         meta: what the run folder says about the record.
+        step: optimizer steps so far, as far as the host knows.
     """
 
     def __init__(
@@ -53,17 +60,19 @@ class Recording:
         settings: Mapping[str, Any],
         pipeline: bool,
         ranks: Ranks | None,
-        arguments: str,
+        arguments: Mapping[str, object],
     ) -> None:
-        self._ranks = ranks
-        self.snapshot: Snapshot
+        self.ranks = ranks
+        self.step = 0
         if ranks is None:
             self.snapshot = Snapshot(model, layers=layers)
             numel = self.snapshot.numel
             kinds = tuple(layer_kind(model, name) for name in self.snapshot.names)
         else:
             shares = agree(model, layers, ranks, pipeline=pipeline, arguments=arguments)
-            self.snapshot, numel, kinds = SharedSnapshot(model, shares), shares.numel, shares.kinds
+            label = f"rank {shares.rank} of {shares.size}"
+            self.snapshot = Snapshot._of(ShareLookup(model, shares), shares.names, label)
+            numel, kinds = shares.numel, shares.kinds
         self._plan = plan = self.snapshot.plan_for(model)[0]
         self.meta: dict[str, Any] = {
             "names": list(self.snapshot.names),
@@ -72,102 +81,99 @@ class Recording:
             "definition": definition,
             "every": every,
             "settings": dict(settings),
-            # A stage of a pipeline knows its own only.
+            # A pipeline stage knows only the dtypes of its own layers.
             "dtypes": [] if pipeline else [str(w.dtype).removeprefix("torch.") for w in plan.prev],
         }
         sums = 4 if definition == "mean_ratio" else 3
         late = arrives_late(plan.device)
         if ranks is not None:
-            late = any(ranks.gather(lambda: late))
-        self.ring = Ring(sums, len(self.snapshot), device=plan.device, dtype=sum_dtype(plan.device), late=late)
-        self.recorder = Recorder(self.ring, every) if ranks is None else SharedRecorder(self.ring, every, ranks)
+            late = any(ranks.all_gather(lambda: late))
+        self._every = every
+        self._ring = Ring(sums, len(self.snapshot), device=plan.device, dtype=sum_dtype(plan.device), late=late)
+        self.recorder = Recorder(self._ring, every, LocalSum() if ranks is None else RankSum(ranks, every))
         warm_up(plan, sums)
 
-    def open(self, path: Path, *, resume: bool) -> int:
-        """Begin the run folder, or go on with it; the last step that it has.
+    def open(self, path: Path, *, resume: bool) -> None:
+        """Begin the run folder, or go on with it after its last row.
 
         Raises:
-            WeightScaleError: it exists, cannot be written, or is another run's.
+            WeightScaleError: the folder exists, cannot be written, or is another run's.
         """
 
         def begin() -> tuple[RunFolder | None, dict[str, Any], int]:
-            if self._ranks is not None and self._ranks.rank != 0:
+            if self.ranks is not None and self.ranks.rank != 0:
                 return None, {}, 0
             try:
                 run = RunFolder.begin(path, self.meta, resume=resume)
             except WeightScaleError as error:
-                raise WeightScaleError(f"{error}{hint_of_others() if self._ranks is None else ''}") from error
+                raise WeightScaleError(f"{error}{hint_of_others() if self.ranks is None else ''}") from error
             return run, run.meta, run.last_step()
 
-        run, self.meta, step = begin() if self._ranks is None else self._ranks.gather(begin)[0]
-        self.recorder.write_to(run if self._ranks is None or self._ranks.rank == 0 else None)
-        self.recorder.resume_at(step)
-        return step
+        run, self.meta, self.step = begin() if self.ranks is None else self.ranks.all_gather(begin)[0]
+        self.recorder.write_to(run if self.ranks is None or self.ranks.rank == 0 else None)
+        self.recorder.resume_at(self.step)
 
-    def add_row(self, model: nn.Module, when_elsewhere: Callable[[], None]) -> None:
-        """Compare the weights with those of the last row; if some lie elsewhere than then, call `when_elsewhere`."""
+    def add_step(self, model: nn.Module, found_inf: Tensor | None) -> Added | None:
+        """An optimizer step is done: compare the weights with those of the last row, if it is time for the next row.
+
+        A step that fails does not count, so that rows and steps stay together.
+
+        Args:
+            found_inf: what a gradient scaler told a fused optimizer: the step did nothing unless it is 0.
+
+        Returns:
+            What came of the row; None if this step has none.
+
+        Raises:
+            WeightScaleError: a CUDA graph is captured and `every` is not 1; or the model lost a layer, or the ranks
+                could not add their rows up.
+        """
+        capturing = is_capturing(self._ring.rows.device)
+        if capturing and self._every > 1:
+            raise WeightScaleError(
+                f"a CUDA graph records at each replay, so that every must be 1 in it, got {self._every}"
+            )
+        step = self.step + (not capturing)
+        if found_inf is not None:
+            self._ring.count_skipped(found_inf)
+        added = self._add_row(model) if capturing or step % self._every == 0 else None
+        self.step = step
+        return added
+
+    def _add_row(self, model: nn.Module) -> Added:
         plan, cur = self.snapshot.plan_for(model)
-        if plan is not self._plan:
-            self._plan = plan
-            when_elsewhere()
-        if is_capturing(self.ring.rows.device):
-            keep_for_replays(plan, self.ring)  # the plan holds the previous weights
-        run_plan(plan, cur, self.ring.rows, self.ring.cursor, update=True)
+        changed, self._plan = plan is not self._plan, plan
+        if is_capturing(self._ring.rows.device):
+            keep_for_replays(plan, self._ring)  # the plan holds the previous weights
+        run_plan(plan, cur, self._ring.rows, self._ring.cursor, update=True)
+        return Added(changed, self.recorder.commit())
+
+    @property
+    def between_rows(self) -> bool:
+        """Whether steps were done since the last row, because the next row is not due yet."""
+        return self.step % self._every != 0
+
+    def flush(self) -> list[Rows]:
+        """Bring every row off the device, and return those that have arrived since the last call.
+
+        With several ranks this and `recent` and `close` are collective calls.
+        """
+        arrived = self.recorder.flush()
+        self.step = max(self.step, self.recorder.step)  # only the device counts the replays of a CUDA graph
+        return arrived
+
+    def close(self) -> list[Rows]:
+        """Flush, and end."""
+        return self.recorder.close()
+
+    def abandon(self) -> list[Rows]:
+        """End without a collective call."""
+        return self.recorder.abandon()
 
     def history(self) -> RWCHistory:
-        """Every row so far; see `RWCMonitor.history`."""
+        """Every row that was flushed."""
         return RWCHistory.from_rows(self.meta, self.recorder.rows())
 
     def recent(self, after: int) -> RWCHistory:
-        """The newest rows; see `RWCMonitor.recent`."""
+        """The rows after step `after` that the ring still holds."""
         return RWCHistory.from_rows(self.meta, self.recorder.recent(after))
-
-    def state_dict(self, step: int) -> dict[str, Any]:
-        """See `RWCMonitor.state_dict`."""
-        return {
-            "step": step,
-            "every": self.meta["every"],
-            "definition": self.meta["definition"],
-            "names": list(self.snapshot.names),
-            "weights": self.snapshot.state_dict(),
-            "written": self.recorder.written,
-            # Without a run folder. Bytes: a distributed checkpoint loads tensors only into tensors of their size.
-            "rows": None if self.recorder.has_folder else self.recorder.rows().to_bytes(),
-        }
-
-    def checkpoint_state(self, step: int, model: nn.Module) -> dict[str, Any]:
-        """See `RWCMonitor.checkpoint_state`."""
-        state = self.state_dict(step)
-        moved = bool((layer_sums(model, self.snapshot, update=False).moved > 0).any())
-        if self._ranks is not None:
-            moved = any(self._ranks.gather(lambda: moved))
-        if not moved:
-            return {**state, "weights": None}
-        if self._ranks is not None:
-            shares = self._ranks.gather(lambda: {name: weights.cpu() for name, weights in state["weights"].items()})
-            state["weights"] = {name: weights for share in shares for name, weights in share.items()}
-        return state
-
-    def load_state_dict(self, state: Mapping[str, Any], model: nn.Module) -> None:
-        """See `RWCMonitor.load_state_dict`."""
-        for key in ("every", "definition"):
-            if state[key] != self.meta[key]:
-                raise ValueError(f"the state is of a monitor with {key}={state[key]!r}, this has {self.meta[key]!r}")
-        if tuple(state["names"]) != tuple(self.snapshot.names):
-            raise ValueError(_other_layers(state["names"], self.snapshot.names))
-        rows = None if state["rows"] is None else Rows.from_bytes(state["rows"])
-        if rows is None and not self.recorder.has_folder and state["step"]:
-            raise ValueError("the state's rows are in its run folder: give run_dir and resume=True to go on with them")
-        if state["weights"] is None:
-            layer_sums(model, self.snapshot, update=True)
-        else:
-            self.snapshot.load_state_dict(state["weights"])
-        self.recorder.restart(rows, state["step"])
-        if rows is None:
-            self.recorder.warn_if_behind(state["written"])
-
-
-def _other_layers(state: Sequence[str], mine: Sequence[str]) -> str:
-    pairs = enumerate(zip_longest(state, mine))
-    place, (theirs, ours) = next((place, pair) for place, pair in pairs if pair[0] != pair[1])
-    return f"the state is of a monitor of other layers: its layer {place} is {theirs!r}, here it is {ours!r}"

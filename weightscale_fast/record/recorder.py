@@ -1,47 +1,52 @@
-"""Recorder: the rows of a ring, on their way to a run folder, or to memory where there is none.
+"""Recorder: takes rows out of the ring and keeps them, in a run folder or in memory.
 
-Letters: K sums (3, or 4 with the ratios), L layers.
+Letters: n rows, K sums (3, or 4 with the ratios), L layers.
 """
 
 from __future__ import annotations
 
 import os
-import time
 import warnings
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 
-from .ring import SHARD_ROWS, Part, Ring
-from .run_folder import RESUMED, SKIPPED, Rows, RunFolder, concatenate
-
-SHARD_SECONDS = 60.0
+from ..errors import WeightScaleError
+from .ring import Ring
+from .row_sum import RowSum
+from .rows import RESUMED, SKIPPED, Part, Rows, concatenate
+from .run_folder import RunFolder
 
 
 class Recorder:
-    """Takes rows out of the ring, half a ring or a minute at a time; each such part becomes a shard of the run folder.
+    """Takes many rows at a time out of the ring. Each time they become one shard of the run folder.
 
-    A shard that cannot be written stays in memory with one warning and goes out with the next that can.
+    A shard that cannot be written stays in memory, with one warning. It is written with the next one that can be.
+
+    Args:
+        ring: where the pass puts its rows.
+        every: steps between two rows. Row i, counted from 0, is of step (i + 1) * every.
+        sums: how rows are added up over the ranks. With `RankSum`, `flush`, `recent` and `close` are collective calls.
     """
 
-    def __init__(self, ring: Ring, every: int) -> None:
+    def __init__(self, ring: Ring, every: int, sums: RowSum) -> None:
         self._ring = ring
-        self._every = every  # steps between two rows: row i, counted from 0, is of step (i + 1) * every
-        self._kept: list[Rows] = []  # the whole record without a run folder; with one, what it did not take
+        self._every = every
+        self._sums = sums
+        self._kept: list[Rows] = []  # the whole record if there is no run folder; else what could not be written to it
+        self._arrived: list[Rows] = []  # rows that no call has returned yet
         self._run: RunFolder | None = None
+        self._elsewhere = False  # whether another rank keeps the rows
         self._warned = False
         self._resumed = 0  # the row that is the first after a resume; 0 if there is none
-        self._last = time.monotonic()  # when rows were taken
+        self._newest: Rows | None = None  # what recent() returns when the ranks make no collective calls any more
         self._process = os.getpid()
-        # Who is shown every row that arrives. A weak reference: a monitor's rows go to its folder when it is collected,
-        # and until then this recorder lives.
-        self.show: Callable[[], Callable[[Rows], None] | None] = lambda: None
 
     @property
     def has_folder(self) -> bool:
-        """Whether the rows go to a run folder."""
-        return self._run is not None
+        """Whether the rows go to a run folder, of this process or of rank 0."""
+        return self._run is not None or self._elsewhere
 
     @property
     def step(self) -> int:
@@ -49,55 +54,91 @@ class Recorder:
         return self._ring.recorded * self._every
 
     def write_to(self, run: RunFolder | None) -> None:
-        """Send every further row to this folder; None if another process does."""
-        self._run = run
+        """Send all further rows to this folder; None if another rank writes it."""
+        self._run, self._elsewhere = run, run is None
 
-    def commit(self) -> None:
-        """The ring got a row."""
+    def commit(self) -> list[Rows]:
+        """The ring got a row.
+
+        Returns:
+            The rows that have arrived on the host, each time as one `Rows`; at most steps there are none.
+
+        Raises:
+            WeightScaleError: the ranks could not add their rows up, now or before.
+        """
+        if self._sums.ended is not None:
+            raise WeightScaleError(f"nothing is recorded any more: {self._sums.ended}")
         self._ring.advance()
-        now = time.monotonic()
-        if self._ring.recorded % SHARD_ROWS == 0 or now - self._last > SHARD_SECONDS:
-            self._last = now
-            self._take(wait=False)
+        return self._take(wait=False) if self._sums.due(self._ring.recorded) else []
 
-    def flush(self) -> None:
-        """Bring every row out of the ring."""
-        self._take(wait=True)
+    def flush(self) -> list[Rows]:
+        """Bring every row out of the ring, and return those that have arrived since the last call.
 
-    def close(self) -> None:
-        """Flush, and say so if rows could not be written."""
+        Raises:
+            WeightScaleError: a rank did not come, or came after another row.
+        """
+        return self._take(wait=True) if self._sums.ended is None else []
+
+    def close(self) -> list[Rows]:
+        """Flush, and end; say so if rows could not be written or added up."""
         if os.getpid() != self._process:  # a forked child: the rows are its parent's
-            return
-        self.flush()
-        if self._run is not None and self._kept:
-            count = sum(len(rows.steps) for rows in self._kept)
-            warnings.warn(f"{count} recorded steps could not be written to {self._run.path}", stacklevel=2)
+            return []
+        arrived: list[Rows] = []
+        try:
+            if self._sums.ended is None:
+                arrived = self.flush()
+                if self._sums.collective:
+                    self._newest = self.recent(0)
+        finally:
+            self._end()
+        return arrived
 
-    def abandon(self) -> None:
-        """Close when nobody did: at garbage collection, at exit, or on the way out of an error."""
-        self.close()
+    def abandon(self) -> list[Rows]:
+        """End when nobody called close: at garbage collection, at exit, or after an error.
+
+        It makes no collective call, because the other ranks may not come to it.
+        """
+        if os.getpid() != self._process:
+            return []
+        arrived = [] if self._sums.collective else self.flush()
+        self._end()
+        return arrived
 
     def rows(self) -> Rows:
-        """Everything recorded so far, from the folder and from memory."""
-        self.flush()
+        """Everything that was flushed so far, from the folder and from memory."""
         written = [] if self._run is None else [self._run.rows()]
         return self._concatenate(written + self._kept)
 
-    def alone(self) -> AbstractContextManager[None]:
-        """While what this process does others may not; nobody else is here."""
-        return nullcontext()
-
     def recent(self, after: int) -> Rows:
-        """The rows after step `after` that the ring still holds; they stay in it."""
-        return self._rows(self._ring.newest(after // self._every))
+        """The rows after step `after` that the ring still holds; they stay in it.
+
+        Raises:
+            WeightScaleError: a rank did not come, or came after another row, now or before.
+        """
+        if self._newest is not None:
+            return self._newest.where(self._newest.steps > after)
+        if self._sums.ended is not None:
+            raise WeightScaleError(f"recent steps cannot be added up any more: {self._sums.ended}")
+        parts = self._sums.total(self._ring.newest(after // self._every))
+        return self._concatenate([self._rows(part) for part in parts])
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Make collective calls an error if only one rank does what is inside: the one that keeps the rows."""
+        before, self._sums.alone = self._sums.alone, self.has_folder
+        try:
+            yield
+        finally:
+            self._sums.alone = before
 
     def restart(self, kept: Rows | None, step: int) -> None:
-        """Forget every row after `step`; without a run folder the record is then `kept`."""
+        """Forget every row after `step`. Without a run folder the record is then `kept`."""
         self.resume_at(step)
         if self._run is not None:
-            self._run.drop_after(0 if kept is not None else step)  # either holds the whole record
+            self._run.drop_after(0 if kept is not None else step)  # `kept`, if given, is the whole record
         self._kept = [] if kept is None or not len(kept.steps) else [kept]
-        self._keep([])
+        self._arrived = []
+        self._write_kept()
 
     @property
     def written(self) -> int:
@@ -114,23 +155,25 @@ class Recorder:
             )
 
     def resume_at(self, step: int) -> None:
-        """The next row is the first after this step, and the first after a resume if there was a step at all."""
+        """Number the next row as the first after `step`, and flag it as resumed if `step` is not 0."""
         self._resumed = step // self._every
         self._ring.restart(self._resumed)
+        self._sums.start(self._resumed)
 
-    def _take(self, *, wait: bool) -> None:
+    def _take(self, *, wait: bool) -> list[Rows]:
         self._keep(self._ring.arrived())  # kept first: what the ring does next raises if the device failed
         self._keep(self._ring.take(wait=wait))
+        self._sums.start(self._ring.recorded)
+        arrived, self._arrived = self._arrived, []
+        return arrived
 
-    def _keep(self, arrived: list[Part]) -> None:
-        new = [self._rows(part) for part in arrived]
-        self._kept += new
-        if self._run is not None and self._kept:
-            self._write(self._run)
-        show = self.show()
-        if show is not None:
-            for rows in new:
-                show(rows)
+    def _keep(self, parts: list[Part]) -> None:
+        added = self._sums.add(parts)
+        if not self._elsewhere:
+            new = [self._rows(part) for part in added]
+            self._kept += new
+            self._arrived += new
+        self._write_kept()
 
     def _rows(self, part: Part) -> Rows:
         first, sums, skipped = part  # sums [n, K, L], skipped [n]
@@ -140,20 +183,29 @@ class Recorder:
         steps, moved = (numbers + 1) * self._every, sums[:, 2].astype(np.int64)
         return Rows(steps, sums[:, 0], sums[:, 1], moved, ratio_sum, flags.astype(np.uint8))
 
-    def _write(self, run: RunFolder) -> None:
+    def _write_kept(self) -> None:
+        if self._run is None or not self._kept:
+            return
         try:
-            run.append(self._concatenate(self._kept))
+            self._run.append(self._concatenate(self._kept))
         except OSError as error:
             if not self._warned:
                 warnings.warn(
-                    f"recorded steps cannot be written to {run.path} ({error}); they stay in memory and are tried "
-                    "again, and what was written before is safe",
+                    f"recorded steps cannot be written to {self._run.path} ({error}); they stay in memory and are "
+                    "tried again, and what was written before is safe",
                     stacklevel=2,
                 )
             self._warned = True
             return
         self._kept = []
         self._warned = False
+
+    def _end(self) -> None:
+        self._write_kept()
+        self._sums.end(self._ring.waiting)
+        if self._run is not None and self._kept:
+            count = sum(len(rows.steps) for rows in self._kept)
+            warnings.warn(f"{count} recorded steps could not be written to {self._run.path}", stacklevel=2)
 
     def _concatenate(self, parts: list[Rows]) -> Rows:
         _, sums, layers = self._ring.rows.shape

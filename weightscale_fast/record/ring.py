@@ -1,6 +1,6 @@
-"""Ring: rows of sums on the device, and their way to the host without anyone waiting.
+"""Ring: rows of sums on the device, and their copy to the host, for which nothing waits.
 
-Letters: R rows of the ring, K sums (3, or 4 with the ratios), L layers.
+Letters: R rows of the ring, n rows that are copied, K sums (3, or 4 with the ratios), L layers.
 """
 
 from __future__ import annotations
@@ -10,103 +10,95 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from ..graph_capture import is_capturing
+from .rows import Part
 
 RING_ROWS = 512
-SHARD_ROWS = RING_ROWS // 2  # rows that travel together
+SHARD_ROWS = RING_ROWS // 2  # rows that are copied together
 
 
-class Part(NamedTuple):
-    """Consecutive rows on the host."""
-
-    first: int  # number of the first row, counted from 0 over the whole record
-    sums: NDArray[np.float64]  # [n, K, L]
-    skipped: NDArray[np.float64]  # [n] how many of the row's steps a gradient scaler skipped
-
-
-class _Travel(NamedTuple):
-    """Rows on their way to the host."""
+class _InFlight(NamedTuple):
+    """Rows that are being copied to the host."""
 
     first: int
     host: Tensor  # [n, K, L]
     skipped: Tensor  # [n]
-    done: torch.cuda.Event | None  # ends the copy on the side stream; without one the copy is there
+    done: torch.cuda.Event | None  # the end of the copy on the side stream; None if the copy is done
 
 
 class Ring:
-    """R rows on the device, the next of which a counter on the device points at, so that a CUDA graph can record too.
+    """R rows on the device. A counter on the device points at the next one, so that a CUDA graph can record too.
 
-    A `late` ring on a GPU waits for nothing: a full half travels to pinned memory on a side stream while the other half
-    fills, and `take(wait=False)` gives it when that is full. It waits only where a copy takes longer than 256 steps.
+    A `late` ring on a GPU does not wait. It copies a full half to pinned memory on a side stream while the other half
+    fills, and `take(wait=False)` returns it when that one is full. It waits only if a copy takes longer than 256 steps.
 
-    Rows go in on the current stream. Whoever trains on several streams orders one step after the other, and so orders
-    the rows too: a part that leaves waits for the stream of its last row only.
+    Rows are written on the current stream. Training on several streams must order each step after the one before, and
+    this orders the rows too. So a copy waits only for the stream of its last row.
 
     Args:
         sums, layers: K and L.
         device, dtype: of the rows.
-        late: `take(wait=False)` gives the rows up to the call before. On any device, because ranks that share a record
-            must all take the same rows.
+        late: `take(wait=False)` returns the rows up to the call before it. This works on any device, because ranks that
+            record together must all take the same rows.
     """
 
     def __init__(self, sums: int, layers: int, *, device: torch.device, dtype: torch.dtype, late: bool = False) -> None:
-        with torch.inference_mode(False):  # they are written in whatever mode
+        with torch.inference_mode(False):  # so that any mode may write to them
             self.rows = torch.zeros(RING_ROWS, sums, layers, dtype=dtype, device=device)  # [R, K, L]
-            self.cursor = torch.zeros(1, dtype=torch.int64, device=device)  # rows recorded; the next is this modulo R
+            self.cursor = torch.zeros(1, dtype=torch.int64, device=device)  # rows recorded; modulo R it is the next row
             self.skipped = torch.zeros(RING_ROWS, dtype=torch.float32, device=device)  # [R] steps that a scaler skipped
             self._skipping = torch.zeros(1, dtype=torch.float32, device=device)  # steps skipped since the last row
-        self._scaled = False  # whether a gradient scaler ever told of a step: without one nothing is spent on it
-        self.recorded = 0  # the same, as far as the host knows
-        self.first = 0  # the first row that this ring has held
+        self._scaled = False  # whether a gradient scaler was ever seen; without one, counting is skipped
+        self.recorded = 0  # rows recorded, as far as the host knows
+        self.first = 0  # the first row that this ring ever held
         self._taken = 0
         self._in_graph = False
         self._late = late
-        self._travel: _Travel | None = None
+        self._in_flight: _InFlight | None = None
         self._stream: torch.cuda.Stream | None = None
         if late and device.type == "cuda":
             self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
     @torch.no_grad()
     def count_skipped(self, found_inf: Tensor) -> None:
-        """A step that was skipped if `found_inf`, one number on a device, is not 0."""
+        """Count a step as skipped if `found_inf`, one number on a device, is not 0."""
         self._scaled = True
         # A ring on the CPU must wait for a flag on a GPU: it would read its copy before it is there.
         found_inf = found_inf.reshape(1).to(self.rows.device, non_blocking=self.rows.device.type != "cpu")
         self._skipping.add_(found_inf != 0)
 
     def advance(self) -> None:
-        """The row at the cursor is filled."""
+        """The row at the cursor is written: move on to the next."""
         if self._scaled:
             self.skipped.index_copy_(0, self.cursor % RING_ROWS, self._skipping)
             self._skipping.zero_()
         self.cursor.add_(1)
         if is_capturing(self.rows.device):
-            self._in_graph = True  # from now on only the device knows
+            self._in_graph = True  # from now on only the device counts
         else:
             self.recorded += 1
 
     @property
     def waiting(self) -> int:
-        """Rows that the host knows of and has not got."""
-        return self.recorded - self._taken + (0 if self._travel is None else len(self._travel.host))
+        """Rows that were recorded and have not arrived on the host."""
+        return self.recorded - self._taken + (0 if self._in_flight is None else len(self._in_flight.host))
 
     def restart(self, recorded: int) -> None:
-        """Forget what is in the ring; `recorded` rows count as taken."""
+        """Forget the rows in the ring. Rows before number `recorded` count as taken."""
         self.take(wait=True)
         self.recorded = self._taken = self.first = recorded
         self.cursor.fill_(recorded)
         self._skipping.zero_()
 
     def take(self, *, wait: bool) -> list[Part]:
-        """What has arrived on the host, in order; with `wait`, everything that was recorded."""
+        """The rows that have arrived on the host, in order; with `wait`, all rows that were recorded."""
         if is_capturing(self.rows.device):
             return []
         arrived = self.arrived()
         if self._late and not wait and not self._in_graph:
-            self._depart()
+            self._start_copy()
             return arrived
         self._wait_for_device()
         if self._in_graph:
@@ -125,25 +117,25 @@ class Ring:
         return arrived
 
     def newest(self, first: int) -> Part:
-        """The rows from number `first` on that the ring still holds, taken or not, and which stay in it; this waits."""
+        """The rows from number `first` on that the ring still holds. They stay in it. This waits for the device."""
         self._wait_for_device()
         return self._copy(max(first, self.recorded - RING_ROWS, self.first))
 
     def arrived(self) -> list[Part]:
-        """The part that `take(wait=False)` sent, if any; this waits where it is still on its way.
+        """The rows that the last `take(wait=False)` began to copy, if any. This waits for the end of that copy.
 
-        Who keeps it before the call of `take` has it even if the device fails in that.
+        Call it before `take`: then these rows are safe even if the device fails in `take`.
         """
-        if self._travel is None or is_capturing(self.rows.device):
+        if self._in_flight is None or is_capturing(self.rows.device):
             return []
-        first, host, skipped, done = self._travel
-        if done is not None and not done.query():  # type: ignore[no-untyped-call]  # it left half a ring ago
+        first, host, skipped, done = self._in_flight
+        if done is not None and not done.query():  # type: ignore[no-untyped-call]  # the copy began half a ring ago
             done.synchronize()
-        self._travel = None
-        return [Part(first, host.numpy().copy(), skipped.numpy().astype(np.float64))]  # pinned memory is for travelling
+        self._in_flight = None
+        return [Part(first, host.numpy().copy(), skipped.numpy().astype(np.float64))]  # leave pinned memory
 
     def _wait_for_device(self) -> None:
-        """Until all rows are complete, whichever stream they were recorded on."""
+        """Wait until all rows are complete, on all streams."""
         if self.rows.device.type == "cuda":
             torch.cuda.synchronize(self.rows.device)
 
@@ -152,23 +144,23 @@ class Ring:
         sums, skipped = (tensor[numbers].to("cpu", torch.float64).numpy() for tensor in (self.rows, self.skipped))
         return Part(first, sums, skipped)
 
-    def _depart(self) -> None:
-        """Send the rows that were recorded since the last departure; they lie in one half."""
+    def _start_copy(self) -> None:
+        """Begin to copy the rows since the last copy. They lie in one half of the ring."""
         first = self._taken % RING_ROWS
         rows = slice(first, first + self.recorded - self._taken)
         if self._stream is None:
             host, skipped = (tensor[rows].to("cpu", torch.float64, copy=True) for tensor in (self.rows, self.skipped))
-            self._travel = _Travel(self._taken, host, skipped, None)
+            self._in_flight = _InFlight(self._taken, host, skipped, None)
         else:
             self._stream.wait_stream(torch.cuda.current_stream(self.rows.device))
             with torch.cuda.stream(self._stream):
                 host, skipped = (_to_pinned(tensor[rows]) for tensor in (self.rows, self.skipped))
-            self._travel = _Travel(self._taken, host, skipped, self._stream.record_event())
+            self._in_flight = _InFlight(self._taken, host, skipped, self._stream.record_event())
         self._taken = self.recorded
 
 
 def arrives_late(device: torch.device) -> bool:
-    """Whether a ring on this device is to be late: on a GPU, where waiting for rows would hold the training up."""
+    """Whether a ring on this device should be late: on a GPU, where waiting for rows would slow the training down."""
     return device.type == "cuda"
 
 

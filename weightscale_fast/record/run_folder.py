@@ -1,10 +1,12 @@
-"""RunFolder: the record of a run on disk, written so that a kill at any instant loses at most the open shard.
+"""RunFolder: the record of a run on disk. A kill at any moment loses at most the shard that is being written.
 
-    RUN/meta.json                                    what the rows are: written once, before the first row
+    RUN/meta.json                                    what the rows are; written once, before the first row
     RUN/rwc/part-<first>-<last>.safetensors          step, flags [n], delta_l1, prev_l1, moved (, ratio_sum) [n, L]
 
-The folder appears under its name only with its meta.json in it, and a shard only when it is whole: each is written
-under a temporary name, flushed to the disk, and renamed.
+The folder and each shard are written under a temporary name, flushed to the disk, and then renamed. So the folder
+never appears without its meta.json, and a shard only when it is whole.
+
+Letters: n rows, L layers.
 """
 
 from __future__ import annotations
@@ -16,72 +18,27 @@ import re
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import safetensors
 import safetensors.numpy
 import torch
-from numpy.typing import NDArray
 
 from ..errors import WeightScaleError
+from .rows import RESUMED as RESUMED  # the three names with `as` can be imported from here too
+from .rows import SKIPPED as SKIPPED
+from .rows import Rows as Rows
+from .rows import concatenate
 
 FORMAT = "weightscale_fast run 1"
 META = "meta.json"
 
-# The bits of a row's flags.
-SKIPPED = 1  # a gradient scaler skipped a step of the row, so that nothing moved in it; only fused optimizers have such
-RESUMED = 2  # the first row after a resume
-
 _SHARD_NAME = re.compile(r"part-(\d+)-(\d+)\.safetensors")
 
 
-class Rows(NamedTuple):
-    """Recorded rows: n steps of L layers."""
-
-    steps: NDArray[np.int64]  # [n], rising
-    delta_l1: NDArray[np.float64]  # [n, L]
-    prev_l1: NDArray[np.float64]  # [n, L]
-    moved: NDArray[np.int64]  # [n, L]
-    ratio_sum: NDArray[np.float64] | None  # [n, L], where the definition is "mean_ratio"
-    flags: NDArray[np.uint8] | None = None  # [n] SKIPPED, RESUMED; None is 0 throughout
-
-    def where(self, keep: NDArray[np.bool_]) -> Rows:
-        """The rows where keep [n] is true."""
-        return Rows._make(None if column is None else column[keep] for column in self)
-
-    @property
-    def bits(self) -> NDArray[np.uint8]:
-        """[n] the flags, never None."""
-        return np.zeros(len(self.steps), np.uint8) if self.flags is None else self.flags
-
-    def to_bytes(self) -> bytes:
-        """The rows as the content of a safetensors file."""
-        arrays = {"step": self.steps, "flags": self.bits}
-        arrays |= {"delta_l1": self.delta_l1, "prev_l1": self.prev_l1, "moved": self.moved}
-        if self.ratio_sum is not None:
-            arrays["ratio_sum"] = self.ratio_sum
-        return safetensors.numpy.save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
-
-    @classmethod
-    def from_bytes(cls, data: bytes) -> Rows:
-        """The rows that `to_bytes` wrote."""
-        arrays = safetensors.numpy.load(data)
-        return cls(arrays.pop("step"), ratio_sum=arrays.pop("ratio_sum", None), **arrays)
-
-
-def concatenate(parts: list[Rows], layers: int, with_ratio: bool) -> Rows:
-    """All the rows of `parts` in their order; with no part, no rows of `layers` layers."""
-    empty = np.empty((0, layers))
-    nothing = Rows(
-        np.empty(0, np.int64), empty, empty, np.empty((0, layers), np.int64), empty.copy() if with_ratio else None
-    )
-    columns = zip(*(part._replace(flags=part.bits) for part in parts or [nothing]), strict=True)
-    return Rows._make(None if column[0] is None else np.concatenate(column) for column in columns)
-
-
 class RunFolder:
-    """One run's folder. `create` makes it, `open` finds it; `append` adds a shard, `rows` reads them all."""
+    """The folder of one run: `create` makes it, `open` finds it, `append` adds a shard, `rows` reads all shards."""
 
     def __init__(self, path: Path, meta: dict[str, Any]) -> None:
         self.path = path
@@ -89,11 +46,11 @@ class RunFolder:
 
     @classmethod
     def create(cls, path: str | Path, meta: Mapping[str, Any]) -> RunFolder:
-        """Make the folder, whole or not at all.
+        """Make the folder. If that fails, nothing is left of it.
 
         Raises:
-            WeightScaleError: it exists and is not empty, or cannot be written.
-            TypeError: meta holds something that JSON cannot.
+            WeightScaleError: the folder exists and is not empty, or cannot be written.
+            TypeError: `meta` holds a value that JSON cannot.
         """
         path = Path(path).absolute()
         versions = {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}
@@ -118,7 +75,7 @@ class RunFolder:
         """Find the run at `path`.
 
         Raises:
-            WeightScaleError: there is no run, or one of another format.
+            WeightScaleError: there is no run, or it has another format.
         """
         path = Path(path).absolute()
         try:
@@ -134,10 +91,10 @@ class RunFolder:
 
     @classmethod
     def begin(cls, path: str | Path, meta: Mapping[str, Any], *, resume: bool) -> RunFolder:
-        """Make the folder; or, with `resume` and if there is one, find it.
+        """Make the folder. With `resume`, find it if it exists.
 
         Raises:
-            WeightScaleError: it exists and is not to be resumed, is another run's, or cannot be written.
+            WeightScaleError: the folder exists and `resume` is False, it is another run's, or it cannot be written.
         """
         path = Path(path)
         if not resume or not path.exists() or not any(path.iterdir()):
@@ -154,7 +111,7 @@ class RunFolder:
         """Write the rows as one shard.
 
         Raises:
-            OSError: the disk is full or gone; nothing of the shard is then left, and no other shard is touched.
+            OSError: the disk is full or gone. Nothing is then left of this shard, and the others are untouched.
         """
         shard = self.path / "rwc" / f"part-{rows.steps[0]:09d}-{rows.steps[-1]:09d}.safetensors"
         temporary = shard.with_suffix(".tmp")
@@ -166,23 +123,23 @@ class RunFolder:
             raise
 
     def rows(self) -> Rows:
-        """Every row of every shard, by rising step.
+        """All rows of all shards, by rising step.
 
         Raises:
-            WeightScaleError: a shard is torn, or is not of this run.
+            WeightScaleError: a shard is torn, or belongs to another run.
         """
         return concatenate(list(self.parts()), len(self.meta["names"]), self.meta["definition"] == "mean_ratio")
 
     def parts(self) -> Iterator[Rows]:
-        """The rows of one shard after another, by rising step: for a run that is larger than memory.
+        """The rows of each shard in turn, by rising step, for runs that are larger than memory.
 
         Raises:
-            WeightScaleError: a shard is torn, or is not of this run.
+            WeightScaleError: a shard is torn, or belongs to another run.
         """
         last_step = -1
         for shard in self._shards():
             part = self._read_shard(shard)
-            if part.steps[0] <= last_step:  # a resume that was killed left both the old shard and its shortened copy
+            if part.steps[0] <= last_step:  # a killed resume left a shard and its shortened copy
                 part = part.where(part.steps > last_step)
             if len(part.steps):
                 yield part
@@ -193,7 +150,7 @@ class RunFolder:
         return max((_step_range(shard)[1] for shard in self._shards()), default=0)
 
     def drop_after(self, step: int) -> None:
-        """Forget the rows after `step`, as a resume from a checkpoint taken at `step` must."""
+        """Delete the rows after `step`: a run goes on from a checkpoint of that step."""
         for shard in reversed(self._shards()):
             first, last = _step_range(shard)
             if last <= step:
@@ -204,7 +161,7 @@ class RunFolder:
             shard.unlink()
 
     def _shards(self) -> list[Path]:
-        """The closed shards, by first step and then by last."""
+        """The closed shards, sorted by first step and then by last step."""
         return sorted(
             (path for path in (self.path / "rwc").glob("*.safetensors") if _SHARD_NAME.fullmatch(path.name)),
             key=_step_range,
@@ -223,7 +180,7 @@ class RunFolder:
         expected = {"delta_l1", "prev_l1", "moved"} | (
             {"ratio_sum"} if self.meta["definition"] == "mean_ratio" else set()
         )
-        flags = arrays.pop("flags", np.zeros(len(steps), np.uint8))  # none in a shard of version 0.1
+        flags = arrays.pop("flags", np.zeros(len(steps), np.uint8))  # shards of version 0.1 have none
         shapes = {name: array.shape for name, array in arrays.items() if name != "step"}
         if (
             shapes != dict.fromkeys(expected, shape)

@@ -13,15 +13,15 @@ from .layers import LayerSelector, check_weights, select_layers
 from .lookup import Fingerprint, LayerLookup
 from .masters import MasterWeights
 
-ALIGNMENT = 64  # bytes; a copy starts as far past a multiple of it as its weights do, so that both are aligned together
+ALIGNMENT = 64  # bytes; a copy starts as far past a multiple of it as its weights do, so both have the same alignment
 
 
 class Snapshot:
-    """The weights of a model's layers at one moment; `fast_rwc` compares with it and moves it on.
+    """The weights of a model's layers at one moment. `fast_rwc` compares the model with it and updates it.
 
     Attributes:
         names: the layers, in network order.
-        numel: weights of each layer.
+        numel: number of weights of each layer that this snapshot holds.
 
     Example:
         >>> prev = Snapshot(nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2)))
@@ -33,11 +33,25 @@ class Snapshot:
     numel: tuple[int, ...]
 
     def __init__(self, model: nn.Module, *, layers: LayerSelector = None) -> None:
-        self._take(LayerLookup(model, tuple(select_layers(model, layers))))
+        lookup = LayerLookup(model, tuple(select_layers(model, layers)))
+        self._take(lookup, lookup.names)
 
-    def _take(self, lookup: LayerLookup) -> None:
+    @classmethod
+    def _of(cls, lookup: LayerLookup, names: tuple[str, ...], label: str = "") -> Snapshot:
+        """A snapshot of what `lookup` finds: one entry for each of `names`.
+
+        Args:
+            label: who holds the weights, if several ranks share the layers. It becomes part of the names in
+                `state_dict`, so that one checkpoint can hold the entries of all ranks.
+        """
+        snapshot = cls.__new__(cls)
+        snapshot._take(lookup, names, label)
+        return snapshot
+
+    def _take(self, lookup: LayerLookup, names: tuple[str, ...], label: str = "") -> None:
         weights, _ = lookup()
-        self.names = lookup.names
+        self.names = names
+        self._label = label
         self.numel = tuple(w.numel() for w in weights)
         self._arenas, self._weights = _copy_to_arenas([w.detach() for w in weights])
         self._lookup: LayerLookup | None = lookup
@@ -51,16 +65,16 @@ class Snapshot:
         return f"Snapshot({len(self)} layers, {sum(self.numel):,} weights, {self.nbytes:,} bytes)"
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"names": self.names, "numel": self.numel, "weights": self._weights}
+        return {"names": self.names, "numel": self.numel, "weights": self._weights, "label": self._label}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.names, self.numel = state["names"], state["numel"]
+        self.names, self.numel, self._label = state["names"], state["numel"], state.get("label", "")
         self._arenas, self._weights = _copy_to_arenas(state["weights"])
         self._lookup = self._plan = self._seen = None
 
     @property
     def nbytes(self) -> int:
-        """Memory the copy takes, in bytes."""
+        """Memory that the copy takes, in bytes."""
         return sum(arena.nbytes for arena in self._arenas)
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -68,12 +82,14 @@ class Snapshot:
         return {name: weights.clone() for name, weights in self._entries().items()}
 
     def load_state_dict(self, state_dict: Mapping[str, Tensor]) -> None:
-        """Take the weights of `state_dict()`.
+        """Copy the weights of `state_dict()` into this snapshot.
 
         Raises:
             ValueError: the names or shapes are not this snapshot's; nothing was then loaded.
         """
         entries = self._entries()
+        if self._label:
+            state_dict = self._own_entries(state_dict)
         missing, extra = set(entries) - set(state_dict), set(state_dict) - set(entries)
         if missing or extra:
             raise ValueError(
@@ -86,13 +102,28 @@ class Snapshot:
             weights.copy_(state_dict[name].detach())
 
     def _entries(self) -> dict[str, Tensor]:
-        return dict(zip(self.names, self._weights, strict=True))
+        entries = dict(zip(self.names, self._weights, strict=True))
+        if not self._label:
+            return entries
+        return {f"{name} ({self._label})": weights for name, weights in entries.items() if weights.numel()}
+
+    def _own_entries(self, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The entries with this label. Those of other ranks may be in the state beside them."""
+        own = {name: weights for name, weights in state_dict.items() if name.endswith(f"({self._label})")}
+        if own.keys() != self._entries().keys():
+            others = [name for name in state_dict if name not in self._entries()]
+            found = others[0] if others else "fewer layers"
+            raise ValueError(
+                f"the state is not what {self._label} saved, it has {found!r}: save and load it on every rank, with as "
+                "many ranks and the same mesh"
+            )
+        return own
 
     def lookup_in(self, model: nn.Module) -> LayerLookup:
         """What finds the layers in `model`.
 
         Raises:
-            WeightScaleError: the model has not all of them.
+            WeightScaleError: the model lacks one of them.
         """
         if self._lookup is None or self._lookup.model is not model:
             self._lookup = LayerLookup(model, self.names)
@@ -102,7 +133,7 @@ class Snapshot:
         """The plan that compares `model` with the snapshot, and the model's current weights.
 
         Raises:
-            WeightScaleError: the model has not all of the layers.
+            WeightScaleError: the model lacks one of the layers.
             ValueError: a layer's shape, dtype or device is no longer the snapshot's.
         """
         if isinstance(model, MasterWeights):
@@ -119,7 +150,7 @@ class Snapshot:
         return self._plan, cur
 
     def _follow_layout(self, i: int, weights: Tensor) -> None:
-        """Store layer i in the order of `weights`, so that the pass can read both as they lie."""
+        """Store layer i in the memory order of `weights`, so that the pass reads both in one direction."""
         old = self._weights[i]
         if is_dense(weights) and not same_order(weights, old):
             new = old.as_strided(weights.shape, weights.stride())
@@ -129,7 +160,7 @@ class Snapshot:
 
 @torch.inference_mode(False)  # the pass writes to them later, in whatever mode
 def _copy_to_arenas(weights: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-    """One flat tensor for each device and dtype, and in them a copy of each of the weights, in its own memory order."""
+    """One flat tensor for each device and dtype; and in these a copy of each layer's weights, in its memory order."""
     offsets: list[int] = []  # in elements
     ends: dict[tuple[torch.device, torch.dtype], int] = {}
     for w in weights:
@@ -139,7 +170,7 @@ def _copy_to_arenas(weights: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         start = -(-(end - phase) * size // ALIGNMENT) * ALIGNMENT // size + phase
         offsets.append(start)
         ends[w.device, w.dtype] = start + w.numel()
-    slack = ALIGNMENT  # an allocation may start anywhere; 64 elements more than cover it
+    slack = ALIGNMENT  # an allocation may start at any address; 64 elements are more than enough
     flat = {
         key: torch.empty(end + slack, dtype=key[1], device=key[0], requires_grad=False) for key, end in ends.items()
     }
