@@ -1,6 +1,7 @@
 """write_report: the page needs nothing else, holds everything, and escapes what it was told."""
 
 import csv
+import json
 import re
 from dataclasses import replace
 from html import escape
@@ -8,10 +9,11 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+import torch
 
-import weightscale_fast as wsf
 from weightscale_fast.analysis import cluster_layers
 from weightscale_fast.analysis.groups import cluster_groups, group_layers
+from weightscale_fast.health.check import check_health
 from weightscale_fast.record.history import RWCHistory
 from weightscale_fast.report.write import write_report
 
@@ -169,24 +171,6 @@ def test_page_prints_the_choices_of_the_recipe_and_of_hdbscan(history, tmp_path)
     assert next(row for row in page.rows if row[0] == "5" and len(row) == 7)[4] == "outlier"
 
 
-def test_page_says_that_nothing_is_wrong(text, folder):
-    assert "Nothing found." in text
-    assert len((folder / "findings.csv").read_text().splitlines()) == 1
-
-
-def test_what_is_wrong_stands_above_the_figures_and_in_a_table(history, clusters, tmp_path):
-    delta = history.delta_l1.copy()
-    delta[-1, 1] = np.nan
-    broken = replace(history, delta_l1=delta)
-    text = write_report(broken, clusters, tmp_path).read_text()
-    (finding,) = wsf.check_health(broken)
-    assert text.index("What is wrong") < text.index("<h2>Figures</h2>")
-    assert escape(str(finding)) in text
-    with open(tmp_path / "findings.csv", newline="") as file:
-        (row,) = csv.DictReader(file)
-    assert (row["kind"], row["layer"]) == ("not_finite", NASTY)
-
-
 def test_groups_get_a_section_each(tmp_path):
     history = make_history(noisy(40, 12))
     groups = cluster_groups(history, group_layers(history.names, history.kinds, "stage"), k=2, n_init=1)
@@ -209,6 +193,53 @@ def test_headers_can_be_sorted_with_the_keyboard(page):
     values = [attrs["data-value"] for tag, attrs in page.tags if tag == "td" and "data-value" in attrs]
     assert len(values) == 5 * 6
     assert all(float(value) >= 0 for value in values)
+
+
+def test_findings_are_on_top_and_in_a_table(tmp_path):
+    rwc = noisy(300, 12)
+    rwc[100:, 3] = 0
+    rwc[150:, 8:] *= 1e-6
+    names = [NASTY if i == 3 else f"layer{i}.weight" for i in range(12)]
+    history = make_history(rwc, names=names)
+    findings = check_health(history)
+    assert [finding.kind for finding in findings] == ["stopped", "stopped"]
+    text = write_report(history, cluster_layers(history, k=2, n_init=1), tmp_path).read_text("utf-8")
+    section = text[text.index("<main>") : text.index("<table>")]
+    for finding in findings:
+        assert escape(str(finding)) in section
+    assert section.count("<code>layer") == 4  # the second finding names one layer and counts the others
+    assert "Nothing found" not in text
+    with open(tmp_path / "findings.csv", newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["kind"], row["layer"], int(row["since_step"])) for row in rows] == [
+        (finding.kind, finding.layer, finding.step) for finding in findings
+    ]
+    assert rows[1]["more_layers"].split() == names[9:]
+
+
+def test_the_page_says_that_nothing_was_found(text, folder):
+    assert "Nothing found: every weight is finite" in text[text.index("<main>") : text.index("<table>")]
+    assert len((folder / "findings.csv").read_text().splitlines()) == 1
+
+
+def test_a_path_is_enough(history, tmp_path):
+    run = tmp_path / "first & best"
+    history.save(run)
+    page = write_report(run)
+    assert page == run / "analysis" / "report.html"
+    head = page.read_text("utf-8").partition("</header>")[0]
+    begun = json.loads((run / "meta.json").read_text())["begun"]
+    assert f"Run {escape(str(run))}, begun {begun[:10]} {begun[11:16]} UTC, recorded with python" in head
+    assert f"torch {torch.__version__}" in head
+
+
+def test_what_write_report_does_not_take(history, tmp_path):
+    with pytest.raises(TypeError, match="clusters must be what cluster_layers returned, got str; give a folder as fol"):
+        write_report(history, str(tmp_path))
+    with pytest.raises(TypeError, match='needs a folder to write to: pass folder="out"'):
+        write_report(history)
+    with pytest.raises(TypeError, match="history must be an RWCHistory, the path of a run folder or an RWCMonitor"):
+        write_report(history.rwc, folder=tmp_path)
 
 
 def test_labels_csv(folder, history, clusters):
@@ -259,7 +290,7 @@ def test_layers_that_were_not_clustered_are_listed_too(tmp_path):
     clusters = replace(cluster_layers(part, k=2, n_init=1), rows=np.array([0, 2, 3]))
     page = Page(write_report(history, clusters, tmp_path).read_text("utf-8"))
     left_out = next(row for row in page.rows if row[0] == "2" and len(row) == 7)
-    assert left_out[4:6] == ["not clustered", "none finite"]
+    assert left_out[4:6] == ["not clustered", "not finite"]
     with open(tmp_path / "labels.csv", newline="") as file:
         assert [row["cluster"] == "" for row in csv.DictReader(file)] == [False, True, False, False]
 

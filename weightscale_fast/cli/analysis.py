@@ -15,11 +15,11 @@ from ..analysis.medians import finite_median
 from ..analysis.result import OUTLIER
 from ..figures.by_name import NAMES as FIGURES
 from ..figures.by_name import check_figure, draw
-from ..figures.save import svg_of
+from ..figures.save import DPI, svg_of
 from ..figures.style import labels_of
 from ..health.check import check_health
 from ..record.history import RWCHistory
-from ..report.write import DPI, write_report
+from ..report.write import write_report
 from ..text import count
 from ..train.loop import PER_EPOCH
 
@@ -155,7 +155,7 @@ def analyze(
     groups = _clusters_by(history, by, options) if by is not None else {}
     clusters = cluster_layers(history, **options)
     per_epoch = RWCHistory.load(run / PER_EPOCH).select(layers) if (run / PER_EPOCH).exists() else None
-    report = write_report(history, clusters, out or run / "analysis", per_epoch=per_epoch, groups=groups)
+    report = write_report(history, clusters, out or run / "analysis", per_epoch=per_epoch, groups=groups, run=run)
     _print_clusters(history, clusters)
     for group, its_clusters in groups.items():
         print(f"\n{group}: {'too few layers to cluster' if its_clusters is None else ''}".rstrip())

@@ -1,10 +1,11 @@
-"""A figure as a small SVG."""
+"""A figure as files: PNG, and a small SVG."""
 
 from __future__ import annotations
 
 import base64
 import io
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,9 +14,19 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+DPI = 160  # of PNG files, and of the images inside SVG files
 IMAGE = re.compile(rb'(?<="data:image/png;base64,)[^"]+')
 COLOURS = 256  # the most of a palette
 STEP = 16  # between the values of a channel, if there are more colours
+
+
+def save_figure(figure: Figure, path: Path) -> bytes:
+    """Write the figure to `path` with `.svg` and with `.png` added to its name, and return the SVG."""
+    svg = svg_of(figure, DPI)
+    path.with_name(f"{path.name}.svg").write_bytes(svg)
+    figure.set_layout_engine("none")  # it is laid out; once more would double the time
+    figure.savefig(path.with_name(f"{path.name}.png"), dpi=DPI)
+    return svg
 
 
 def svg_of(figure: Figure, dpi: float) -> bytes:

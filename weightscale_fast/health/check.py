@@ -1,20 +1,22 @@
 """Health: layers that stopped, run away, are lost to 16-bit rounding, never moved, or are not finite.
 
-A layer is compared with the other layers at the same steps: a schedule, a warm-up or a cosine to 0 moves all of them
-alike, and is no finding.
+Each layer is compared with the other layers at the same steps. A schedule, a warm-up or a cosine to 0 changes all
+layers alike, so it is not a finding.
 
-Where the limits come from, as `python bench/health_false_alarms.py RUN ...` prints it. In 17 healthy float32 runs of
-10,105 steps there is not one finding of any kind: AlexNet, ResNet-18, VGG-19, ResNet-10-T, MobileNetV3 and a small
-language model; SGD, Adam and AdamW; a constant rate, and warm-up with a cosine to 0. The slowest layer of them (an
-embedding under SGD) held 0.008 of the others' median all along, so STOPPED is 0.001 unless a layer had been faster. The
-fastest (VGG-19's classifier) held 13 for 6 blocks, with 8 at the least and 21 at the most, so RUNAWAY is 25 unless a
-layer had been slower. A learning rate that is raised 30 to 300 times comes to 30 to 60 and then stays at 10 to 22,
-because the layer's weights grow. With bfloat16 weights there is one finding in 500 steps: 0.02 % of an embedding move
-where the cosine ends.
+The limits come from runs; `python bench/health_false_alarms.py RUN ...` prints the numbers. 17 healthy float32 runs of
+10,105 steps have no finding of any kind: AlexNet, ResNet-18, VGG-19, ResNet-10-T, MobileNetV3 and a small language
+model; SGD, Adam and AdamW; a constant learning rate, and warm-up with a cosine to 0.
 
-In the 18 runs of docs/paper (13,020 steps), which were made after these limits were set, there is no finding either.
+- STOPPED: the slowest layer (an embedding under SGD) moved 0.008 times the others' median in all steps. The limit is
+  0.001, and higher for a layer that once was faster.
+- RUNAWAY: the fastest layer (VGG-19's classifier) moved 13 times the median for 6 blocks, between 8 and 21. The limit
+  is 25, and lower for a layer that once was slower. If a learning rate is raised 30 to 300 times, the layer reaches 30
+  to 60 and then stays at 10 to 22, because its weights grow.
+- STUCK: with bfloat16 weights there is one finding in 500 steps: where the cosine ends, 0.02 % of an embedding moves.
 
-Letters: S recorded rows, L layers, N blocks of rows.
+The 18 runs of docs/paper (13,020 steps) were made after the limits were set. They have no finding either.
+
+Letters: S recorded rows, L layers, B blocks of rows.
 """
 
 from __future__ import annotations
@@ -27,31 +29,35 @@ from numpy.typing import NDArray
 
 from ..ratios import norm_ratio
 from ..record.history import RWCHistory
-from ..record.run_folder import Rows
+from ..record.rows import Rows
+from ..record.source import HistorySource, history_of
 from .finding import Finding
 
 FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
 
 KINDS = ("not_finite", "runaway", "stopped", "stuck", "still")
-BLOCK = 16  # steps whose median is a layer's level: a spike of one step, or a few skipped ones, do not count
-FEWEST_ROWS = 4  # of a block, where a row is of several steps
+BLOCK = 16  # steps whose median is a layer's level, so that a spike or a few skipped steps do not count
+FEWEST_ROWS = 4  # in a block, if a row spans several steps
 CONFIRM = {"runaway": 6, "stopped": 3, "stuck": 3, "still": 4}  # blocks in a row before a layer is reported
-RECOVER = 2.0  # how far a layer must come back over a limit before it can be reported again
+RECOVER = 2.0  # a layer must improve past the limit by this factor before it is reported again
 STOPPED = 1e-3  # of the others' median
-STOPPED_IF_FALLEN = 1e-2  # the same, where the layer's share of it is less than 1 / FALLEN of what it once was
+STOPPED_IF_FALLEN = 1e-2  # the same, if the layer fell below 1 / FALLEN of its own maximum
 FALLEN = 20.0
 RUNAWAY = 25.0  # times the others' median
-RUNAWAY_IF_RISEN = 10.0  # the same, where the layer's share of it is more than RISEN times what it once was
+RUNAWAY_IF_RISEN = 10.0  # the same, if the layer rose above RISEN times its own minimum
 RISEN = 5.0
-FALLING = 0.5  # of its own most in as many blocks: weights that began at 0 move fast and ever less, and do not run away
-STUCK = 1e-3  # share of the weights that move at a step
+FALLING = 0.5  # of its own maximum in as many blocks: layers that start at 0 move fast, then slow down
+STUCK = 1e-3  # fraction of the weights that move in a step
 SIXTEEN_BIT = ("bfloat16", "float16")
-NAMED = 3  # layers found at once that are a finding each; more are one
+NAMED = 3  # up to so many layers get a finding each; more share one
 
 
-def check_health(history: RWCHistory) -> list[Finding]:
+def check_health(history: HistorySource) -> list[Finding]:
     """What is wrong in a record, in the order in which it became certain.
+
+    Args:
+        history: an `RWCHistory`, the path of a run folder, or a monitor (then its `history()`).
 
     | kind | a layer |
     |---|---|
@@ -61,14 +67,18 @@ def check_health(history: RWCHistory) -> list[Finding]:
     | `stuck` | has 16-bit weights that move, but at a step fewer than 1 in 1,000 of them |
     | `still` | did not move once in the record: frozen, unused, or its steps are lost to rounding |
 
-    What moves is the RWC of Eq. 1, its median over a block of 16 steps (4 rows where a row is of 4 steps or more). All
-    but NaN must last: `stopped` and `stuck` 3 blocks in a row, `still` 4, `runaway` 6. What was found is found again
-    only after it got better by a factor of 2. More than 3 layers that become the same in one block are one finding.
+    "Moves" means the RWC of Eq. 1. The check takes its median over a block of 16 steps (4 rows if a row spans 4 steps
+    or more). Everything but NaN must last: `stopped` and `stuck` for 3 blocks in a row, `still` for 4, `runaway` for 6.
+    A finding is reported again only after it improved by a factor of 2. If more than 3 layers fail in the same way in
+    one block, they are one finding.
 
-    A network that stops as a whole is not found, nor is a single layer: there is nothing to compare with. Nor is a
-    layer whose learning rate is too high from the first step on, for it then holds 10 to 20, as healthy classifiers
-    may. Fast weights that move ever less, as those that began at 0, do not run away. `stuck` is found where the record
-    knows the weights' dtypes.
+    The check does not find a network that stops as a whole, or a single layer: there is nothing to compare with. It
+    does not find a learning rate that is too high from the first step on: such a layer moves 10 to 20 times as much as
+    the others, and so do some healthy classifiers. A layer that is fast but slows down does not run away: layers that
+    start at 0 do that. `stuck` needs a record that knows the dtypes of the weights.
+
+    Raises:
+        TypeError: `history` is none of these.
 
     Example:
         >>> history = RWCHistory(
@@ -82,12 +92,13 @@ def check_health(history: RWCHistory) -> list[Finding]:
         ...     print(finding)
         fc stopped: RWC 1.0e-07 over steps 65 to 112, 1/10,000 of the other layers' median 1.0e-03
     """
+    history = history_of(history)
     check = HealthCheck(history.names, history.numel, history.every, history.dtypes)
     return check.update(history)
 
 
 class HealthCheck:
-    """`check_health` of a run that goes on: takes rows as they come, and says everything once."""
+    """`check_health` for a run that goes on: it takes rows as they come and reports each finding once."""
 
     def __init__(
         self, names: Sequence[str], numel: NDArray[np.int64], every: int = 1, dtypes: tuple[str, ...] = ()
@@ -105,7 +116,7 @@ class HealthCheck:
         self._conditions = {kind: _Condition(L, blocks) for kind, blocks in CONFIRM.items()}
 
     def update(self, rows: Rows | RWCHistory) -> list[Finding]:
-        """What is new with these rows; those that do not fill a block wait for the next, but NaN does not."""
+        """The new findings. Rows that do not fill a block wait for the next call; NaN is reported at once."""
         if not len(rows.steps):
             return []
         finite = np.isfinite(rows.delta_l1) & np.isfinite(rows.prev_l1)  # [S, L]
@@ -113,13 +124,13 @@ class HealthCheck:
         rwc = norm_ratio(rows.delta_l1, rows.prev_l1)
         self._open.append((rows.steps, np.where(finite, rwc, np.nan), rows.moved))
         steps, rwc, moved = (np.concatenate(arrays) for arrays in zip(*self._open, strict=True))
-        N = len(steps) // self._block
-        full = N * self._block
+        B = len(steps) // self._block
+        full = B * self._block
         self._open = [(steps[full:], rwc[full:], moved[full:])]
-        if N:
-            shape = (N, self._block, len(self._names))
-            levels = np.median(rwc[:full].reshape(shape), axis=1)  # [N, L]
-            share = moved[:full].reshape(shape).mean(axis=1) / self._numel  # [N, L]
+        if B:
+            shape = (B, self._block, len(self._names))
+            levels = np.median(rwc[:full].reshape(shape), axis=1)  # [B, L]
+            share = moved[:full].reshape(shape).mean(axis=1) / self._numel  # [B, L]
             medians = median_of_others(levels)
             edges = steps[:full].reshape(shape[:2])[:, [0, -1]].tolist()
             for i, (first, last) in enumerate(edges):
@@ -139,13 +150,13 @@ class HealthCheck:
         self._least = np.minimum(self._least, np.where(known > 0, known, np.inf))
         self._before = np.vstack([self._before[1:], known])
         stuck = self._ever_moved & self._sixteen_bit & np.isfinite(level)
-        badness = {  # above 1 it is so
+        badness = {  # above 1 the condition holds
             "runaway": np.where(falling & (ratio > fast), np.nan, ratio / fast),
             "stopped": np.where(self._ever_moved, slow / np.maximum(ratio, np.finfo(float).tiny), 0.0),
             "stuck": np.where(stuck, STUCK / np.maximum(share, np.finfo(float).tiny), 0.0),
             "still": np.where(self._ever_moved, 0.0, np.inf),
         }
-        badness["stopped"] = np.where(badness["stuck"] > 1, 0.0, badness["stopped"])  # the better name for it
+        badness["stopped"] = np.where(badness["stuck"] > 1, 0.0, badness["stopped"])  # stuck is the better name
         found = []
         for kind, condition in self._conditions.items():
             new = condition.update(badness[kind], first)
@@ -175,7 +186,7 @@ class HealthCheck:
         ]
 
     def _find_broken(self, steps: NDArray[np.int64], finite: BoolArray) -> list[Finding]:
-        """NaN spreads in a step or two: all layers that break within a block's length are one finding."""
+        """NaN spreads within a step or two, so all layers that break within one block are one finding."""
         onset = np.where(finite.all(axis=0) | self._broken, len(steps), (~finite).argmax(axis=0))  # [L] row
         self._broken = ~finite[-1]
         found = []
@@ -189,7 +200,7 @@ class HealthCheck:
 
 
 class HealthWatch:
-    """Hands what a `HealthCheck` finds to `on_finding`, when it is safe to call what is not ours."""
+    """Calls `on_finding` with new findings, after the step is recorded, because user code may raise."""
 
     def __init__(self, meta: Mapping[str, Any], on_finding: Callable[[Finding], object] | None) -> None:
         self._meta = meta
@@ -197,33 +208,33 @@ class HealthWatch:
         self.restart()
 
     def restart(self) -> None:
-        """Forget what was seen: the record goes on from elsewhere."""
+        """Forget all rows: the record goes on from another step."""
         meta = self._meta
         self._check = HealthCheck(meta["names"], np.asarray(meta["numel"]), meta["every"], tuple(meta["dtypes"]))
         self._found: list[Finding] = []
 
     def take(self, rows: Rows) -> None:
-        """Look at rows that have arrived, if anybody wants to hear of them."""
+        """Check rows that have arrived, if there is a callback."""
         if self._on_finding is not None:
             self._found += self._check.update(rows)
 
     def tell(self) -> None:
-        """Call `on_finding` with what is new."""
+        """Call `on_finding` with each new finding."""
         while self._found and self._on_finding is not None:
             self._on_finding(self._found.pop(0))
 
 
 class _Condition:
-    """Which of L layers something is true of, how long, and whether it was said."""
+    """For each of L layers: whether a condition holds, since when, and whether it was reported."""
 
     def __init__(self, L: int, confirm: int) -> None:
         self._confirm = confirm  # blocks
-        self.since = np.zeros(L, np.int64)  # the step with which it began
+        self.since = np.zeros(L, np.int64)  # the first step
         self._blocks = np.zeros(L, np.int64)
         self._said = np.zeros(L, bool)
 
     def update(self, badness: FloatArray, step: int) -> NDArray[np.intp]:
-        """One block more: the layers to report now. Badness that is NaN says nothing of a layer: it stays as it is."""
+        """Add a block; the layers to report now. Where badness is NaN, a layer's state does not change."""
         bad = badness > 1
         self.since = np.where(bad & (self._blocks == 0), step, self.since)
         self._blocks = np.where(bad, self._blocks + 1, np.where(badness <= 1, 0, self._blocks))
@@ -234,7 +245,7 @@ class _Condition:
 
 
 def median_of_others(levels: FloatArray) -> FloatArray:
-    """For each of [N, L] the median of the other layers in its row; those at 0, or not finite, are not counted.
+    """[B, L] for each layer the median of the other layers in its row, without those that are 0 or not finite.
 
     Example:
         >>> median_of_others(np.array([[1.0, 2.0, 4.0, 0.0]]))
@@ -243,7 +254,7 @@ def median_of_others(levels: FloatArray) -> FloatArray:
     counted = np.isfinite(levels) & (levels > 0)
     ordered = np.sort(np.where(counted, levels, np.inf), axis=1)
     rank = np.where(counted, np.argsort(np.argsort(np.where(counted, levels, np.inf), axis=1), axis=1), levels.shape[1])
-    others = counted.sum(axis=1, keepdims=True) - counted  # [N, L] how many others
+    others = counted.sum(axis=1, keepdims=True) - counted  # [B, L] how many others
     low, high = np.maximum(others - 1, 0) // 2, others // 2
     low, high = low + (low >= rank), high + (high >= rank)  # skip the layer itself
     last = levels.shape[1] - 1

@@ -13,10 +13,9 @@ import numpy as np
 
 from ..analysis import LayerClusters, cluster_layers
 from ..figures import clustered_curves, pca_panels
-from ..figures.save import svg_of
+from ..figures.save import DPI, svg_of
 from ..figures.style import rwc_unit, set_title, styled
 from ..report.page import Picture, figure_html, fill_template
-from ..report.write import DPI
 from ..text import count
 from .block_curves import block_curves
 from .claims import ANSWERS, CLAIMS, Verdict, by_network_and_data

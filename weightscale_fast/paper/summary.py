@@ -13,9 +13,9 @@ import numpy as np
 from ..analysis import LayerClusters, cluster_layers
 from ..analysis.groups import cluster_groups, group_layers
 from ..extras import import_extra
-from ..figures.save import svg_of
+from ..figures.save import DPI, svg_of
 from ..figures.style import rwc_unit
-from ..report.write import DPI, write_report
+from ..report.write import write_report
 from .block_curves import BlockRuns, block_curves
 from .blocks import blocks_of
 from .seeds import SeedRuns

@@ -17,6 +17,7 @@ import platform
 import re
 import shutil
 from collections.abc import Iterator, Mapping
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,8 @@ class RunFolder:
         """
         path = Path(path).absolute()
         versions = {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}
-        full = {"format": FORMAT, "versions": versions, **meta}
+        begun = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        full = {"format": FORMAT, "begun": begun, "versions": versions, **meta}
         text = json.dumps(full, indent=1)
         if path.is_file() or (path.is_dir() and any(path.iterdir())):
             raise WeightScaleError(

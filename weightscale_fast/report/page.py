@@ -1,4 +1,4 @@
-"""The HTML of the report: from a history and its clusters to one page that needs nothing else.
+"""The HTML of the report: a history, its clusters and its findings become one page that needs no other file.
 
 Letters: S recorded steps, L layers, k clusters.
 """
@@ -30,18 +30,21 @@ if TYPE_CHECKING:
 
 SAFE = " !$'()*+,-./:;=?@[]^_`{|}~"  # in the address of a picture, between double quotes
 MOST_NAMES = 2  # of a cluster of so few layers, all names are given
+NOTHING_FOUND = (
+    "Nothing found: every weight is finite, and no layer stopped, ran away, stayed still or got stuck in 16 bits."
+)
 
 
 class Summary(NamedTuple):
-    """What the tables say about every layer, in network order."""
+    """What the tables say about each layer, in network order."""
 
-    clusters: list[int | None]  # of each layer; None where it was not clustered
-    rwc: FloatArray  # [L] median over the steps; NaN where no value is finite
+    clusters: list[int | None]  # [L] None for a layer that was not clustered
+    rwc: FloatArray  # [L] see `layer_levels`
     moved: FloatArray  # [L] median fraction of the weights that moved
 
     @classmethod
     def of(cls, history: RWCHistory, clusters: LayerClusters) -> Summary:
-        """The medians of a history."""
+        """The clusters and the medians of the layers of a history."""
         label_of = dict(zip(clusters.rows.tolist(), clusters.labels.tolist(), strict=True))
         return cls(
             clusters=[label_of.get(i) for i in range(len(history.names))],
@@ -56,11 +59,11 @@ class Picture(NamedTuple):
     title: str
     svg: bytes
     reading: str  # two sentences
-    half: bool  # as wide as half the page
+    half: bool  # half as wide as the page
 
 
 class Group(NamedTuple):
-    """A group of layers with a section of its own; without clusters and figure where it has too few layers."""
+    """A group of layers with its own section. A group of too few layers has no clusters and no picture."""
 
     name: str
     clusters: LayerClusters | None
@@ -70,20 +73,33 @@ class Group(NamedTuple):
 def page(
     history: RWCHistory,
     clusters: LayerClusters,
-    summary: Summary,
+    *,
+    origin: str,
     findings: list[Finding],
+    summary: Summary,
     pictures: list[Picture],
     groups: list[Group],
 ) -> str:
-    """The whole page. Every text that came from outside is escaped."""
+    """The whole page. Every text that came from outside is escaped.
+
+    Args:
+        history: the run.
+        clusters: its clusters.
+        origin: which run it is, where that is known, else `""`.
+        findings: what is wrong with it.
+        summary: the numbers of the table of layers.
+        pictures: the figures.
+        groups: the groups that were clustered by themselves.
+    """
     model = _plain(history.settings.get("model", "this network"))
     rwc = history.rwc
     return fill_template(
         "report/template.html",
         title=escape(f"How the layers of {model} learned"),
         lead=escape(_lead(clusters, rwc)),
+        origin=f'<p class="origin">{escape(origin)}</p>' if origin else "",
         facts=_facts(history, clusters),
-        findings=_findings(findings, history),
+        findings=_findings(findings),
         clusters=_cluster_table(history, clusters, rwc),
         figures="\n".join(figure_html(picture) for picture in pictures),
         groups=_groups(history, groups, rwc),
@@ -94,22 +110,10 @@ def page(
 
 
 def fill_template(name: str, **parts: str) -> str:
-    """The template `name` of this package with its parts, in the one style of all pages."""
+    """The template `name` of this package, filled with `parts` and the style that all pages share."""
     folder = files("weightscale_fast")
     style = (folder / "report/style.css").read_text("utf-8")
     return Template((folder / name).read_text("utf-8")).substitute(style=style, **parts)
-
-
-def _findings(findings: list[Finding], history: RWCHistory) -> str:
-    """What is wrong, or that nothing is."""
-    if not findings:
-        steps = f"{history.steps[0]:,} to {history.steps[-1]:,}"
-        return (
-            f'<p class="healthy"><strong>Nothing found.</strong> Over steps {steps} no layer stopped, ran away, was '
-            "stuck in 16 bits, never moved, or was not finite.</p>"
-        )
-    items = "\n".join(f'<li class="{finding.kind}">{escape(str(finding))}</li>' for finding in findings)
-    return f'<h2>What is wrong</h2>\n<ul class="findings">\n{items}\n</ul>'
 
 
 def _lead(clusters: LayerClusters, rwc: FloatArray) -> str:
@@ -117,8 +121,24 @@ def _lead(clusters: LayerClusters, rwc: FloatArray) -> str:
     if clusters.k > 1:  # HDBSCAN may find none
         slowest, fastest = (_cluster_median(clusters, label, rwc) for label in (0, clusters.k - 1))
         if slowest > 0:
-            text += f": the fastest cluster changes {fastest / slowest:,.3g} times as fast as the slowest (medians)"
+            text += f". The fastest cluster changes {fastest / slowest:,.3g} times as fast as the slowest (medians)"
     return f"{text}. RWC, the relative weight change, is how far a layer moves in proportion to its weights."
+
+
+def _findings(findings: list[Finding]) -> str:
+    """What is wrong and since which step, or that nothing is."""
+    if not findings:
+        return f'<p class="nothing-found">{NOTHING_FOUND}</p>'
+    items = "\n".join(f"<li>{escape(str(finding))}{_all_layers(finding)}</li>" for finding in findings)
+    return f'<section class="findings">\n<h2>What is wrong</h2>\n<ul>\n{items}\n</ul>\n</section>'
+
+
+def _all_layers(finding: Finding) -> str:
+    """The layers of a finding that counts them only."""
+    if len(finding.others) < 2:
+        return ""
+    names = ", ".join(f"<code>{escape(name)}</code>" for name in (finding.layer, *finding.others))
+    return f"<details><summary>all {len(finding.others) + 1} layers</summary>{names}</details>"
 
 
 def _facts(history: RWCHistory, clusters: LayerClusters) -> str:
@@ -143,14 +163,14 @@ def _facts(history: RWCHistory, clusters: LayerClusters) -> str:
 
 
 def _extent(clusters: LayerClusters) -> str:
-    """`"54 layers in 3 clusters"`, and how many of them are outliers."""
+    """For example `"54 layers in 3 clusters and 2 outliers"`."""
     text = f"{count(len(clusters.names), 'layer')} in {count(clusters.k, 'cluster')}"
     outliers = int((clusters.labels == OUTLIER).sum())
     return f"{text} and {count(outliers, 'outlier')}" if outliers else text
 
 
 def _agreement(clusters: LayerClusters) -> str:
-    """How sure the clusters are, in a few words; HDBSCAN has no seeds to agree on."""
+    """How sure the clusters are, in a few words. HDBSCAN has no seeds, so it has no stability."""
     return "by HDBSCAN" if np.isnan(clusters.stability) else f"stability {clusters.stability:.2f}"
 
 
@@ -182,7 +202,7 @@ def _cluster_row(label: int, history: RWCHistory, clusters: LayerClusters, rwc: 
 
 
 def _groups(history: RWCHistory, groups: list[Group], rwc: FloatArray) -> str:
-    """A section a group, and the names of those that were too small."""
+    """One section for each group, then the names of the groups that are too small."""
     if not groups:
         return ""
     sections = ["<h2>Groups of layers, each clustered by itself</h2>"]
@@ -206,15 +226,15 @@ def _where(members: NDArray[np.int64], names: tuple[str, ...]) -> str:
 
 
 def _strip(members: NDArray[np.int64], L: int, colour: str) -> str:
-    """The network from left to right, the members in colour; the words above it say the same."""
+    """The network from left to right, with the members in colour. The words above it say the same."""
     cells = "".join(f'<rect x="{i}" width="1" height="1"/>' for i in members)
     shape = f'viewBox="0 0 {L} 1" preserveAspectRatio="none" shape-rendering="crispEdges"'
     return f'<svg class="strip" {shape} aria-hidden="true" fill="{colour}">{cells}</svg>'
 
 
 def figure_html(picture: Picture) -> str:
-    """The picture inside the page, with its reading under it."""
-    data = quote(picture.svg, safe=SAFE)  # a quarter smaller than in base64, as the images inside already are in it
+    """The picture as part of the page, with its caption."""
+    data = quote(picture.svg, safe=SAFE)  # a quarter smaller than base64: the images inside already are base64
     return (
         f'<figure{" class=half" if picture.half else ""}><img alt="{escape(picture.title)}" '
         f'src="data:image/svg+xml,{data}"><figcaption>{escape(picture.reading)}</figcaption></figure>'
@@ -286,13 +306,13 @@ def _chip(label: int) -> str:
 
 
 def _number(text: str, value: float | None = None) -> str:
-    """A cell to the right; `value` is what the column is sorted by, and NaN has none."""
+    """A right-aligned cell. The column sorts by `value`; NaN has none."""
     data = "" if value is None else ' data-value=""' if np.isnan(value) else f' data-value="{value!r}"'
     return f'<td class="number"{data}>{text}</td>'
 
 
 def _rwc(value: float) -> str:
-    return "none finite" if np.isnan(value) else f"{value:.2e}" if value else "0"
+    return "not finite" if np.isnan(value) else f"{value:.2e}" if value else "0"
 
 
 def _short_number(number: int) -> str:
