@@ -6,13 +6,18 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA
 from sklearn.metrics import silhouette_score
+from torch import nn
 
+from weightscale_fast import RWCMonitor
 from weightscale_fast.analysis import cluster, cluster_layers
 from weightscale_fast.analysis.kmeans import kmeans, stability
 from weightscale_fast.analysis.knee import chord_k, count_distinct, sse_curve
+
+from .histories import make_history, noisy
 
 # k-means must never run with more clusters than points
 pytestmark = pytest.mark.filterwarnings("error::sklearn.exceptions.ConvergenceWarning")
@@ -409,3 +414,34 @@ def test_names_must_be_one_a_layer():
 def test_options_outside_what_is_listed(options, message):
     with pytest.raises(ValueError, match=message):
         cluster_layers([[1, 2], [3, 4], [5, 7]], **options)
+
+
+def test_clusters_as_a_notebook_shows_them():
+    clusters = cluster_layers([[1, 2, 1], [1, 2, 2], [9, 8, 9], [9, 9, 9]], k=2)
+    assert repr(clusters) == "LayerClusters(4 layers in 2 clusters of 2, 2; linear scale; stability 1.00)"
+    assert [clusters[name] for name in clusters.names] == [0, 0, 1, 1]
+    with pytest.raises(KeyError, match="no layer 'fc' was clustered; the clusters have layer 0, layer 1"):
+        clusters["fc"]
+    table = clusters.to_dataframe()
+    assert table.index.tolist() == list(clusters.names)
+    assert table["cluster"].tolist() == [0, 0, 1, 1]
+    np.testing.assert_array_equal(table[["component 1", "component 2"]].to_numpy(), clusters.coordinates)
+
+
+def test_a_transposed_history_gets_a_warning():
+    history = make_history(noisy(60, 12))
+    with pytest.warns(UserWarning, match="the 60 rows of this array look like steps and its 12 columns like layers"):
+        cluster_layers(history.rwc, n_init=1)
+    cluster_layers(history.rwc.T, n_init=1)
+    cluster_layers(history, n_init=1)
+
+
+def test_a_monitor_is_clustered():
+    model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 4), nn.Linear(4, 2))
+    monitor = RWCMonitor(model)
+    for _ in range(3):
+        with torch.no_grad():
+            for weight in model.parameters():
+                weight.add_(0.1)
+        monitor.record()
+    assert cluster_layers(monitor, k=1).names == ("0.weight", "1.weight", "2.weight")

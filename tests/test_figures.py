@@ -126,6 +126,26 @@ def test_empty_history_is_refused(name):
         getattr(figures, name)(make_history(np.empty((0, 3))))
 
 
+@pytest.mark.parametrize("name", SINGLE)
+def test_a_figure_is_shown_by_a_notebook(name, history, clusters):
+    png = draw(name, history, clusters)._repr_png_()
+    assert Image.open(io.BytesIO(png)).width > 400
+
+
+def test_a_page_of_panels_is_shown_by_a_notebook(history, clusters):
+    for page in (figures.pca_panels({"a": clusters}), figures.group_panels(history, {"a": clusters})):
+        assert Image.open(io.BytesIO(page._repr_png_())).width > 400
+
+
+def test_what_is_no_history_and_what_are_no_clusters(history):
+    with pytest.raises(TypeError, match=r"history must be an RWCHistory, got str; RWCHistory.load\(path\) reads a run"):
+        figures.rwc_curves("runs/first")
+    with pytest.raises(TypeError, match="clusters must be what cluster_layers returned, got RWCHistory"):
+        figures.pca_map(history)
+    with pytest.raises(TypeError, match="clusters must be what cluster_layers returned, got RWCHistory"):
+        figures.clustered_curves(history, history)
+
+
 def test_many_layers_and_steps_stay_small():
     history = make_history(noisy(10_000, 161))
     clusters = cluster_layers(history, k=3, n_init=1, k_max=3)

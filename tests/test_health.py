@@ -171,6 +171,19 @@ class TestHealthy:
         assert Training(every=20).steps(400).findings() == []
 
 
+def test_a_path_and_a_monitor_are_checked_too(tmp_path):
+    rwc = noisy(200, 6)
+    rwc[50:, 2] = 0
+    layers_at(rwc).save(tmp_path / "run")
+    assert [finding.layer for finding in wsf.check_health(tmp_path / "run")] == ["layer2.weight"]
+    monitor = wsf.RWCMonitor(nn.Linear(2, 2))
+    for _ in range(5 * BLOCK):
+        monitor.record()
+    assert [finding.kind for finding in wsf.check_health(monitor)] == ["still"]
+    with pytest.raises(TypeError, match="must be an RWCHistory, the path of a run folder or an RWCM"):
+        wsf.check_health(rwc)
+
+
 def test_the_monitor_says_it_as_training_goes_on():
     run = Training(watch=True).steps(100)
     run.model.block0.up.requires_grad_(False)

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 import weightscale_fast as wsf
-from weightscale_fast.record.run_folder import RESUMED, SKIPPED
+from weightscale_fast.record.rows import RESUMED, SKIPPED
+
+from .histories import make_history, noisy
 
 
 def history(**changes):
@@ -107,3 +109,28 @@ def test_csv(tmp_path):
 def test_parts_that_do_not_fit(changes, message):
     with pytest.raises(ValueError, match=message):
         history(**changes)
+
+
+def test_a_layer_by_its_name():
+    record = make_history(noisy(4, 3), names=["a", "b", "c"])
+    np.testing.assert_array_equal(record["b"], record.rwc[:, 1])
+    with pytest.raises(KeyError, match="no layer 'd'; the record has a, b, c"):
+        record["d"]
+    with pytest.raises(TypeError, match="indexed by a layer's name, got int"):
+        record[0]
+
+
+def test_a_history_is_itself_and_prints_on_one_line():
+    record = make_history(noisy(40, 3))
+    assert record == record
+    assert record != make_history(noisy(40, 3))
+    assert len({record, record}) == 1
+    assert repr(record) == "RWCHistory(3 layers, 300 weights, 40 rows: optimizer steps 1 to 40)"
+    assert repr(record.select(steps=slice(0, 0))) == "RWCHistory(3 layers, 300 weights, 0 rows)"
+
+
+def test_to_dataframe():
+    record = make_history(noisy(4, 2), names=["a", "b"])
+    table = record.to_dataframe()
+    assert (table.index.name, table.columns.tolist(), table.index.tolist()) == ("step", ["a", "b"], [1, 2, 3, 4])
+    np.testing.assert_array_equal(table.to_numpy(), record.rwc)

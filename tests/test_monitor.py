@@ -298,3 +298,11 @@ class TestWrongArguments:
         state = wsf.RWCMonitor(nn.Linear(2, 2)).state_dict()
         with pytest.raises(ValueError, match="other layers: its layer 0 is 'weight', here it is '0.weight'"):
             wsf.RWCMonitor(training()[0]).load_state_dict(state)
+
+
+def test_a_monitor_prints_on_one_line():
+    monitor = wsf.RWCMonitor(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)))
+    monitor.record()
+    assert repr(monitor) == "RWCMonitor(Sequential, 2 layers, recording, step 1)"
+    monitor.close()
+    assert repr(monitor) == "RWCMonitor(Sequential, 2 layers, closed, step 1)"

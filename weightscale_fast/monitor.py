@@ -23,6 +23,7 @@ from .record.history import RWCHistory
 from .record.optimizer_hook import OptimizerHook
 from .record.record import Record
 from .record.rows import Rows
+from .text import count
 from .weights.layers import LayerSelector
 
 if TYPE_CHECKING:
@@ -151,6 +152,11 @@ class RWCMonitor:
     def step(self) -> int:
         """Optimizer steps so far. Steps in replays of a CUDA graph count from the next `flush` on."""
         return self._record.step
+
+    def __repr__(self) -> str:
+        state = "recording" if self._unclosed.alive else "closed"
+        layers = count(len(self._record.snapshot), "layer")
+        return f"RWCMonitor({type(self.model).__name__}, {layers}, {state}, step {self.step:,})"
 
     def record(self) -> None:
         """A step is done: if a row is due, compare the weights with those of `every` steps ago.

@@ -44,9 +44,9 @@ def cluster_layers(
     the authors did.
 
     Args:
-        curves: an array-like [L, T] with one row per layer; an `RWCHistory`; or the path of a run folder, npz or CSV
-            that `load_curves` can read. Give a very large run by its path. Then only the matrix of the curves is in
-            memory, and it becomes part of the result.
+        curves: an array-like [L, T] with one row per layer; an `RWCHistory`; an `RWCMonitor`; or the path of a run
+            folder, npz or CSV that `load_curves` can read. Give a very large run by its path. Then only the matrix of
+            the curves is in memory, and it becomes part of the result.
         k: the number of clusters, 1..N; or `"auto"`, the knee of `sse`, which is the point furthest below its chord.
             Other choices can be right too: look at `sse`, `silhouette` and `stability`. cuML's k-means may leave a
             cluster empty. The result's `k` then counts the clusters that have layers, and `k_reason` says so.
@@ -154,7 +154,11 @@ def _rows_used(
 ) -> tuple[tuple[str, ...], IntArray, FloatArray, int]:
     """The names, rows and curves [N, T] to cluster, and the number of replaced infinities. The curves are writable."""
     from_file = isinstance(curves, (str, os.PathLike))
-    names, matrix = named_curves(load_curves(curves) if from_file else curves)  # type: ignore[arg-type]
+    if from_file:
+        curves = load_curves(curves)  # type: ignore[arg-type]
+    elif callable(getattr(curves, "history", None)):
+        curves = curves.history()  # type: ignore[union-attr]
+    names, matrix = named_curves(curves)  # type: ignore[arg-type]
     rows = np.arange(len(names))
     if recipe is not None:
         kept, infinities = weightscale_curves(names, matrix)

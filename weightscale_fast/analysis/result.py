@@ -6,13 +6,18 @@ Letters: N layers clustered, T columns of the curves (steps or epochs), k cluste
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+from ..text import count, listing
 from .curves import FloatArray, IntArray
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 OUTLIER = -1  # the label of a layer that belongs to no cluster
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class LayerClusters:
     """Which layers learn alike, and how that was decided.
 
@@ -49,6 +54,14 @@ class LayerClusters:
         n_init: the number of k-means starts; the best one counts.
         backend: the library that clustered.
         backend_reason: why this library.
+
+    Example:
+        >>> from weightscale_fast import cluster_layers
+        >>> clusters = cluster_layers([[1, 2, 1], [1, 2, 2], [9, 8, 9], [9, 9, 9]], k=2)
+        >>> clusters
+        LayerClusters(4 layers in 2 clusters of 2, 2; linear scale; stability 1.00)
+        >>> clusters["layer 2"]
+        1
     """
 
     names: tuple[str, ...]
@@ -78,3 +91,30 @@ class LayerClusters:
     n_init: int
     backend: str
     backend_reason: str
+
+    def __repr__(self) -> str:
+        sizes = [int((self.labels == label).sum()) for label in range(self.k)]
+        text = f"{count(len(self.names), 'layer')} in {count(self.k, 'cluster')}"
+        if sizes:
+            text += f" of {', '.join(map(str, sizes))}"
+        if OUTLIER in self.labels:
+            text += f" and {count(int((self.labels == OUTLIER).sum()), 'outlier')}"
+        sure = "by HDBSCAN" if self.method == "hdbscan" else f"stability {self.stability:.2f}"
+        return f"LayerClusters({text}; {self.scale} scale; {sure})"
+
+    def __getitem__(self, layer: str) -> int:
+        """The cluster of a layer.
+
+        Raises:
+            KeyError: the layer was not clustered.
+        """
+        if layer not in self.names:
+            raise KeyError(f"no layer {layer!r} was clustered; the clusters have {listing(self.names)}")
+        return int(self.labels[self.names.index(layer)])
+
+    def to_dataframe(self) -> DataFrame:
+        """A table with one row for each layer: its cluster and its place on the map. It needs pandas."""
+        import pandas as pd
+
+        columns = {"cluster": self.labels, "component 1": self.coordinates[:, 0], "component 2": self.coordinates[:, 1]}
+        return pd.DataFrame(columns, index=pd.Index(self.names, name="layer"))

@@ -19,6 +19,7 @@ from .style import (
     INK,
     MUTED,
     axes_for,
+    check_clusters,
     check_not_empty,
     cluster_look,
     label_cluster,
@@ -125,6 +126,7 @@ def clustered_curves(history: RWCHistory, clusters: LayerClusters, ax: Axes | No
 
 def check_same_layers(history: RWCHistory, clusters: LayerClusters) -> None:
     """Raise `ValueError` unless the clusters' rows are layers of this history."""
+    check_clusters(clusters)
     L = len(history.names)
     for row, name in zip(clusters.rows, clusters.names, strict=True):
         if row >= L or history.names[row] != name:

@@ -71,9 +71,9 @@ def group_panels(history: RWCHistory, groups: Mapping[str, LayerClusters | None]
 
 
 def _page(width: float, height: float) -> Figure:
-    from matplotlib.figure import Figure
+    from .notebook import ShownFigure
 
-    figure = Figure(figsize=(width, height), layout="constrained")
+    figure = ShownFigure(figsize=(width, height), layout="constrained")
     figure.get_layout_engine().set(hspace=0.06, wspace=0.04)  # type: ignore[union-attr,call-arg]
     return figure
 

@@ -18,6 +18,7 @@ from .style import (
     INK,
     MUTED,
     axes_for,
+    check_clusters,
     cluster_look,
     label_cluster,
     labels_of,
@@ -53,6 +54,7 @@ def pca_map(clusters: LayerClusters, ax: Axes | None = None) -> Axes:
     from matplotlib.patheffects import Normal, Stroke
     from matplotlib.ticker import MaxNLocator
 
+    check_clusters(clusters)
     nearest_centre = clusters.method == "kmeans"
     how = "regions: nearest centre" if nearest_centre else "found by HDBSCAN"
     subtitle = f"{count(len(clusters.names), 'layer')}, k = {clusters.k}; {how}"
@@ -101,6 +103,7 @@ def scree(clusters: LayerClusters, ax: Axes | None = None) -> Axes:
     """
     from matplotlib.ticker import MaxNLocator
 
+    check_clusters(clusters)
     ax = axes_for(ax, "How many clusters", shorten(f"k = {clusters.k}: {clusters.k_reason}", 80, placeholder="…"), SIZE)
     k = np.arange(1, len(clusters.sse) + 1)
     sse, raw = (100 * values / (values[0] or 1.0) for values in (clusters.sse, clusters.sse_raw))

@@ -98,10 +98,10 @@ def styled(figure: Callable[P, R]) -> Callable[P, R]:
 
 def axes_for(ax: Axes | None, title: str, subtitle: str, size: tuple[float, float]) -> Axes:
     """The caller's axes, or axes of a new figure of `size` inches, with the title and a grey subtitle."""
-    from matplotlib.figure import Figure
+    from .notebook import ShownAxes, ShownFigure
 
     if ax is None:
-        ax = Figure(figsize=size, layout="constrained").add_subplot()
+        ax = ShownFigure(figsize=size, layout="constrained").add_subplot(axes_class=ShownAxes)
     set_title(ax, title)
     quiet = ax.annotate(
         subtitle, (0, 1), (0, 6), xycoords="axes fraction", textcoords="offset points", color=MUTED, fontsize=8
@@ -168,8 +168,19 @@ def rwc_formula(history: RWCHistory) -> str:
     return "RWC, " + {"norm_ratio": "Σ|Δw| / Σ|w|", "mean_ratio": "mean of |Δw| / |w|"}[history.definition]
 
 
+def check_clusters(clusters: object) -> None:
+    """Raise `TypeError` unless this is what `cluster_layers` returns."""
+    if not hasattr(clusters, "center_offsets"):
+        raise TypeError(f"clusters must be what cluster_layers returned, got {type(clusters).__name__}")
+
+
 def check_not_empty(history: RWCHistory) -> None:
-    """Raise `ValueError` if there is nothing to draw."""
+    """Raise `TypeError` if this is no history, and `ValueError` if there is nothing to draw."""
+    if not hasattr(history, "moved_fraction"):
+        raise TypeError(
+            f"history must be an RWCHistory, got {type(history).__name__}; RWCHistory.load(path) reads a run folder, "
+            "and monitor.history() returns what a monitor recorded"
+        )
     if not len(history.steps) or not history.names:
         raise ValueError(
             f"history must hold at least one step of one layer, got {len(history.steps)} steps of "

@@ -5,25 +5,29 @@ Letters: S recorded steps, L layers.
 
 from __future__ import annotations
 
-import csv
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..files import write_csv
 from ..ratios import check_definition, mean_ratio, norm_ratio
+from ..text import count, listing
 from .rows import SKIPPED, Rows
 from .run_folder import RunFolder
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class RWCHistory:
     """What every layer did at every recorded step.
 
@@ -52,8 +56,10 @@ class RWCHistory:
         >>> history.rwc
         array([[0.25, 0.  ],
                [0.5 , 0.5 ]])
-        >>> history.select(layers="fc").names
-        ('fc',)
+        >>> history["fc"]
+        array([0. , 0.5])
+        >>> history.select(layers="fc")
+        RWCHistory(1 layer, 4 weights, 2 rows: optimizer steps 1 to 2)
     """
 
     names: tuple[str, ...]
@@ -93,7 +99,27 @@ class RWCHistory:
             raise ValueError(f"flags must be [steps] = [{S}], got {list(self.flags.shape)}")
 
     def __len__(self) -> int:
+        """The number of recorded rows."""
         return len(self.steps)
+
+    def __repr__(self) -> str:
+        rows = count(len(self), "row")
+        if len(self):
+            rows += f": {self.unit}s {self.steps[0]:,} to {self.steps[-1]:,}"
+        return f"RWCHistory({count(len(self.names), 'layer')}, {count(int(self.numel.sum()), 'weight')}, {rows})"
+
+    def __getitem__(self, layer: str) -> FloatArray:
+        """[S] the relative weight change of one layer, by its name.
+
+        Raises:
+            KeyError: the record has no such layer.
+            TypeError: `layer` is no name; `select` takes steps and expressions.
+        """
+        if not isinstance(layer, str):
+            raise TypeError(f"a history is indexed by a layer's name, got {type(layer).__name__}; see select()")
+        if layer not in self.names:
+            raise KeyError(f"no layer {layer!r}; the record has {listing(self.names)}")
+        return self.rwc[:, self.names.index(layer)]
 
     @property
     def rwc(self) -> FloatArray:
@@ -139,7 +165,7 @@ class RWCHistory:
         keep = layers if callable(layers) else re.compile(layers or "").search
         columns = [i for i, name in enumerate(self.names) if keep(name)]
         if not columns:
-            raise ValueError(f"no layer matches layers={layers!r}; the record has {', '.join(self.names[:5])}, ...")
+            raise ValueError(f"no layer matches layers={layers!r}; the record has {listing(self.names)}")
 
         def cut(array: NDArray[Any]) -> NDArray[Any]:
             return array[rows][:, columns]
@@ -220,9 +246,11 @@ class RWCHistory:
 
     def to_csv(self, path: str | Path) -> None:
         """Write `rwc` as a table with one row for each step and one column for each layer."""
-        with open(path, "w", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(["step", *self.names])
-            writer.writerows(
-                [int(step), *map(repr, row.tolist())] for step, row in zip(self.steps, self.rwc, strict=True)
-            )
+        rows = ([int(step), *map(repr, row.tolist())] for step, row in zip(self.steps, self.rwc, strict=True))
+        write_csv(Path(path), ["step", *self.names], rows)
+
+    def to_dataframe(self) -> DataFrame:
+        """`rwc` as a pandas table, with one row for each step and one column for each layer. It needs pandas."""
+        import pandas as pd
+
+        return pd.DataFrame(self.rwc, index=pd.Index(self.steps, name="step"), columns=pd.Index(self.names))
