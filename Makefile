@@ -52,6 +52,7 @@ lint: $(INSTALLED)  ## style, types, and the order of imports
 
 ext: $(VENV)/torch  ## build the C++ again after a change in csrc/; WEIGHTSCALE_FAST_CUDA=0 skips the CUDA pass
 	$(BIN)/python setup.py --quiet build_ext --force --inplace
+	$(if $(wildcard $(INSTALLED)),@touch $(INSTALLED))
 
 docs: $(INSTALLED)  ## the documentation: build/docs/index.html
 	$(BIN)/python -m sphinx -q -W docs build/docs

@@ -91,8 +91,8 @@ void thread_main() {
 }
 
 char* stack_of(unsigned thread) {  // the same memory for every block; pages that are not touched cost nothing
-  static thread_local char* memory = static_cast<char*>(mmap(nullptr, 1024 * kStackBytes, PROT_READ | PROT_WRITE,
-                                                             MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
+  static thread_local char* memory = static_cast<char*>(
+      mmap(nullptr, 1024 * kStackBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
   return memory + thread * kStackBytes;
 }
 
@@ -146,7 +146,8 @@ void run_block(uint3 index, unsigned threads, const std::function<void()>& kerne
     return ran;
   };
   while (std::any_of(here.threads.begin(), here.threads.end(), [](const Thread& t) { return !t.finished; }))
-    if (std::none_of(warps.begin(), warps.end(), run_warp)) fail("threads wait at different barriers, or one has ended");
+    if (std::none_of(warps.begin(), warps.end(), run_warp))
+      fail("threads wait at different barriers, or one has ended");
 }
 
 template <typename... Parameters, typename... Arguments>
@@ -156,8 +157,9 @@ cudaError_t launch(const cudaLaunchConfig_t* config, void (*kernel)(Parameters..
   std::minstd_rand random(static_cast<unsigned>(order));
   const dim3 grid = config->gridDim;
   for (unsigned b : turns(grid.x * grid.y, random, order))
-    run_block(uint3{b % grid.x, b / grid.x, 0}, config->blockDim.x, [&] { kernel(static_cast<Parameters>(arguments)...); },
-              random, order);
+    run_block(
+        uint3{b % grid.x, b / grid.x, 0}, config->blockDim.x, [&] { kernel(static_cast<Parameters>(arguments)...); },
+        random, order);
   return cudaSuccess;
 }
 

@@ -72,8 +72,10 @@ struct Float16 {
     to[0] = (F32)_mm256_cvtph_ps(load<__m128i>(from));
     to[1] = (F32)_mm256_cvtph_ps(load<__m128i>(from + half));
 #else
-    to[0] = to[1] = F32{};
-    for (int64_t i = 0; i < half; ++i) to[0][i] = widen(from[i]), to[1][i] = widen(from[i + half]);
+    float wide[2 * half];
+    for (int64_t i = 0; i < 2 * half; ++i) wide[i] = widen(from[i]);
+    to[0] = load<F32>(wide);
+    to[1] = load<F32>(wide + half);
 #endif
   }
   static float widen(T x) {

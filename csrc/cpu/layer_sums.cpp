@@ -35,8 +35,7 @@ constexpr int64_t kPrefetchBytes = 2048;
 
 #define WSF_PRAGMA(text) _Pragma(#text)
 #if defined(__clang__)
-#define WSF_TARGET_BEGIN(isa) \
-  WSF_PRAGMA(clang attribute push(__attribute__((target(isa))), apply_to = function))
+#define WSF_TARGET_BEGIN(isa) WSF_PRAGMA(clang attribute push(__attribute__((target(isa))), apply_to = function))
 #define WSF_TARGET_END WSF_PRAGMA(clang attribute pop)
 #else
 #define WSF_TARGET_BEGIN(isa) WSF_PRAGMA(GCC push_options) WSF_PRAGMA(GCC target(isa))
@@ -69,14 +68,14 @@ namespace baseline {  // always available: SSE2 on x86-64, NEON on AArch64
 
 using ChunkSums = void (*)(const void* cur, void* prev, int64_t n, double* sums);
 
-#define WSF_PICK_VARIANT(isa, Type)                                                              \
-  (update ? (ratio ? isa::chunk_sums<isa::Type, true, true> : isa::chunk_sums<isa::Type, true, false>)        \
+#define WSF_PICK_VARIANT(isa, Type)                                                                    \
+  (update ? (ratio ? isa::chunk_sums<isa::Type, true, true> : isa::chunk_sums<isa::Type, true, false>) \
           : (ratio ? isa::chunk_sums<isa::Type, false, true> : isa::chunk_sums<isa::Type, false, false>))
 
 #if defined(__x86_64__)
-#define WSF_PICK(Type)                                                 \
-  (has_avx512() ? WSF_PICK_VARIANT(avx512, Type)                       \
-   : has_avx2() ? WSF_PICK_VARIANT(avx2, Type)                         \
+#define WSF_PICK(Type)                           \
+  (has_avx512() ? WSF_PICK_VARIANT(avx512, Type) \
+   : has_avx2() ? WSF_PICK_VARIANT(avx2, Type)   \
                 : WSF_PICK_VARIANT(baseline, Type))
 
 bool has_avx512() {
@@ -85,8 +84,8 @@ bool has_avx512() {
   return has;
 }
 bool has_avx2() {
-  static const bool has = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-                          __builtin_cpu_supports("f16c");
+  static const bool has =
+      __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
   return has;
 }
 #else

@@ -250,8 +250,12 @@ void layer_sums_cuda(const Tensor& chunks,       // [3, C] int64, see ChunkRow
     const bool ratio = K == kMaxSums;
     switch (prev.scalar_type()) {
       case ScalarType::Float: launch_chunk_sums<float>(table, prev_base, partial_sums, C, update, ratio, stream); break;
-      case ScalarType::Double: launch_chunk_sums<double>(table, prev_base, partial_sums, C, update, ratio, stream); break;
-      case ScalarType::BFloat16: launch_chunk_sums<__nv_bfloat16>(table, prev_base, partial_sums, C, update, ratio, stream); break;
+      case ScalarType::Double:
+        launch_chunk_sums<double>(table, prev_base, partial_sums, C, update, ratio, stream);
+        break;
+      case ScalarType::BFloat16:
+        launch_chunk_sums<__nv_bfloat16>(table, prev_base, partial_sums, C, update, ratio, stream);
+        break;
       case ScalarType::Half: launch_chunk_sums<__half>(table, prev_base, partial_sums, C, update, ratio, stream); break;
       default: STD_TORCH_CHECK(false, "layer_sums_cuda: expected float32, float64, bfloat16 or float16 weights");
     }
