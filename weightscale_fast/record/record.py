@@ -136,14 +136,14 @@ class Record:
         step = self.step + (not capturing)
         if found_inf is not None:
             self._ring.count_skipped(found_inf)
-        added = self._add_row(model) if capturing or step % self._every == 0 else None
+        added = self._add_row(model, capturing) if capturing or step % self._every == 0 else None
         self.step = step
         return added
 
-    def _add_row(self, model: nn.Module) -> Added:
+    def _add_row(self, model: nn.Module, capturing: bool) -> Added:
         plan, cur = self.snapshot.plan_for(model)
         changed, self._plan = plan is not self._plan, plan
-        if is_capturing(self._ring.rows.device):
+        if capturing:
             keep_for_replays(plan, self._ring)  # the plan holds the previous weights
         run_plan(plan, cur, self._ring.rows, self._ring.cursor, update=True)
         return Added(changed, self.recorder.commit())
