@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import weightscale_fast as wsf
-from weightscale_fast.record.run_folder import RESUMED, SKIPPED
+from weightscale_fast.record.rows import RESUMED, SKIPPED
 
 
 def history(**changes):

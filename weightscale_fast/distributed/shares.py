@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from ..errors import WeightScaleError
 from ..ops.plan import CHUNK, is_dense
+from ..text import listing
 from ..weights.dtensor import local_part, placements, shard_position
 from ..weights.kinds import layer_kind
 from ..weights.layers import LayerSelector, no_layer, select_layers
@@ -127,12 +128,12 @@ def _checksum(weights: Tensor) -> float:
 
 def _check_names(held: Sequence[dict[str, Piece]]) -> None:
     for rank, pieces in enumerate(held):
-        missing, extra = sorted(set(held[0]) - set(pieces)), sorted(set(pieces) - set(held[0]))
+        missing, extra = (sorted(map(repr, names)) for names in (held[0].keys() - pieces, pieces.keys() - held[0]))
         if missing or extra:
             raise WeightScaleError(
-                f"rank {rank} has another model than rank 0: it lacks {missing[:5] or 'nothing'} and has "
-                f"{extra[:5] or 'nothing'} beside; build the same model on every rank, or pass pipeline=True "
-                "if the ranks hold stages of one model"
+                f"rank {rank} has another model than rank 0: it lacks {listing(missing) or 'no layer'}, and the layers "
+                f"that only it has are {listing(extra) or 'none'}; build the same model on every rank, or pass "
+                "pipeline=True if the ranks hold stages of one model"
             )
 
 

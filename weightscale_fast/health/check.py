@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from ..ratios import norm_ratio
 from ..record.history import RWCHistory
-from ..record.run_folder import Rows
+from ..record.rows import Rows
 from .finding import Finding
 
 FloatArray = NDArray[np.float64]

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
+from ..text import listing
 from ..weights.layers import LayerSelector, layer_predicate, unwrap
 from ..weights.lookup import LayerLookup
 from .rows import Rows
@@ -90,7 +91,7 @@ class Watch:
         if found:
             self._told |= found.keys()
             warnings.warn(
-                f"{_some(list(found.values()))} moved while frozen (requires_grad=False): by the weight decay or "
+                f"{listing(list(found.values()))} moved while frozen (requires_grad=False): by the weight decay or "
                 "momentum of an optimizer that still has their gradients, by another optimizer in its turn, or by "
                 "code that writes to them",
                 stacklevel=2,
@@ -102,11 +103,7 @@ class Watch:
         if new:
             self._known.update(name for name, _ in parameters)
             warnings.warn(
-                f"the model has new layers since the monitor was made, {_some(list(map(repr, new)))}: they are not "
+                f"the model has new layers since the monitor was made, {listing(list(map(repr, new)))}: they are not "
                 "recorded. For a record with them make a new monitor, with a run_dir of its own",
                 stacklevel=2,
             )
-
-
-def _some(items: list[str]) -> str:
-    return ", ".join(items[:5]) + (f" and {len(items) - 5} more" if len(items) > 5 else "")

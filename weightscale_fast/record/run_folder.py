@@ -26,10 +26,8 @@ import safetensors.numpy
 import torch
 
 from ..errors import WeightScaleError
-from .rows import RESUMED as RESUMED  # the three names with `as` can be imported from here too
-from .rows import SKIPPED as SKIPPED
-from .rows import Rows as Rows
-from .rows import concatenate
+from ..files import atomic_write
+from .rows import Rows, concatenate
 
 FORMAT = "weightscale_fast run 1"
 META = "meta.json"
@@ -63,7 +61,8 @@ class RunFolder:
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         try:
             (temporary / "rwc").mkdir(parents=True)
-            _write_and_sync(temporary / META, text.encode())
+            with atomic_write(temporary / META) as file:
+                file.write(text.encode())
             temporary.replace(path)
         except OSError as error:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -114,13 +113,8 @@ class RunFolder:
             OSError: the disk is full or gone. Nothing is then left of this shard, and the others are untouched.
         """
         shard = self.path / "rwc" / f"part-{rows.steps[0]:09d}-{rows.steps[-1]:09d}.safetensors"
-        temporary = shard.with_suffix(".tmp")
-        try:
-            _write_and_sync(temporary, rows.to_bytes())
-            temporary.replace(shard)
-        except OSError:
-            temporary.unlink(missing_ok=True)
-            raise
+        with atomic_write(shard) as file:
+            file.write(rows.to_bytes())
 
     def rows(self) -> Rows:
         """All rows of all shards, by rising step.
@@ -200,10 +194,3 @@ def _step_range(shard: Path) -> tuple[int, int]:
     match = _SHARD_NAME.fullmatch(shard.name)
     assert match is not None
     return int(match[1]), int(match[2])
-
-
-def _write_and_sync(path: Path, data: bytes) -> None:
-    with open(path, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
