@@ -668,14 +668,14 @@ def different_models():
     torch.manual_seed(dist.get_rank())
     with raises(wsf.WeightScaleError, "'weight' has other weights on rank 1 than on rank 0", "broadcast"):
         wsf.RWCMonitor(nn.Linear(3, 3), process_group=dist.group.WORLD)
-    with raises(wsf.WeightScaleError, "'weight' has other weights", "stages must name their layers"):
+    with raises(wsf.WeightScaleError, "'weight' has other weights", "pipeline stages must give each layer its name"):
         wsf.RWCMonitor(nn.Linear(3, 3), pipeline=True)
     with raises(wsf.WeightScaleError, "rank 1 monitors with every=2", "rank 0 with every=1"):
         wsf.RWCMonitor(nn.Linear(3, 3), process_group=dist.group.WORLD, every=1 + dist.get_rank())
     folder = shared_folder()
-    with raises(wsf.WeightScaleError, "rank 1 monitors with run_dir=None", "rank 0 with run_dir='a folder': use"):
+    with raises(wsf.WeightScaleError, "rank 1 monitors with run_dir=None", "rank 0 with run_dir='a folder': pass"):
         wsf.RWCMonitor(nn.Linear(3, 3), process_group=dist.group.WORLD, run_dir=(folder, None)[dist.get_rank()])
-    with raises(wsf.WeightScaleError, "rank 1 monitors with resume=True, rank 0 with resume=False: use the same"):
+    with raises(wsf.WeightScaleError, "rank 1 monitors with resume=True, rank 0 with resume=False: pass the same"):
         wsf.RWCMonitor(nn.Linear(3, 3), process_group=dist.group.WORLD, run_dir=folder, resume=dist.get_rank() == 1)
 
 
