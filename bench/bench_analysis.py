@@ -17,7 +17,8 @@ from pathlib import Path
 import numpy as np
 
 from weightscale_fast.analysis import cluster_layers
-from weightscale_fast.record.run_folder import Rows, RunFolder
+from weightscale_fast.record.rows import Rows
+from weightscale_fast.record.run_folder import RunFolder
 
 SHARD = 2048  # steps
 FAMILIES = 4

@@ -20,7 +20,7 @@ import numpy as np
 import weightscale_fast as wsf
 from weightscale_fast.health.check import BLOCK, CONFIRM, KINDS, HealthCheck, check_health, median_of_others
 from weightscale_fast.record.ring import SHARD_ROWS
-from weightscale_fast.record.run_folder import Rows
+from weightscale_fast.record.rows import Rows
 
 SHOWN = 4
 

@@ -11,7 +11,7 @@ import pytest
 
 import weightscale_fast as wsf
 from weightscale_fast.cli import main
-from weightscale_fast.record.run_folder import SKIPPED
+from weightscale_fast.record.rows import SKIPPED
 
 from .histories import make_history, noisy
 

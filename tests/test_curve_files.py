@@ -6,7 +6,8 @@ import pytest
 from weightscale_fast.analysis import cluster_layers, load_curves
 from weightscale_fast.errors import WeightScaleError
 from weightscale_fast.record.history import RWCHistory
-from weightscale_fast.record.run_folder import Rows, RunFolder
+from weightscale_fast.record.rows import Rows
+from weightscale_fast.record.run_folder import RunFolder
 
 NAMES = ("conv", "a,b", "fc")
 

@@ -259,7 +259,7 @@ class TestWrongArguments:
 
     def test_record_beside_the_optimizer(self):
         model, optimizer, _ = training()
-        with pytest.raises(wsf.WeightScaleError, match="drop the call, or the optimizer argument"):
+        with pytest.raises(wsf.WeightScaleError, match="remove this call or the optimizer argument"):
             wsf.RWCMonitor(model, optimizer).record()
 
     def test_resume_needs_a_folder(self):
@@ -274,15 +274,15 @@ class TestWrongArguments:
 
     def test_run_folder_of_another_run(self, tmp_path):
         wsf.RWCMonitor(training()[0], run_dir=tmp_path / "run").close()
-        with pytest.raises(wsf.WeightScaleError, match="its names differ"):
+        with pytest.raises(wsf.WeightScaleError, match="its 'names' differs"):
             wsf.RWCMonitor(nn.Linear(2, 2), run_dir=tmp_path / "run", resume=True)
 
     def test_state_that_does_not_fit(self, tmp_path):
         model, _, step = training()
         state = wsf.RWCMonitor(model).state_dict()
-        with pytest.raises(ValueError, match="the state is of a monitor with every=1, this has 2"):
+        with pytest.raises(ValueError, match="the state is of a monitor with every=1, this monitor has 2"):
             wsf.RWCMonitor(model, every=2).load_state_dict(state)
-        with pytest.raises(ValueError, match="definition='norm_ratio', this has 'mean_ratio'"):
+        with pytest.raises(ValueError, match="definition='norm_ratio', this monitor has 'mean_ratio'"):
             wsf.RWCMonitor(model, definition="mean_ratio").load_state_dict(state)
         with wsf.RWCMonitor(model, run_dir=tmp_path / "run") as monitor:
             step()
@@ -291,7 +291,7 @@ class TestWrongArguments:
                 wsf.RWCMonitor(model).load_state_dict(monitor.state_dict())
 
     def test_what_on_finding_must_be(self):
-        with pytest.raises(TypeError, match="on_finding must be called with each finding, as print; got bool"):
+        with pytest.raises(TypeError, match="on_finding must be callable with a finding, such as print; got bool"):
             wsf.RWCMonitor(nn.Linear(2, 2), on_finding=True)
 
     def test_state_of_another_model(self):

@@ -75,7 +75,7 @@ class TestWhatCannotBeRead:
     def test_a_torn_shard(self, run):
         shard = shards(run)[1]
         shard.write_bytes(shard.read_bytes()[:-100])
-        with pytest.raises(wsf.WeightScaleError, match=r"part-000000257-000000300.safetensors is torn.*move it away"):
+        with pytest.raises(wsf.WeightScaleError, match=r"part-000000257-000000300.* is damaged.*move it away"):
             wsf.RWCHistory.load(run)
         shard.rename(run / "torn")
         assert len(wsf.RWCHistory.load(run)) == 256
@@ -85,12 +85,12 @@ class TestWhatCannotBeRead:
         arrays = safetensors.numpy.load_file(shard)
         arrays["moved"] = np.zeros((44, 2), dtype=np.int64)
         shard.write_bytes(safetensors.numpy.save(arrays))
-        with pytest.raises(wsf.WeightScaleError, match=r"part-000000257.* is not of this run: expected .*for 1 layers"):
+        with pytest.raises(wsf.WeightScaleError, match=r"part-000000257.* does not belong to this run: .*for 1 layers"):
             wsf.RWCHistory.load(run)
 
     def test_a_shard_under_another_name(self, run):
         shards(run)[1].rename(run / "rwc" / "part-000000301-000000344.safetensors")
-        with pytest.raises(wsf.WeightScaleError, match="is not of this run"):
+        with pytest.raises(wsf.WeightScaleError, match="does not belong to this run"):
             wsf.RWCHistory.load(run)
 
 

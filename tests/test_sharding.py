@@ -162,7 +162,7 @@ def test_a_rank_that_makes_no_monitor():
     waiting, absent = start(ABSENT)
     output = output_of(waiting)
     output_of(absent)
-    assert "WeightScaleError: RWCMonitor did not hear from all 2 ranks: each of them must make one" in output
+    assert "WeightScaleError: RWCMonitor got no answer from some of the 2 ranks: every rank must make one" in output
 
 
 DESTROYED = """

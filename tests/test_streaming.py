@@ -12,7 +12,8 @@ from weightscale_fast.analysis import kmeans as kmeans_module
 from weightscale_fast.analysis.kmeans import kmeans
 from weightscale_fast.analysis.knee import sse_curve
 from weightscale_fast.record.history import RWCHistory
-from weightscale_fast.record.run_folder import Rows, RunFolder
+from weightscale_fast.record.rows import Rows
+from weightscale_fast.record.run_folder import RunFolder
 
 LAYERS, STEPS, SHARD = 120, 20_000, 1_500
 OPTIONS = {"k": 3, "k_max": 4, "n_init": 10}

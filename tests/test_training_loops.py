@@ -13,7 +13,7 @@ from torch import nn
 
 import weightscale_fast as wsf
 from weightscale_fast.record.ring import SHARD_ROWS
-from weightscale_fast.record.run_folder import RESUMED, SKIPPED
+from weightscale_fast.record.rows import RESUMED, SKIPPED
 
 from .oracle import oracle_sums
 

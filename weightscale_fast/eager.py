@@ -1,4 +1,4 @@
-"""Keep torch.compile out of code that reads weights by their addresses, which a compiled graph cannot follow."""
+"""Keep torch.compile out of functions that read weights by address: a compiled graph cannot follow addresses."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ T = TypeVar("T")
 def always_eager(function: Callable[P, T]) -> Callable[P, T]:
     """Run the function under `torch.compiler.disable`: a compiled graph ends before it and resumes after it.
 
-    PyTorch's own decorator imports the compiler at once. This one waits until something else has imported it.
+    PyTorch's own decorator imports the compiler, which is slow. This one uses the compiler only if other code has
+    imported it already.
     """
     disabled: list[Callable[P, T]] = []
 

@@ -1,4 +1,4 @@
-"""Optional packages. They are imported where they are used; if one is missing, the error has its install command."""
+"""Optional packages: each is imported where it is used. If one is missing, the error gives its install command."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from .errors import WeightScaleError
 
 
 def import_extra(module: str, extra: str) -> Any:
-    """Import the module, which `pip install 'weightscale_fast[<extra>]'` installs.
+    """Import an optional module. `pip install 'weightscale_fast[<extra>]'` installs it.
 
     Raises:
-        WeightScaleError: it is not installed.
+        WeightScaleError: the module is not installed.
     """
     try:
         return importlib.import_module(module)

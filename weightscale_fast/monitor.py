@@ -35,9 +35,9 @@ class RWCMonitor:
 
     Args:
         model: the network.
-        optimizer: the monitor records after each of its steps, so once for each accumulation of gradients. A step that
-            a gradient scaler skips makes no row. Fused optimizers are called even for such a step: it then makes a row
-            of 0, which `history().skipped` marks. Without an optimizer, call `record()` where a step ends: after the
+        optimizer: the monitor records after each of its steps, so accumulated batches make one row. A step that a
+            gradient scaler skips makes no row. Fused optimizers are called even for such a step: it then makes a row of
+            0, which `history().skipped` marks. Without an optimizer, call `record()` where a step ends: after the
             last of several optimizers, or after a backward pass in which parameters are updated one by one. Or make one
             monitor for each of several optimizers, with the `layers` that it trains.
         every: steps between two rows. A row compares with the weights that many steps before, so `every` is the horizon
@@ -114,7 +114,9 @@ class RWCMonitor:
         if not isinstance(every, int) or every < 1:
             raise ValueError(f"every must be a whole number of steps, 1 or more, got {every!r}")
         if on_finding is not None and not callable(on_finding):
-            raise TypeError(f"on_finding must be called with each finding, as print; got {type(on_finding).__name__}")
+            raise TypeError(
+                f"on_finding must be callable with a finding, such as print; got {type(on_finding).__name__}"
+            )
         if resume and run_dir is None:
             raise ValueError("resume=True needs run_dir, the folder of the run to go on with")
         self.model = model
@@ -166,10 +168,10 @@ class RWCMonitor:
         """
         if self._hook is not None:
             raise WeightScaleError(
-                "this monitor records after each optimizer.step() by itself: drop the call, or the optimizer argument"
+                "this monitor records after each optimizer.step() by itself: remove this call or the optimizer argument"
             )
         if not self._unclosed.alive:
-            raise WeightScaleError("the monitor is closed: make a new one to record on")
+            raise WeightScaleError("the monitor is closed: make a new one to continue recording")
         self._after_step()
 
     @always_eager
@@ -179,7 +181,7 @@ class RWCMonitor:
             return
         self._watch.look(self.step)
         if added.plan_changed and self._hook is not None:
-            self._hook.warn_if_strange(self.model)
+            self._hook.warn_if_unrelated(self.model)
         if added.arrived:
             self._look_at(added.arrived)
             self._tell()
@@ -195,7 +197,7 @@ class RWCMonitor:
 
     def _warn_of_missed_steps(self) -> None:
         if self._hook is not None and not self._record.between_rows:
-            self._hook.warn_if_silent(self.model, self._record.snapshot)
+            self._hook.warn_if_steps_missed(self.model, self._record.snapshot)
 
     @property
     def nbytes(self) -> int:

@@ -1,1 +1,1 @@
-"""What is needed only with several processes: who they are, and which weights each of them counts."""
+"""Several processes: which of them train one model together, and which weights each of them counts."""

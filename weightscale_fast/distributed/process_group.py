@@ -1,4 +1,4 @@
-"""Ranks: the processes that train one model together, and the two collective calls that they make."""
+"""Ranks: the processes that train one model together, and their two collective calls."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ T = TypeVar("T")
 
 
 class Ranks:
-    """Processes that record together; this one is a member.
+    """The processes that record together. This process is one of these members.
 
-    Making it, `all_gather` and `all_reduce` are collective calls: every member must make them, in the same order.
+    The constructor, `all_gather` and `all_reduce` are collective calls: every member must make them, in the same order.
 
     Args:
-        members: their global ranks.
+        members: the global ranks of the members.
         group: a process group of exactly these members, if there is one.
 
     Attributes:
@@ -43,19 +43,19 @@ class Ranks:
         """What `make` returns on each rank, in the order of the ranks. If it raises on one rank, this raises on all.
 
         Raises:
-            WeightScaleError: `make` raised on another rank, or a rank did not come.
+            WeightScaleError: `make` raised on another rank, or a rank did not make this call.
         """
         mine: T | None = None
         error: Exception | None = None
         try:
             mine = make()
-        except Exception as raised:  # of any kind: the other ranks must not wait for this one in vain
+        except Exception as raised:  # any exception, because the other ranks wait for this one's call
             error = raised
         everyone: list[Any] = [None] * self.size
         try:
             dist.all_gather_object(everyone, (mine, error and f"{type(error).__name__}: {error}"), group=self._group)
-        except RuntimeError as lost:
-            raise _not_all_ranks(self.size, lost) from (error or lost)
+        except RuntimeError as failed:
+            raise _missing_rank(self.size, failed) from (error or failed)
         if error is not None:
             raise error
         for rank, (_, message) in enumerate(everyone):
@@ -64,10 +64,10 @@ class Ranks:
         return [theirs for theirs, _ in everyone]
 
     def all_reduce(self, numbers: NDArray[np.float64]) -> NDArray[np.float64]:
-        """The sum over all ranks, bit for bit the same on each of them.
+        """The sum over all ranks, bit for bit the same on each rank.
 
         Raises:
-            RuntimeError: a rank did not come, or its process is gone.
+            RuntimeError: a rank did not make this call, or its process has ended.
         """
         if not dist.is_initialized():
             raise RuntimeError("the process group was destroyed before the monitor was closed")
@@ -78,16 +78,17 @@ class Ranks:
 
 
 def _own_group(members: frozenset[int], group: dist.ProcessGroup | None) -> dist.ProcessGroup:
-    """A new gloo group of the members, or `group` itself if a new one cannot be made.
+    """A new Gloo group of the members; or `group`, if the members are not all processes.
 
-    Gloo works on the host, so that it waits for no device. A group of its own keeps its calls apart from the
-    collectives of the training: a call too few or too many can then never be mixed up with gradients.
+    Gloo works on the host, so it does not wait for a device. A new group keeps the monitor's collective calls apart
+    from those of the training. If a rank makes one call too few or too many, that call cannot be mistaken for one that
+    sends gradients.
 
-    PyTorch names groups by a counter in each process. If only some of the processes made a new group, their counters
-    would differ from those of the others. So members that are not all processes use the group of the training.
+    PyTorch names groups by a counter in each process. If only some processes made a new group, their counters would
+    differ from those of the others. So if the members are not all processes, they use the group of the training.
 
     Raises:
-        WeightScaleError: a member did not come to make the group.
+        WeightScaleError: a member did not call this.
     """
     everyone = len(members) == dist.get_world_size()
     if not everyone and group is not None:
@@ -97,25 +98,26 @@ def _own_group(members: frozenset[int], group: dist.ProcessGroup | None) -> dist
     try:
         own = dist.new_group(sorted(members), backend=backend, timeout=wait, use_local_synchronization=not everyone)
     except RuntimeError as error:
-        raise _not_all_ranks(len(members), error) from error
-    assert isinstance(own, dist.ProcessGroup)  # a process that is no member would get something else
+        raise _missing_rank(len(members), error) from error
+    assert isinstance(own, dist.ProcessGroup)  # new_group returns something else to a process that is not a member
     return own
 
 
-def _not_all_ranks(size: int, error: RuntimeError) -> WeightScaleError:
+def _missing_rank(size: int, error: RuntimeError) -> WeightScaleError:
     reason = str(error).strip().partition("\n")[0]
     return WeightScaleError(
-        f"RWCMonitor did not hear from all {size} ranks: each of them must make one, in the same order ({reason})"
+        f"RWCMonitor got no answer from some of the {size} ranks: every rank must make one, in the same order "
+        f"({reason})"
     )
 
 
 def reshard_fsdp2(model: nn.Module) -> None:
-    """Put the DTensors of an FSDP2 model back in their place, if a forward pass without a backward pass gathered them.
+    """Shard the parameters of an FSDP2 model again, if a forward pass without a backward pass has gathered them.
 
     It changes no weight. It does nothing to a model without FSDP2.
     """
     fsdp = sys.modules.get("torch.distributed.fsdp")
-    if fsdp is None or not isinstance(model, nn.Module):  # what is no module is refused with the layers
+    if fsdp is None or not isinstance(model, nn.Module):  # select_layers refuses what is not a module
         return
     for module in model.modules():
         if isinstance(module, fsdp.FSDPModule):
@@ -123,21 +125,21 @@ def reshard_fsdp2(model: nn.Module) -> None:
 
 
 def find_ranks(model: nn.Module, process_group: object = None, pipeline: bool = False) -> Ranks | None:
-    """The ranks of `process_group`, or else those that the model itself names; None for one process alone.
+    """The ranks of `process_group`, or those that the model itself names; None if one process records alone.
 
-    A model names processes by its wrapper of DistributedDataParallel and by the meshes of its DTensors. If one of these
-    groups holds all the others, it is that group. If none does, as with tensor parallelism inside data parallelism, it
-    is all processes. DTensors must be in their place: see `reshard_fsdp2`.
+    A model names processes by its DistributedDataParallel wrapper and by the meshes of its DTensors. If one of these
+    groups contains all the others, its ranks record together. If none does, as with tensor parallelism inside data
+    parallelism, all processes record together. The parameters must be sharded: see `reshard_fsdp2`.
 
     Raises:
-        TypeError: `process_group` is no process group; or the model is wrapped by FSDP1, which keeps no layers.
-        ValueError: this process is not in the group; or no processes were initialized.
+        TypeError: `process_group` is not a process group; or the model is wrapped by FSDP1, which keeps no layers.
+        ValueError: this process is not in the group; or torch.distributed is not initialized.
     """
     ready = dist.is_available() and dist.is_initialized()
     if not ready and (pipeline or process_group is not None):
         raise ValueError(
             "process_group and pipeline need several processes: call torch.distributed.init_process_group() first, "
-            "or leave them out"
+            "or leave both arguments out"
         )
     if not ready:
         return None
@@ -151,10 +153,10 @@ def find_ranks(model: nn.Module, process_group: object = None, pipeline: bool = 
     elif not isinstance(process_group, dist.ProcessGroup):
         raise TypeError(
             f"process_group must be a torch.distributed.ProcessGroup or None, got {type(process_group).__name__}; "
-            "a DeviceMesh of one dimension has it as mesh.get_group()"
+            "a DeviceMesh of one dimension gives it by mesh.get_group()"
         )
     elif dist.get_rank(process_group) < 0:
-        raise ValueError(f"process {dist.get_rank()} is not in process_group: make its monitor with its own group")
+        raise ValueError(f"process {dist.get_rank()} is not in process_group: pass the group that this process is in")
     else:
         group = process_group
         together = frozenset(dist.get_process_group_ranks(process_group))
@@ -164,17 +166,18 @@ def find_ranks(model: nn.Module, process_group: object = None, pipeline: bool = 
 
 
 def hint_of_others() -> str:
-    """A hint for the error of a process that records alone and finds its folder taken: other processes may run."""
+    """A hint for a process that records alone and whose run folder exists: another process may have made it."""
     if not dist.is_available() or not dist.is_initialized() or dist.get_world_size() == 1:
         return ""
     return (
-        f". {dist.get_world_size()} processes run, of which this monitor knows nothing: give it the model in its "
-        "DistributedDataParallel wrapper, or process_group=; or give each process a run_dir of its own"
+        f". {dist.get_world_size()} processes run, but this monitor records one process alone: to record them "
+        "together, pass the model in its DistributedDataParallel wrapper, or process_group=; to record them "
+        "separately, give each its own run_dir"
     )
 
 
 def _groups(model: nn.Module) -> dict[frozenset[int], dist.ProcessGroup | None]:
-    """The processes that the model's wrapper and each of its meshes name, each with its process group if it has one."""
+    """The sets of processes that the model's wrapper and its meshes name, each with its process group if it has one."""
     inner = unwrap(model)
     groups: dict[frozenset[int], dist.ProcessGroup | None] = {}
     for module in model.modules():
@@ -189,7 +192,7 @@ def _refuse_fsdp1(model: nn.Module) -> None:
     fsdp = sys.modules.get("torch.distributed.fsdp")
     if fsdp is not None and any(isinstance(module, fsdp.FullyShardedDataParallel) for module in model.modules()):
         raise TypeError(
-            "FullyShardedDataParallel keeps its weights in flat parameters that know no layers: "
+            "FullyShardedDataParallel keeps its weights in flat parameters, not in layers: "
             "shard the model with torch.distributed.fsdp.fully_shard"
         )
 

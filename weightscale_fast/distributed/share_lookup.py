@@ -1,4 +1,4 @@
-"""ShareLookup: finds this rank's share of every layer, and no other weights."""
+"""ShareLookup: finds this rank's share of every layer."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from .shares import Shares
 
 
 class ShareLookup(LayerLookup):
-    """Finds this rank's share of every layer of a model, as views of the memory where it lies.
+    """Finds this rank's share of every layer, as views of the model's own memory.
 
     A call returns one entry for each layer of the whole model. An entry is empty if other ranks count the layer, or if
-    it lies in another stage of a pipeline.
+    the layer belongs to another pipeline stage.
     """
 
     def __init__(self, model: nn.Module, shares: Shares) -> None:
@@ -26,14 +26,14 @@ class ShareLookup(LayerLookup):
         self.places = [place[name] for name in shares.mine]  # among all layers of the model
         self._layers = len(shares.names)
         parameters = self.parameters()
-        self._spread = [is_dtensor(parameter) for parameter in parameters]
+        self._is_dtensor = [is_dtensor(parameter) for parameter in parameters]
         local = [local_part(name, parameter) for name, parameter in zip(self.names, parameters, strict=True)]
         self._layout = [(w.shape, w.stride()) for w in local]
         self._cur: list[Tensor] = []
         self._seen: Fingerprint | None = None
 
     def __call__(self) -> tuple[list[Tensor], Fingerprint]:
-        """The weights to count, one entry for each layer of the whole model, and their fingerprint.
+        """The weights that this rank counts, one entry for each layer of the whole model, and their fingerprint.
 
         Raises:
             WeightScaleError: a parameter was removed, or is gathered (unsharded) now.
@@ -41,23 +41,23 @@ class ShareLookup(LayerLookup):
         """
         parameters = self.parameters()
         try:
-            local = [p._local_tensor if spread else p for p, spread in zip(parameters, self._spread, strict=True)]  # type: ignore[attr-defined]
+            local = [p._local_tensor if sharded else p for p, sharded in zip(parameters, self._is_dtensor, strict=True)]  # type: ignore[attr-defined]
         except AttributeError:
-            local = parameters  # some are gathered: _cut says which
+            local = parameters  # some are gathered, and _own_shares raises an error that names the first
         seen = fingerprint(local)
         if seen != self._seen:
-            self._cur, self._seen = self._cut(parameters, local), seen
+            self._cur, self._seen = self._own_shares(parameters, local), seen
         return self._cur, seen
 
-    def _cut(self, parameters: list[Tensor], local: list[Tensor]) -> list[Tensor]:
+    def _own_shares(self, parameters: list[Tensor], local: list[Tensor]) -> list[Tensor]:
         device = local[0].device if local else torch.device("cpu")
         cur = [torch.empty(0, device=device)] * self._layers
         for i, (name, parameter) in enumerate(zip(self.names, parameters, strict=True)):
-            if is_dtensor(parameter) != self._spread[i]:
+            if is_dtensor(parameter) != self._is_dtensor[i]:
                 raise WeightScaleError(
-                    f"layer {name!r} was {_kind(self._spread[i])} when the monitor was made and is "
-                    f"{_kind(not self._spread[i])} now: with FSDP2, record when the weights are sharded "
-                    "(after a backward pass, or model.reshard())"
+                    f"layer {name!r} was {_kind(self._is_dtensor[i])} when the monitor was made, but is "
+                    f"{_kind(not self._is_dtensor[i])} now: with FSDP2, record while the weights are sharded "
+                    "(after a backward pass, or after model.reshard())"
                 )
             weights = local[i].detach()
             if (weights.shape, weights.stride()) != self._layout[i]:
@@ -72,9 +72,9 @@ class ShareLookup(LayerLookup):
 
 
 def _slice(weights: Tensor, numbers: range) -> Tensor:
-    """The weights with these numbers, counted in memory order.
+    """The weights with these numbers, in memory order.
 
-    Weights that do not fill one block of memory have no such order. Of them a rank counts all, or none.
+    Weights that do not fill one block of memory have no such order. A rank counts all of them or none.
     """
     if len(numbers) == weights.numel():
         return weights
@@ -84,5 +84,5 @@ def _slice(weights: Tensor, numbers: range) -> Tensor:
     return weights.as_strided((len(numbers),), (1,), weights.storage_offset() + numbers.start)
 
 
-def _kind(spread: bool) -> str:
-    return "a DTensor" if spread else "a plain tensor"
+def _kind(is_dtensor: bool) -> str:
+    return "a DTensor" if is_dtensor else "a plain tensor"

@@ -1,8 +1,9 @@
-"""Shares: which weights of which layer each rank counts, so that all ranks together count every weight once.
+"""Shares: which weights of each layer a rank counts. All ranks together count every weight once.
 
-A sum of absolute values is the sum over any parts, so it does not matter which rank counts a weight. A layer consists
-of *pieces*: a plain tensor is one piece, and a DTensor has one piece for each position on its mesh. Ranks that hold the
-same piece divide its weights among them. This divides the time of the pass and the memory of the snapshot too.
+A sum of absolute values can be added up from any parts, so any rank may count a weight that it holds. A layer consists
+of *pieces*: a plain tensor is one piece, and a DTensor has one piece for each position on its mesh. If several ranks
+hold the same piece, they divide its weights among them. This also divides the time of the pass and the memory of the
+snapshot.
 
 Letters: L layers of the whole model.
 """
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 
 from ..errors import WeightScaleError
 from ..ops.plan import CHUNK, is_dense
+from ..text import listing
 from ..weights.dtensor import local_part, placements, shard_position
 from ..weights.kinds import layer_kind
 from ..weights.layers import LayerSelector, no_layer, select_layers
@@ -28,14 +30,14 @@ CHECKSUM_PART = 2**24  # weights
 
 
 class Piece(NamedTuple):
-    """What one rank holds of a layer."""
+    """The part of a layer that one rank holds."""
 
     name: str
     shape: tuple[int, ...]  # of the whole layer
     dtype: str
     kind: str
     placements: str  # how the layer is distributed over the mesh
-    position: tuple[int, ...] | None  # which piece this is; None if this rank has none
+    position: tuple[int, ...] | None  # which piece this is; None if this rank holds none
     held: int  # number of weights
     size: int  # bytes of one weight
     dense: bool  # whether the weights fill one block of memory, which can be cut anywhere
@@ -44,12 +46,12 @@ class Piece(NamedTuple):
 
 @dataclass(frozen=True)
 class Shares:
-    """The layers of the whole model, and the weights of each that this rank counts."""
+    """The layers of the whole model, and which weights of each this rank counts."""
 
     names: tuple[str, ...]  # [L]
     numel: tuple[int, ...]  # [L] weights of the whole layer
     kinds: tuple[str, ...]  # [L]
-    mine: dict[str, range]  # for each layer in this rank's model: the numbers of its local weights, in memory order
+    mine: dict[str, range]  # {layer on this rank: numbers of the local weights to count, in memory order}
     rank: int
     size: int
 
@@ -60,12 +62,12 @@ def agree(
     """Compare the ranks' models and arguments, and divide the weights. A collective call.
 
     Args:
-        pipeline: the ranks hold different layers of one model.
-        arguments: what must be the same on all ranks, by name; picklable.
+        pipeline: whether the ranks hold different layers of one model.
+        arguments: the arguments that must be the same on all ranks, by name; picklable.
 
     Raises:
-        TypeError, ValueError: this rank's model has no layers, or some that cannot be read.
-        WeightScaleError: the ranks do not fit together; the message is the same on all of them.
+        TypeError, ValueError: this rank's model has no layers, or layers that cannot be read.
+        WeightScaleError: the ranks do not fit together. The message is the same on all ranks.
     """
     everyone = ranks.all_gather(lambda: (dict(arguments), _pieces(model, layers)))
     held = [pieces for _, pieces in everyone]
@@ -74,7 +76,8 @@ def agree(
         raise no_layer(model, layers)
     if not pipeline:
         _check_names(held)
-    whole = {name: piece for pieces in reversed(held) for name, piece in pieces.items()}  # the first rank's word counts
+    # For each layer the piece of the first rank that has it. It knows the shape and the kind of the whole layer.
+    whole = {name: piece for pieces in reversed(held) for name, piece in pieces.items()}
     names = tuple(dict.fromkeys(name for pieces in held for name in pieces))
     for name in names:
         _check_layer(name, {rank: pieces[name] for rank, pieces in enumerate(held) if name in pieces}, pipeline)
@@ -82,7 +85,7 @@ def agree(
         names=names,
         numel=tuple(math.prod(whole[name].shape) for name in names),
         kinds=tuple(whole[name].kind for name in names),
-        mine=_share_out(held, ranks.rank),
+        mine=_divide(held, ranks.rank),
         rank=ranks.rank,
         size=ranks.size,
     )
@@ -93,7 +96,7 @@ def _check_arguments(everyone: Sequence[Mapping[str, object]]) -> None:
         for rank, theirs in enumerate(everyone):
             if theirs[name] != wanted:
                 raise WeightScaleError(
-                    f"rank {rank} monitors with {name}={theirs[name]!r}, rank 0 with {name}={wanted!r}: use the same"
+                    f"rank {rank} monitors with {name}={theirs[name]!r}, rank 0 with {name}={wanted!r}: pass the same"
                 )
 
 
@@ -117,7 +120,7 @@ def _pieces(model: nn.Module, layers: LayerSelector) -> dict[str, Piece]:
 
 
 def _checksum(weights: Tensor) -> float:
-    """Sum of the absolute values, without a copy as large as the weights."""
+    """The sum of the absolute values. It makes no copy as large as the weights."""
     flat = weights.reshape(-1)
     if is_dense(weights):
         flat = weights.as_strided((weights.numel(),), (1,), weights.storage_offset())
@@ -127,19 +130,19 @@ def _checksum(weights: Tensor) -> float:
 
 def _check_names(held: Sequence[dict[str, Piece]]) -> None:
     for rank, pieces in enumerate(held):
-        missing, extra = sorted(set(held[0]) - set(pieces)), sorted(set(pieces) - set(held[0]))
+        missing, extra = (sorted(map(repr, names)) for names in (held[0].keys() - pieces, pieces.keys() - held[0]))
         if missing or extra:
             raise WeightScaleError(
-                f"rank {rank} has another model than rank 0: it lacks {missing[:5] or 'nothing'} and has "
-                f"{extra[:5] or 'nothing'} beside; build the same model on every rank, or pass pipeline=True "
-                "if the ranks hold stages of one model"
+                f"rank {rank} has another model than rank 0: it lacks {listing(missing) or 'no layer'}, and the layers "
+                f"that only it has are {listing(extra) or 'none'}; build the same model on every rank, or pass "
+                "pipeline=True if the ranks hold stages of one model"
             )
 
 
 def _check_layer(name: str, pieces: dict[int, Piece], pipeline: bool) -> None:
-    """Raise unless the ranks' pieces of a layer belong to one tensor, and are all of it."""
+    """Raise unless the ranks' pieces of a layer belong to one tensor and together are the whole tensor."""
     first, reference = next(iter(pieces.items()))
-    stages = "; stages must name their layers as the whole model does, each with its own name" if pipeline else ""
+    stages = "; pipeline stages must give each layer its name in the whole model" if pipeline else ""
     of_position: dict[tuple[int, ...], tuple[int, Piece]] = {}
     for rank, piece in pieces.items():
         for what in ("shape", "dtype", "placements"):
@@ -155,20 +158,20 @@ def _check_layer(name: str, pieces: dict[int, Piece], pipeline: bool) -> None:
         same = math.isclose(twin.checksum, piece.checksum, rel_tol=1e-9) or math.isnan(twin.checksum)
         if twin.held != piece.held or not same:
             raise WeightScaleError(
-                f"layer {name!r} has other weights on rank {rank} than on rank {twin_rank}, where they must be the "
-                "same: load or broadcast them before the monitor is made (DistributedDataParallel broadcasts), or "
-                f"monitor each process by itself{stages}"
+                f"layer {name!r} has other weights on rank {rank} than on rank {twin_rank}, but they must be equal: "
+                "load or broadcast them before the monitor is made (DistributedDataParallel broadcasts), or give each "
+                f"process its own monitor{stages}"
             )
     found, wanted = sum(piece.held for _, piece in of_position.values()), math.prod(reference.shape)
     if found != wanted:
         raise WeightScaleError(
             f"the ranks hold {found:,} of the {wanted:,} weights of layer {name!r} ({reference.placements}): "
-            "pass process_group=, the group of all processes that hold a part of the model"
+            "pass the group of all processes that hold a part of the model as process_group="
         )
 
 
-def _share_out(held: Sequence[dict[str, Piece]], me: int) -> dict[str, range]:
-    """What rank `me` counts. Pieces that are held by the same ranks are laid end to end and cut into equal lengths."""
+def _divide(held: Sequence[dict[str, Piece]], me: int) -> dict[str, range]:
+    """The weights that rank `me` counts. Pieces with the same ranks are put in a row, and the row is cut evenly."""
     holders: dict[tuple[str, tuple[int, ...]], list[int]] = {}
     for rank, pieces in enumerate(held):
         for piece in pieces.values():
@@ -189,10 +192,10 @@ def _share_out(held: Sequence[dict[str, Piece]], me: int) -> dict[str, range]:
 def cut_evenly(row: Sequence[Piece], parts: int) -> Iterator[list[int]]:
     """Cut a row of pieces into parts of about the same number of bytes.
 
-    A cut falls only between two chunks of the pass. A float32 sum never crosses a chunk, so it stays what it was.
+    A cut falls only between two chunks of the pass. Float32 sums are taken within a chunk, so no cut changes them.
 
     Returns:
-        For each piece, [parts + 1] numbers of weights: where each part begins in it, and its end.
+        For each piece [parts + 1] numbers: the weight at which each part begins, and the end of the piece.
 
     Example:
         >>> piece = Piece("w", (3, CHUNK), "float32", "linear", "whole", (), 3 * CHUNK, 4, True, 0.0)

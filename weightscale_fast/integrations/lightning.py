@@ -126,7 +126,7 @@ class RWCCallback(Callback):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Write what was recorded until then."""
         for monitor in self.monitors:
-            monitor.__exit__(type(exception), exception, None)
+            monitor.abandon()
 
     def state_dict(self) -> dict[str, Any]:
         """The records' part of a checkpoint; without `run_dir`, the records themselves."""

@@ -1,4 +1,4 @@
-"""Watch: warns of what a record does not show: frozen weights that move, and new layers that are not recorded.
+"""Watch: warns of two things that a record does not show, frozen weights that move and layers that are new.
 
 Letters: n rows, L layers.
 """
@@ -12,26 +12,27 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
+from ..text import listing
 from ..weights.layers import LayerSelector, layer_predicate, unwrap
 from ..weights.lookup import LayerLookup
 from .rows import Rows
 
-LOOKS = 64  # layers whose requires_grad is read at each row; this takes a few microseconds at most
-SPANS = 4096  # spans in which a layer was frozen, kept until their rows arrive on the host
+LOOKS = 64  # layers whose requires_grad is read at each row, which takes a few microseconds at most
+SPANS = 4096  # spans of steps in which a layer was frozen; kept until the rows of these steps arrive on the host
 
 
 class Watch:
-    """Looks at some of the layers at each row, and warns when the rows have arrived; once for each layer.
+    """Looks at some layers at each row, and warns when the rows have arrived. It warns once for each layer.
 
-    A layer counts as frozen between two looks if it was frozen at both. With more than 64 layers it looks at 64 of them
-    in turn. It can then miss a layer that is frozen for a few steps only.
+    A layer counts as frozen between two looks if it was frozen at both. With more than 64 layers, each row looks at the
+    next 64. It can then miss a layer that is frozen for only a few steps.
     """
 
     def __init__(self, model: nn.Module, lookup: LayerLookup, layers: LayerSelector, names: tuple[str, ...]) -> None:
         self._model, self._lookup, self._names = model, lookup, names
         self._is_layer = layer_predicate(layers)
         self._known = {name for name, _ in unwrap(model).named_parameters()}
-        self._told: set[int] = set()
+        self._warned: set[int] = set()
         self.restart(0)
 
     def restart(self, step: int) -> None:
@@ -40,17 +41,19 @@ class Watch:
         self._trained = [self._lookup.requires_grad(start, start + LOOKS) for start in starts]
         self._looked = [step for _ in starts]  # the step of the last look at each part
         self._turn = 0
-        self._frozen = {  # for each frozen layer, by its number in the lookup: the step since which it is frozen
+        # {number of a frozen layer in the lookup: the step since which it is frozen}
+        self._frozen = {
             start + i: step
             for start, part in zip(starts, self._trained, strict=True)
             for i, trained in enumerate(part)
             if not trained
         }
-        # (layer, frozen after this step, until this step). Bounded, because ranks that keep no rows never clear it.
+        # (number of the layer, frozen after this step, until this step), for layers that are no longer frozen. The
+        # length has a limit, because ranks that keep no rows never clear it.
         self._thawed: deque[tuple[int, int, int]] = deque(maxlen=SPANS)
 
     def look(self, step: int) -> None:
-        """Look at the next layers; the row of `step` was just recorded."""
+        """Look at the next layers. The row of `step` was just recorded."""
         if not self._looked:
             return
         turn = self._turn
@@ -69,7 +72,7 @@ class Watch:
         self._trained[turn] = now
 
     def check(self, rows: Rows) -> None:
-        """Warn if frozen layers moved in these rows, which follow those of the last call, or if layers are new."""
+        """Warn if frozen layers moved in these rows, or if layers are new. The rows follow those of the last call."""
         self._check_frozen(rows)
         self._check_new()
 
@@ -83,16 +86,16 @@ class Watch:
         found = {}
         for i, since, until in spans:
             column = self._lookup.places[i]
-            if column in ever and i not in self._told:
+            if column in ever and i not in self._warned:
                 steps = rows.steps[moved[:, column] & (rows.steps > since) & (rows.steps <= until)]
                 if len(steps):
                     found[i] = f"{self._names[column]!r} at step {steps[0]}"
         if found:
-            self._told |= found.keys()
+            self._warned |= found.keys()
             warnings.warn(
-                f"{_some(list(found.values()))} moved while frozen (requires_grad=False): by the weight decay or "
-                "momentum of an optimizer that still has their gradients, by another optimizer in its turn, or by "
-                "code that writes to them",
+                f"{listing(list(found.values()))} moved while frozen (requires_grad=False). Possible causes: weight "
+                "decay or momentum of an optimizer that still has their gradients, another optimizer that trains them, "
+                "or code that writes to them",
                 stacklevel=2,
             )
 
@@ -102,11 +105,7 @@ class Watch:
         if new:
             self._known.update(name for name, _ in parameters)
             warnings.warn(
-                f"the model has new layers since the monitor was made, {_some(list(map(repr, new)))}: they are not "
-                "recorded. For a record with them make a new monitor, with a run_dir of its own",
+                f"the model has new layers since the monitor was made, {listing(list(map(repr, new)))}: they are not "
+                "recorded. To record them, make a new monitor with another run_dir",
                 stacklevel=2,
             )
-
-
-def _some(items: list[str]) -> str:
-    return ", ".join(items[:5]) + (f" and {len(items) - 5} more" if len(items) > 5 else "")

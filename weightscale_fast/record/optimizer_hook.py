@@ -18,7 +18,7 @@ from ..weights.snapshot import Snapshot
 
 
 class OptimizerHook:
-    """A hook on the optimizer's `step`.
+    """A hook that an optimizer calls after each of its steps.
 
     Args:
         optimizer: the optimizer that trains the model, or a wrapper with an attribute `optimizer`, such as Accelerate's
@@ -26,7 +26,7 @@ class OptimizerHook:
         model: the model that it trains.
 
     Raises:
-        TypeError: `optimizer` is no optimizer.
+        TypeError: `optimizer` is not an optimizer.
         ValueError: none of its parameters is in the model.
     """
 
@@ -35,10 +35,11 @@ class OptimizerHook:
         if not trains(optimizer, model):
             raise ValueError(
                 f"optimizer must train the model, but none of the parameters of this {type(optimizer).__name__} is in "
-                f"this {type(model).__name__}: was it made before the model was replaced, or of copies of the weights? "
-                "Make the optimizer first and the monitor of it; or leave it out and call record() after each step"
+                f"this {type(model).__name__}: it may have been made from copies of the weights, or before the model "
+                "was replaced. Make the optimizer from the model's parameters and then the monitor; or leave optimizer "
+                "out and call record() after each step"
             )
-        self._stepped = False  # whether the optimizer ever made a step
+        self._stepped = False  # whether the optimizer has made a step
         self._optimizer = weakref.ref(optimizer)  # the hook must not keep the optimizer alive
         self._handle: RemovableHandle | None = None
         self._warned = False
@@ -46,8 +47,8 @@ class OptimizerHook:
     def start(self, after_step: Callable[[Tensor | None], None]) -> None:
         """Call `after_step` after each optimizer step.
 
-        Its argument is what a gradient scaler told a fused optimizer: one number on a device, not 0 if it found
-        infinite gradients and the step did nothing. Without a scaler it is None.
+        Its argument is what a gradient scaler told a fused optimizer: one number on a device. It is not 0 if the scaler
+        found infinite gradients, so that the step changed nothing. Without a scaler the argument is None.
 
         Raises:
             WeightScaleError: the optimizer has no hooks.
@@ -64,7 +65,7 @@ class OptimizerHook:
             self._handle = optimizer.register_step_post_hook(call)
         except AttributeError as error:
             raise WeightScaleError(
-                f"{type(optimizer).__name__} has no hooks after its steps ({error}): leave optimizer out and call "
+                f"{type(optimizer).__name__} has no hooks for its steps ({error}): leave optimizer out and call "
                 "record() after each step"
             ) from error
 
@@ -73,17 +74,18 @@ class OptimizerHook:
         if self._handle is not None:
             self._handle.remove()
 
-    def warn_if_strange(self, model: nn.Module) -> None:
-        """Warn once if no parameter of the optimizer is in the model any more."""
+    def warn_if_unrelated(self, model: nn.Module) -> None:
+        """Warn once if the model no longer contains any parameter of the optimizer."""
         optimizer = self._optimizer()
         if optimizer is not None and not trains(optimizer, model):
             self._warn(
-                f"no parameter of the {type(optimizer).__name__} that this monitor watches is in the model any more "
-                "(load_state_dict with assign=True, or a new module?), so that its steps do not train it"
+                f"no parameter of the {type(optimizer).__name__} that this monitor watches is in the model any more, "
+                "so its steps do not train the model (the cause may be load_state_dict with assign=True, or a new "
+                "module)"
             )
 
-    def warn_if_silent(self, model: nn.Module, last_row: Snapshot) -> None:
-        """Warn once if weights moved since the last row without a step of this optimizer. This waits for the device."""
+    def warn_if_steps_missed(self, model: nn.Module, last_row: Snapshot) -> None:
+        """Warn once if weights moved since the last row but this optimizer made no step. This waits for the device."""
         optimizer = self._optimizer()
         if self._warned or (optimizer is not None and self._stepped) or not _has_moved(model, last_row):
             return
@@ -95,8 +97,8 @@ class OptimizerHook:
     def _warn(self, what: str) -> None:
         if not self._warned:
             warnings.warn(
-                f"{what}. If the optimizer was rebuilt, its steps are not recorded: make a new monitor of the new one, "
-                "or one without an optimizer, and call record()",
+                f"{what}. If the optimizer was rebuilt, the steps of the new one are not recorded: make a new monitor "
+                "with the new optimizer, or one without an optimizer, and call record() after each step",
                 stacklevel=2,
             )
         self._warned = True
@@ -106,16 +108,16 @@ def _has_moved(model: nn.Module, since: Snapshot) -> bool:
     """Whether any weight on this process has changed."""
     try:
         sums = layer_sums(model, since, update=False)
-    except (TypeError, ValueError, WeightScaleError):  # the model was changed
+    except (TypeError, ValueError, WeightScaleError):  # the model has other layers now, so it cannot be compared
         return False
     return bool((sums.delta_l1 > 0).any())
 
 
 def unwrap_optimizer(optimizer: object) -> Optimizer:
-    """The optimizer inside wrappers that have it as their attribute `optimizer`.
+    """The optimizer inside any wrappers. A wrapper has the optimizer as its attribute `optimizer`.
 
     Raises:
-        TypeError: there is no optimizer inside.
+        TypeError: it is not an optimizer, or a wrapper of one.
     """
     wrapper = optimizer
     while isinstance(inner := getattr(optimizer, "optimizer", None), Optimizer):
@@ -126,7 +128,7 @@ def unwrap_optimizer(optimizer: object) -> Optimizer:
 
 
 def trains(optimizer: Optimizer, model: nn.Module) -> bool:
-    """Whether any parameter of the optimizer is in the model. True for a model without parameters."""
+    """Whether the model contains a parameter of the optimizer. True for a model without parameters."""
     inside = {id(parameter) for parameter in model.parameters()}
     if isinstance(model, MasterWeights):
         inside |= {id(parameter) for parameter in model.model.parameters()}

@@ -1,4 +1,4 @@
-"""Record: what a monitor records with. It owns the previous weights, the ring of rows, its recorder and the step."""
+"""Record: the part of a monitor that records. It owns the previous weights, the ring, the recorder and the step."""
 
 from __future__ import annotations
 
@@ -29,24 +29,24 @@ from .run_folder import RunFolder
 class Added(NamedTuple):
     """What happened when a row was added."""
 
-    plan_changed: bool  # whether some weights lie elsewhere than at the last row
-    arrived: list[Rows]  # rows that have arrived on the host; at most steps there are none
+    plan_changed: bool  # whether some weights have another address than at the last row
+    arrived: list[Rows]  # rows that have arrived on the host; empty at most steps
 
 
 class Record:
     """A record that grows by one row at a time, on one process or on several together.
 
     Args:
-        model: the network; every call gets it anew.
+        model: the network. The record does not keep it: each call gets it as an argument.
         every, layers, definition, settings, pipeline: as for `RWCMonitor`.
         ranks: the ranks that record together; None for one process alone.
-        arguments: those of the monitor that must be the same on all ranks, by name.
+        arguments: the monitor's arguments that must be the same on all ranks, by name.
 
     Attributes:
         snapshot: the weights at the last row.
         recorder: takes the rows off the device and keeps them.
-        ranks: as given.
-        meta: what the run folder says about the record.
+        ranks: as in the arguments.
+        meta: what the run folder's meta.json says about the record.
         step: optimizer steps so far, as far as the host knows.
     """
 
@@ -94,7 +94,7 @@ class Record:
         warm_up(plan, sums)
 
     def open(self, path: Path, *, resume: bool) -> None:
-        """Begin the run folder, or go on with it after its last row.
+        """Create the run folder, or continue it after its last row.
 
         Raises:
             WeightScaleError: the folder exists, cannot be written, or is another run's.
@@ -114,24 +114,24 @@ class Record:
         self.recorder.resume_at(self.step)
 
     def add_step(self, model: nn.Module, found_inf: Tensor | None) -> Added | None:
-        """An optimizer step is done: compare the weights with those of the last row, if it is time for the next row.
+        """Count an optimizer step. If a row is due, compare the weights with those of the last row.
 
-        A step that fails does not count, so that rows and steps stay together.
+        If this raises, the step is not counted, so the step stays in line with the rows.
 
         Args:
-            found_inf: what a gradient scaler told a fused optimizer: the step did nothing unless it is 0.
+            found_inf: what a gradient scaler told a fused optimizer. If it is not 0, the step changed nothing.
 
         Returns:
-            What came of the row; None if this step has none.
+            What happened when the row was added; None if no row is due.
 
         Raises:
-            WeightScaleError: a CUDA graph is captured and `every` is not 1; or the model lost a layer, or the ranks
-                could not add their rows up.
+            WeightScaleError: a CUDA graph is captured and `every` is not 1; or the model lost a layer; or the ranks
+                could not add up their rows.
         """
         capturing = is_capturing(self._ring.rows.device)
         if capturing and self._every > 1:
             raise WeightScaleError(
-                f"a CUDA graph records at each replay, so that every must be 1 in it, got {self._every}"
+                f"a CUDA graph records a row at each replay, so every must be 1 in a graph, got {self._every}"
             )
         step = self.step + (not capturing)
         if found_inf is not None:
@@ -150,24 +150,25 @@ class Record:
 
     @property
     def between_rows(self) -> bool:
-        """Whether steps were done since the last row, because the next row is not due yet."""
+        """Whether there were steps after the last row. The next row is then not due yet."""
         return self.step % self._every != 0
 
     def flush(self) -> list[Rows]:
         """Bring every row off the device, and return those that have arrived since the last call.
 
-        With several ranks this and `recent` and `close` are collective calls.
+        With several ranks `flush`, `recent` and `close` are collective calls.
         """
         arrived = self.recorder.flush()
-        self.step = max(self.step, self.recorder.step)  # only the device counts the replays of a CUDA graph
+        # Only the device counts the replays of a CUDA graph, so the recorder may know of more steps.
+        self.step = max(self.step, self.recorder.step)
         return arrived
 
     def close(self) -> list[Rows]:
-        """Flush, and end."""
+        """Flush and stop recording."""
         return self.recorder.close()
 
     def abandon(self) -> list[Rows]:
-        """End without a collective call."""
+        """Stop recording, without a collective call."""
         return self.recorder.abandon()
 
     def history(self) -> RWCHistory:

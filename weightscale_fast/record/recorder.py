@@ -1,4 +1,4 @@
-"""Recorder: takes rows out of the ring and keeps them, in a run folder or in memory.
+"""Recorder: takes rows out of the ring and keeps them in a run folder or in memory.
 
 Letters: n rows, K sums (3, or 4 with the ratios), L layers.
 """
@@ -20,13 +20,13 @@ from .run_folder import RunFolder
 
 
 class Recorder:
-    """Takes many rows at a time out of the ring. Each time they become one shard of the run folder.
+    """Takes many rows at a time out of the ring and writes them as one shard of the run folder.
 
-    A shard that cannot be written stays in memory, with one warning. It is written with the next one that can be.
+    If a shard cannot be written, its rows stay in memory and there is one warning. The next shard then contains them.
 
     Args:
         ring: where the pass puts its rows.
-        every: steps between two rows. Row i, counted from 0, is of step (i + 1) * every.
+        every: steps between two rows. Row i, counted from 0, belongs to step (i + 1) * every.
         sums: how rows are added up over the ranks. With `RankSum`, `flush`, `recent` and `close` are collective calls.
     """
 
@@ -34,18 +34,19 @@ class Recorder:
         self._ring = ring
         self._every = every
         self._sums = sums
-        self._kept: list[Rows] = []  # the whole record if there is no run folder; else what could not be written to it
+        # All rows if there is no run folder. Otherwise the rows that are not written yet.
+        self._kept: list[Rows] = []
         self._arrived: list[Rows] = []  # rows that no call has returned yet
         self._run: RunFolder | None = None
         self._elsewhere = False  # whether another rank keeps the rows
         self._warned = False
-        self._resumed = 0  # the row that is the first after a resume; 0 if there is none
-        self._newest: Rows | None = None  # what recent() returns when the ranks make no collective calls any more
+        self._resumed = 0  # the number of the first row after a resume; 0 without a resume
+        self._newest: Rows | None = None  # what recent() returns after close, without a collective call
         self._process = os.getpid()
 
     @property
     def has_folder(self) -> bool:
-        """Whether the rows go to a run folder, of this process or of rank 0."""
+        """Whether the rows go to a run folder, which this process or rank 0 writes."""
         return self._run is not None or self._elsewhere
 
     @property
@@ -54,17 +55,17 @@ class Recorder:
         return self._ring.recorded * self._every
 
     def write_to(self, run: RunFolder | None) -> None:
-        """Send all further rows to this folder; None if another rank writes it."""
+        """Write all further rows to this folder; None if rank 0 writes them and this is another rank."""
         self._run, self._elsewhere = run, run is None
 
     def commit(self) -> list[Rows]:
-        """The ring got a row.
+        """Count the row that the pass just wrote to the ring.
 
         Returns:
-            The rows that have arrived on the host, each time as one `Rows`; at most steps there are none.
+            The rows that have arrived on the host; empty at most steps.
 
         Raises:
-            WeightScaleError: the ranks could not add their rows up, now or before.
+            WeightScaleError: the ranks could not add up their rows, now or earlier.
         """
         if self._sums.ended is not None:
             raise WeightScaleError(f"nothing is recorded any more: {self._sums.ended}")
@@ -75,13 +76,13 @@ class Recorder:
         """Bring every row out of the ring, and return those that have arrived since the last call.
 
         Raises:
-            WeightScaleError: a rank did not come, or came after another row.
+            WeightScaleError: a rank did not make this call, or made it after another row.
         """
         return self._take(wait=True) if self._sums.ended is None else []
 
     def close(self) -> list[Rows]:
-        """Flush, and end; say so if rows could not be written or added up."""
-        if os.getpid() != self._process:  # a forked child: the rows are its parent's
+        """Flush and stop recording. Warn if rows could not be written or added up."""
+        if os.getpid() != self._process:  # this is a forked child, and the rows belong to its parent
             return []
         arrived: list[Rows] = []
         try:
@@ -94,9 +95,9 @@ class Recorder:
         return arrived
 
     def abandon(self) -> list[Rows]:
-        """End when nobody called close: at garbage collection, at exit, or after an error.
+        """Stop recording if nobody called close: at garbage collection, at exit, or after an error.
 
-        It makes no collective call, because the other ranks may not come to it.
+        It makes no collective call, because the other ranks may not make it.
         """
         if os.getpid() != self._process:
             return []
@@ -110,10 +111,10 @@ class Recorder:
         return self._concatenate(written + self._kept)
 
     def recent(self, after: int) -> Rows:
-        """The rows after step `after` that the ring still holds; they stay in it.
+        """The rows after step `after` that the ring still holds. They stay in the ring.
 
         Raises:
-            WeightScaleError: a rank did not come, or came after another row, now or before.
+            WeightScaleError: a rank did not make this call, or made it after another row; or that happened earlier.
         """
         if self._newest is not None:
             return self._newest.where(self._newest.steps > after)
@@ -124,7 +125,7 @@ class Recorder:
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """Make collective calls an error if only one rank does what is inside: the one that keeps the rows."""
+        """Make collective calls an error inside the `with` block, if only the rank that keeps the rows runs it."""
         before, self._sums.alone = self._sums.alone, self.has_folder
         try:
             yield
@@ -132,10 +133,10 @@ class Recorder:
             self._sums.alone = before
 
     def restart(self, kept: Rows | None, step: int) -> None:
-        """Forget every row after `step`. Without a run folder the record is then `kept`."""
+        """Forget every row after `step`. If `kept` is given, it replaces all rows."""
         self.resume_at(step)
         if self._run is not None:
-            self._run.drop_after(0 if kept is not None else step)  # `kept`, if given, is the whole record
+            self._run.drop_after(0 if kept is not None else step)
         self._kept = [] if kept is None or not len(kept.steps) else [kept]
         self._arrived = []
         self._write_kept()
@@ -146,11 +147,11 @@ class Recorder:
         return 0 if self._run is None else self._run.last_step()
 
     def warn_if_behind(self, written: int) -> None:
-        """Warn if a checkpoint knows of rows, up to step `written`, that are not in the folder."""
+        """Warn if the folder lacks rows that it had when the checkpoint was saved: those up to step `written`."""
         if self._run is not None and self.written < written:
             warnings.warn(
                 f"the record in {self._run.path} ends at step {self.written}, but when the checkpoint was saved it had "
-                f"step {written}: is this the folder of the run that is resumed? What is missing stays so",
+                f"step {written}: check that this is the folder of the resumed run; the missing rows stay missing",
                 stacklevel=3,
             )
 
@@ -161,7 +162,7 @@ class Recorder:
         self._sums.start(self._resumed)
 
     def _take(self, *, wait: bool) -> list[Rows]:
-        self._keep(self._ring.arrived())  # kept first: what the ring does next raises if the device failed
+        self._keep(self._ring.arrived())  # before take, which raises if the device failed
         self._keep(self._ring.take(wait=wait))
         self._sums.start(self._ring.recorded)
         arrived, self._arrived = self._arrived, []
@@ -191,8 +192,8 @@ class Recorder:
         except OSError as error:
             if not self._warned:
                 warnings.warn(
-                    f"recorded steps cannot be written to {self._run.path} ({error}); they stay in memory and are "
-                    "tried again, and what was written before is safe",
+                    f"recorded steps cannot be written to {self._run.path} ({error}); they stay in memory until they "
+                    "can be written, and the steps that are in the folder already are safe",
                     stacklevel=2,
                 )
             self._warned = True

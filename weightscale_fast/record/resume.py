@@ -1,4 +1,4 @@
-"""Resume: what a record gives to a checkpoint, and how it goes back to one."""
+"""Resume: save the state of a record in a checkpoint, and restore it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .rows import Rows
 
 
 def state_dict(record: Record) -> dict[str, Any]:
-    """The state of a record that is flushed; see `RWCMonitor.state_dict`."""
+    """The state of a record; see `RWCMonitor.state_dict`. Flush the record first."""
     recorder = record.recorder
     return {
         "step": record.step,
@@ -23,13 +23,14 @@ def state_dict(record: Record) -> dict[str, Any]:
         "names": list(record.snapshot.names),
         "weights": record.snapshot.state_dict(),
         "written": recorder.written,
-        # If there is no run folder. As bytes: a distributed checkpoint loads tensors only into tensors of their size.
+        # With a run folder the rows are in it. Here they are bytes, because a distributed checkpoint loads a tensor
+        # only into a tensor of the same size.
         "rows": None if recorder.has_folder else recorder.rows().to_bytes(),
     }
 
 
 def checkpoint_state(record: Record, model: nn.Module) -> dict[str, Any]:
-    """The same state for every rank; see `RWCMonitor.checkpoint_state`. A collective call with several ranks."""
+    """A state that every rank can load; see `RWCMonitor.checkpoint_state`. A collective call with several ranks."""
     state, ranks = state_dict(record), record.ranks
     moved = bool((layer_sums(model, record.snapshot, update=False).moved > 0).any())
     if ranks is not None:
@@ -46,12 +47,12 @@ def load_state_dict(record: Record, state: Mapping[str, Any], model: nn.Module) 
     """Go back to the moment of the state; see `RWCMonitor.load_state_dict`.
 
     Raises:
-        ValueError: the state does not fit this record; nothing was then loaded.
+        ValueError: the state does not fit this record. Nothing is loaded in this case.
     """
     _check_fits(record, state)
     rows = None if state["rows"] is None else Rows.from_bytes(state["rows"])
     if rows is None and not record.recorder.has_folder and state["step"]:
-        raise ValueError("the state's rows are in its run folder: give run_dir and resume=True to go on with them")
+        raise ValueError("the state's rows are in its run folder: pass that folder as run_dir, and resume=True")
     if state["weights"] is None:
         layer_sums(model, record.snapshot, update=True)
     else:
@@ -65,7 +66,9 @@ def load_state_dict(record: Record, state: Mapping[str, Any], model: nn.Module) 
 def _check_fits(record: Record, state: Mapping[str, Any]) -> None:
     for key in ("every", "definition"):
         if state[key] != record.meta[key]:
-            raise ValueError(f"the state is of a monitor with {key}={state[key]!r}, this has {record.meta[key]!r}")
+            raise ValueError(
+                f"the state is of a monitor with {key}={state[key]!r}, this monitor has {record.meta[key]!r}"
+            )
     if tuple(state["names"]) != tuple(record.snapshot.names):
         raise ValueError(_other_layers(state["names"], record.snapshot.names))
 

@@ -1,4 +1,4 @@
-"""Ring: rows of sums on the device, and their copy to the host, for which nothing waits.
+"""Ring: rows of sums on the device, and their copy to the host. Training does not wait for the copy.
 
 Letters: R rows of the ring, n rows that are copied, K sums (3, or 4 with the ratios), L layers.
 """
@@ -29,10 +29,11 @@ class _InFlight(NamedTuple):
 
 
 class Ring:
-    """R rows on the device. A counter on the device points at the next one, so that a CUDA graph can record too.
+    """R rows on the device. A counter on the device points at the next row, so a CUDA graph can record too.
 
-    A `late` ring on a GPU does not wait. It copies a full half to pinned memory on a side stream while the other half
-    fills, and `take(wait=False)` returns it when that one is full. It waits only if a copy takes longer than 256 steps.
+    A `late` ring on a GPU does not wait. When one half is full, a side stream copies it to pinned memory while the
+    other half fills. When the other half is full, `take(wait=False)` returns the copy. It waits only if the copy took
+    longer than 256 steps.
 
     Rows are written on the current stream. Training on several streams must order each step after the one before, and
     this orders the rows too. So a copy waits only for the stream of its last row.
@@ -40,8 +41,8 @@ class Ring:
     Args:
         sums, layers: K and L.
         device, dtype: of the rows.
-        late: `take(wait=False)` returns the rows up to the call before it. This works on any device, because ranks that
-            record together must all take the same rows.
+        late: `take(wait=False)` returns only the rows up to the previous `take`. This works on any device, because
+            ranks that record together must all take the same rows.
     """
 
     def __init__(self, sums: int, layers: int, *, device: torch.device, dtype: torch.dtype, late: bool = False) -> None:
@@ -50,7 +51,7 @@ class Ring:
             self.cursor = torch.zeros(1, dtype=torch.int64, device=device)  # rows recorded; modulo R it is the next row
             self.skipped = torch.zeros(RING_ROWS, dtype=torch.float32, device=device)  # [R] steps that a scaler skipped
             self._skipping = torch.zeros(1, dtype=torch.float32, device=device)  # steps skipped since the last row
-        self._scaled = False  # whether a gradient scaler was ever seen; without one, counting is skipped
+        self._scaled = False  # whether a gradient scaler was ever used; without one there is nothing to count
         self.recorded = 0  # rows recorded, as far as the host knows
         self.first = 0  # the first row that this ring ever held
         self._taken = 0
@@ -65,12 +66,12 @@ class Ring:
     def count_skipped(self, found_inf: Tensor) -> None:
         """Count a step as skipped if `found_inf`, one number on a device, is not 0."""
         self._scaled = True
-        # A ring on the CPU must wait for a flag on a GPU: it would read its copy before it is there.
+        # A ring on the CPU must wait for a flag from a GPU. Otherwise it would read the copy before it has arrived.
         found_inf = found_inf.reshape(1).to(self.rows.device, non_blocking=self.rows.device.type != "cpu")
         self._skipping.add_(found_inf != 0)
 
     def advance(self) -> None:
-        """The row at the cursor is written: move on to the next."""
+        """Move the cursor to the next row. The row at the cursor has been written."""
         if self._scaled:
             self.skipped.index_copy_(0, self.cursor % RING_ROWS, self._skipping)
             self._skipping.zero_()
@@ -93,7 +94,7 @@ class Ring:
         self._skipping.zero_()
 
     def take(self, *, wait: bool) -> list[Part]:
-        """The rows that have arrived on the host, in order; with `wait`, all rows that were recorded."""
+        """The rows that have arrived on the host, in order. With `wait`, all rows that were recorded."""
         if is_capturing(self.rows.device):
             return []
         arrived = self.arrived()
@@ -117,14 +118,14 @@ class Ring:
         return arrived
 
     def newest(self, first: int) -> Part:
-        """The rows from number `first` on that the ring still holds. They stay in it. This waits for the device."""
+        """The rows from number `first` on, if the ring still holds them. They stay in it. This waits for the device."""
         self._wait_for_device()
         return self._copy(max(first, self.recorded - RING_ROWS, self.first))
 
     def arrived(self) -> list[Part]:
         """The rows that the last `take(wait=False)` began to copy, if any. This waits for the end of that copy.
 
-        Call it before `take`: then these rows are safe even if the device fails in `take`.
+        Call it before `take`, so that these rows are safe even if the device fails in `take`.
         """
         if self._in_flight is None or is_capturing(self.rows.device):
             return []
@@ -132,7 +133,7 @@ class Ring:
         if done is not None and not done.query():  # type: ignore[no-untyped-call]  # the copy began half a ring ago
             done.synchronize()
         self._in_flight = None
-        return [Part(first, host.numpy().copy(), skipped.numpy().astype(np.float64))]  # leave pinned memory
+        return [Part(first, host.numpy().copy(), skipped.numpy().astype(np.float64))]  # copies, to free pinned memory
 
     def _wait_for_device(self) -> None:
         """Wait until all rows are complete, on all streams."""
@@ -145,7 +146,7 @@ class Ring:
         return Part(first, sums, skipped)
 
     def _start_copy(self) -> None:
-        """Begin to copy the rows since the last copy. They lie in one half of the ring."""
+        """Begin to copy the rows that follow the last copy. They lie in one half of the ring."""
         first = self._taken % RING_ROWS
         rows = slice(first, first + self.recorded - self._taken)
         if self._stream is None:

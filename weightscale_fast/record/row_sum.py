@@ -1,8 +1,9 @@
-"""Row sums: when rows leave the ring, and how they are added up over the ranks on their way to the record.
+"""Row sums: when rows leave the ring, and how they are added up over the ranks.
 
-With one process nothing has to be added up (`LocalSum`). With several, each ring holds what its rank counted, and
-`RankSum` adds many rows up in one all-reduce. All ranks must come to it after the same row. So the moment depends on
-the number of rows only, which is the same on every rank. If one rank's ring is late, as on a GPU, all of them are.
+With one process there is nothing to add up (`LocalSum`). With several, the ring of each rank holds the sums over its
+share of the weights, and `RankSum` adds up many rows in one all-reduce. All ranks must make it after the same row. So
+its moment depends only on the number of rows, which is the same on every rank. If one rank's ring is late, as on a GPU,
+all rings are late.
 
 Letters: n rows, K sums (3, or 4 with the ratios), L layers.
 """
@@ -20,29 +21,29 @@ from .ring import SHARD_ROWS
 from .rows import Part
 
 SHARD_SECONDS = 60.0
-FIRST_ROWS = 16  # rows before the first all-reduce, when it is not known yet how long a step takes
+FIRST_ROWS = 16  # rows before the first all-reduce; until then nobody knows how long a step takes
 
 
 class LocalSum:
     """The rows of one process: they are complete as they are."""
 
     collective = False  # whether adding up needs the other ranks
-    ended: str | None = None  # why nothing is added up any more; one process never ends
-    alone = False  # see `RankSum`; one process may always call everything
+    ended: str | None = None  # see `RankSum`; one process never ends
+    alone = False  # see `RankSum`; one process may always make every call
 
     def __init__(self) -> None:
-        self._last = time.monotonic()  # when rows were taken
+        self._last = time.monotonic()  # when rows were last taken
 
     def start(self, recorded: int) -> None:
-        """Wait for the next rows: those up to number `recorded` were taken."""
+        """Begin to count the next rows. The first `recorded` rows have been taken."""
         self._last = time.monotonic()
 
     def due(self, recorded: int) -> bool:
-        """Whether rows should leave the ring now: at every 256th, or after a minute."""
+        """Whether rows should leave the ring now: at every 256th row, or after a minute."""
         return recorded % SHARD_ROWS == 0 or time.monotonic() - self._last > SHARD_SECONDS
 
     def add(self, parts: list[Part]) -> list[Part]:
-        """The rows to keep."""
+        """The rows to keep: all of them."""
         return parts
 
     def total(self, part: Part) -> list[Part]:
@@ -56,16 +57,16 @@ class LocalSum:
 class RankSum:
     """The rows of several ranks, added up. `add` and `total` are collective calls.
 
-    Rows are added up at every 256th, or earlier when steps are slow. Rank 0 sends the time that its rows took along
-    with each all-reduce, and from it all ranks compute how many rows make a minute.
+    Rows are added up at every 256th row, or earlier if steps are slow. With each all-reduce rank 0 sends how long its
+    rows took. From this all ranks compute how many rows take a minute.
 
     Args:
         ranks: the ranks that record together.
         every: steps between two rows, for the messages.
 
     Attributes:
-        ended: why there are no collective calls any more; None as long as there are.
-        alone: set while this rank does what the others may not do. A collective call is then an error.
+        ended: why there are no more collective calls; None while there are.
+        alone: true while this rank runs code that other ranks may not run. A collective call is then an error.
     """
 
     collective = True
@@ -75,26 +76,26 @@ class RankSum:
         self._every = every
         self.ended: str | None = None
         self.alone = False
-        self._last = time.monotonic()  # when rows were added up
-        self._seconds = 0.0  # what rank 0 said with the last all-reduce: seconds since the one before
-        self._interval = FIRST_ROWS  # rows
+        self._last = time.monotonic()  # when rows were last added up
+        self._seconds = 0.0  # seconds on rank 0 between the last two all-reduces
+        self._interval = FIRST_ROWS  # rows from one all-reduce to the next
         self._header = 1 + 2 * ranks.size  # rank 0's seconds; then the first row and the number of rows of each rank
         self._started = 0
 
     def start(self, recorded: int) -> None:
-        """Wait for the next rows: those up to number `recorded` were taken."""
+        """Begin to count the next rows. The first `recorded` rows have been taken."""
         self._started = recorded
 
     def due(self, recorded: int) -> bool:
-        """Whether rows should leave the rings now; at the latest when half of the ring is full."""
+        """Whether rows should leave the rings now, at the latest when half of the ring is full."""
         half = (self._started // SHARD_ROWS + 1) * SHARD_ROWS
         return recorded >= min(self._started + self._interval, half)
 
     def add(self, parts: list[Part]) -> list[Part]:
-        """The rows to keep, added up over all ranks. Without parts it is no collective call.
+        """The rows to keep, added up over all ranks. If `parts` is empty, this is no collective call.
 
         Raises:
-            WeightScaleError: a rank did not come, or came after another row.
+            WeightScaleError: a rank did not make this call, or made it after another row.
         """
         if not parts:
             return []
@@ -105,22 +106,22 @@ class RankSum:
         return totals
 
     def total(self, part: Part) -> list[Part]:
-        """The part added up over all ranks, in pieces of 256 rows. It does not change when the next rows are due.
+        """The part added up over all ranks, in pieces of 256 rows. The next rows are due when they were due before.
 
         Raises:
-            WeightScaleError: a rank did not come, or came after another row.
+            WeightScaleError: a rank did not make this call, or made it after another row.
         """
         first, sums, skipped = part
-        starts = range(0, max(len(sums), 1), SHARD_ROWS)  # a rank without rows sends one empty piece, to be heard too
+        starts = range(0, max(len(sums), 1), SHARD_ROWS)  # a rank without rows sends one empty piece, so none waits
         pieces = [Part(first + i, sums[i : i + SHARD_ROWS], skipped[i : i + SHARD_ROWS]) for i in starts]
         return [self._all_reduce(piece) for piece in pieces]
 
     def end(self, waiting: int) -> None:
-        """Make no collective call any more. `waiting` rows that were recorded and not added up are lost."""
+        """Stop making collective calls. The `waiting` rows that were recorded and not added up are lost."""
         if waiting and self.ended is None and self._ranks.rank == 0:
             warnings.warn(
-                f"the last {waiting} recorded steps are lost, for they were not added up over the {self._ranks.size} "
-                "ranks: call close() on all of them",
+                f"the last {waiting} recorded steps are lost, because they were not added up over the "
+                f"{self._ranks.size} ranks: call close() on every rank",
                 stacklevel=2,
             )
         self.ended = self.ended or "the monitor was abandoned"
@@ -128,13 +129,13 @@ class RankSum:
     def _all_reduce(self, part: Part) -> Part:
         """The sum over all ranks of at most 256 rows.
 
-        The buffer has the same length however many rows there are. Gloo ends the process if two ranks send different
-        lengths; with equal lengths the header tells what is wrong.
+        The buffer has the same length for any number of rows. If two ranks sent different lengths, Gloo would end the
+        process. With equal lengths the header shows what is wrong.
         """
         if self.alone:
             raise WeightScaleError(
-                "on_finding is called on rank 0 alone, and flush, history, recent, summary and state_dict are for all "
-                "ranks: keep the finding, and call them on every rank after the step"
+                "on_finding is called on rank 0 alone, but flush, history, recent, summary and state_dict must be "
+                "called on every rank: keep the finding, and call them on every rank after the step"
             )
         first, sums, skipped = part
         n, K, L = sums.shape
@@ -149,14 +150,15 @@ class RankSum:
             total = self._ranks.all_reduce(buffer)
         except RuntimeError as error:
             raise self._failed(
-                f"{what} over {self._ranks.size} ranks: one of them is gone, or did not come "
+                f"{what} over {self._ranks.size} ranks: a rank has ended, or did not call what the others called "
                 "(flush, history, recent, summary, state_dict and close must be called on every rank). "
-                f"The steps before are safe. {str(error).strip()}"
+                f"Earlier steps are safe. {str(error).strip()}"
             ) from error
         if total[1 : self._header].tolist() != [first, n] * self._ranks.size:
             raise self._failed(
-                f"{what}: the {self._ranks.size} ranks came after different steps; step every rank's optimizer equally "
-                "often, and call flush, history, recent, summary, state_dict and close after the same step everywhere"
+                f"{what}: the {self._ranks.size} ranks made the call after different steps; make equally many "
+                "optimizer steps on every rank, and call flush, history, recent, summary, state_dict and close after "
+                "the same step"
             )
         self._seconds = total[0]
         return Part(first, total[self._header : end].reshape(n, K, L), total[end : end + n])

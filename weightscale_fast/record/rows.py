@@ -21,7 +21,7 @@ class Part(NamedTuple):
 
     first: int  # number of the first row, counted from 0 over the whole record
     sums: NDArray[np.float64]  # [n, K, L]
-    skipped: NDArray[np.float64]  # [n] how many of the row's steps a gradient scaler skipped
+    skipped: NDArray[np.float64]  # [n] how many steps of the row a gradient scaler skipped
 
 
 class Rows(NamedTuple):
@@ -40,7 +40,7 @@ class Rows(NamedTuple):
 
     @property
     def bits(self) -> NDArray[np.uint8]:
-        """[n] the flags, never None."""
+        """[n] the flags; 0 for every row if `flags` is None."""
         return np.zeros(len(self.steps), np.uint8) if self.flags is None else self.flags
 
     def to_bytes(self) -> bytes:
@@ -53,7 +53,7 @@ class Rows(NamedTuple):
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Rows:
-        """The rows that `to_bytes` wrote."""
+        """The rows from the bytes that `to_bytes` returned."""
         arrays = safetensors.numpy.load(data)
         return cls(arrays.pop("step"), ratio_sum=arrays.pop("ratio_sum", None), **arrays)
 

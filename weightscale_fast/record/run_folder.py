@@ -1,10 +1,10 @@
-"""RunFolder: the record of a run on disk. A kill at any moment loses at most the shard that is being written.
+"""RunFolder: the record of a run on disk. If the process is killed, at most the shard being written is lost.
 
-    RUN/meta.json                                    what the rows are; written once, before the first row
+    RUN/meta.json                                    describes the rows; written once, before the first row
     RUN/rwc/part-<first>-<last>.safetensors          step, flags [n], delta_l1, prev_l1, moved (, ratio_sum) [n, L]
 
 The folder and each shard are written under a temporary name, flushed to the disk, and then renamed. So the folder
-never appears without its meta.json, and a shard only when it is whole.
+never appears without its meta.json, and a shard appears only when it is complete.
 
 Letters: n rows, L layers.
 """
@@ -27,10 +27,8 @@ import safetensors.numpy
 import torch
 
 from ..errors import WeightScaleError
-from .rows import RESUMED as RESUMED  # the three names with `as` can be imported from here too
-from .rows import SKIPPED as SKIPPED
-from .rows import Rows as Rows
-from .rows import concatenate
+from ..files import atomic_write
+from .rows import Rows, concatenate
 
 FORMAT = "weightscale_fast run 1"
 META = "meta.json"
@@ -39,7 +37,7 @@ _SHARD_NAME = re.compile(r"part-(\d+)-(\d+)\.safetensors")
 
 
 class RunFolder:
-    """The folder of one run: `create` makes it, `open` finds it, `append` adds a shard, `rows` reads all shards."""
+    """The folder of one run: `create` makes it, `open` opens it, `append` adds a shard, `rows` reads all shards."""
 
     def __init__(self, path: Path, meta: dict[str, Any]) -> None:
         self.path = path
@@ -47,11 +45,11 @@ class RunFolder:
 
     @classmethod
     def create(cls, path: str | Path, meta: Mapping[str, Any]) -> RunFolder:
-        """Make the folder. If that fails, nothing is left of it.
+        """Create the folder. If this fails, it leaves no files behind.
 
         Raises:
             WeightScaleError: the folder exists and is not empty, or cannot be written.
-            TypeError: `meta` holds a value that JSON cannot.
+            TypeError: `meta` holds a value that JSON cannot hold.
         """
         path = Path(path).absolute()
         versions = {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}
@@ -60,12 +58,13 @@ class RunFolder:
         text = json.dumps(full, indent=1)
         if path.is_file() or (path.is_dir() and any(path.iterdir())):
             raise WeightScaleError(
-                f"run folder {path} exists: choose another name, or pass resume=True to go on with that run"
+                f"run folder {path} exists: choose another name, or pass resume=True to continue that run"
             )
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         try:
             (temporary / "rwc").mkdir(parents=True)
-            _write_and_sync(temporary / META, text.encode())
+            with atomic_write(temporary / META) as file:
+                file.write(text.encode())
             temporary.replace(path)
         except OSError as error:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -74,10 +73,10 @@ class RunFolder:
 
     @classmethod
     def open(cls, path: str | Path) -> RunFolder:
-        """Find the run at `path`.
+        """Open the run at `path`.
 
         Raises:
-            WeightScaleError: there is no run, or it has another format.
+            WeightScaleError: there is no run at `path`, or it has another format.
         """
         path = Path(path).absolute()
         try:
@@ -93,10 +92,10 @@ class RunFolder:
 
     @classmethod
     def begin(cls, path: str | Path, meta: Mapping[str, Any], *, resume: bool) -> RunFolder:
-        """Make the folder. With `resume`, find it if it exists.
+        """Create the folder. With `resume`, open it if it exists.
 
         Raises:
-            WeightScaleError: the folder exists and `resume` is False, it is another run's, or it cannot be written.
+            WeightScaleError: the folder exists and `resume` is False; or it is another run's, or cannot be written.
         """
         path = Path(path)
         if not resume or not path.exists() or not any(path.iterdir()):
@@ -105,7 +104,8 @@ class RunFolder:
         for key in ("names", "numel", "definition", "every"):
             if run.meta[key] != meta[key]:
                 raise WeightScaleError(
-                    f"run folder {path} is of another run: its {key} differ from this monitor's; choose another name"
+                    f"run folder {path} belongs to another run: its {key!r} differs from this monitor's; "
+                    "choose another name"
                 )
         return run
 
@@ -113,46 +113,41 @@ class RunFolder:
         """Write the rows as one shard.
 
         Raises:
-            OSError: the disk is full or gone. Nothing is then left of this shard, and the others are untouched.
+            OSError: the disk is full or gone. No part of this shard is then left, and the others are untouched.
         """
         shard = self.path / "rwc" / f"part-{rows.steps[0]:09d}-{rows.steps[-1]:09d}.safetensors"
-        temporary = shard.with_suffix(".tmp")
-        try:
-            _write_and_sync(temporary, rows.to_bytes())
-            temporary.replace(shard)
-        except OSError:
-            temporary.unlink(missing_ok=True)
-            raise
+        with atomic_write(shard) as file:
+            file.write(rows.to_bytes())
 
     def rows(self) -> Rows:
-        """All rows of all shards, by rising step.
+        """All rows of all shards, in the order of steps.
 
         Raises:
-            WeightScaleError: a shard is torn, or belongs to another run.
+            WeightScaleError: a shard is damaged, or belongs to another run.
         """
         return concatenate(list(self.parts()), len(self.meta["names"]), self.meta["definition"] == "mean_ratio")
 
     def parts(self) -> Iterator[Rows]:
-        """The rows of each shard in turn, by rising step, for runs that are larger than memory.
+        """The rows of one shard after another, in the order of steps, for runs that are larger than memory.
 
         Raises:
-            WeightScaleError: a shard is torn, or belongs to another run.
+            WeightScaleError: a shard is damaged, or belongs to another run.
         """
         last_step = -1
         for shard in self._shards():
             part = self._read_shard(shard)
-            if part.steps[0] <= last_step:  # a killed resume left a shard and its shortened copy
+            if part.steps[0] <= last_step:  # a resume was killed: it left a shard and its shortened copy
                 part = part.where(part.steps > last_step)
             if len(part.steps):
                 yield part
                 last_step = int(part.steps[-1])
 
     def last_step(self) -> int:
-        """The step of the last row, 0 if there is none."""
+        """The step of the last row; 0 if there is none."""
         return max((_step_range(shard)[1] for shard in self._shards()), default=0)
 
     def drop_after(self, step: int) -> None:
-        """Delete the rows after `step`: a run goes on from a checkpoint of that step."""
+        """Delete the rows after `step`, because the run continues from a checkpoint of that step."""
         for shard in reversed(self._shards()):
             first, last = _step_range(shard)
             if last <= step:
@@ -163,7 +158,7 @@ class RunFolder:
             shard.unlink()
 
     def _shards(self) -> list[Path]:
-        """The closed shards, sorted by first step and then by last step."""
+        """The complete shards, sorted by first step and then by last step."""
         return sorted(
             (path for path in (self.path / "rwc").glob("*.safetensors") if _SHARD_NAME.fullmatch(path.name)),
             key=_step_range,
@@ -174,7 +169,7 @@ class RunFolder:
             arrays = safetensors.numpy.load_file(shard)
         except (OSError, safetensors.SafetensorError) as error:
             raise WeightScaleError(
-                f"shard {shard} is torn or no safetensors file ({error}); move it away to load the others"
+                f"shard {shard} is damaged or not a safetensors file ({error}); move it away to load the others"
             ) from error
         first, last = _step_range(shard)
         steps = arrays.get("step", np.empty(0))
@@ -192,7 +187,7 @@ class RunFolder:
             or np.any(np.diff(steps) <= 0)
         ):
             raise WeightScaleError(
-                f"shard {shard} is not of this run: expected steps {first} to {last} of "
+                f"shard {shard} does not belong to this run: expected steps {first} to {last} of "
                 f"{', '.join(sorted(expected))} for {shape[1]} layers, got {shapes}; move it away to load the others"
             )
         return Rows(steps, arrays["delta_l1"], arrays["prev_l1"], arrays["moved"], arrays.get("ratio_sum"), flags)
@@ -202,10 +197,3 @@ def _step_range(shard: Path) -> tuple[int, int]:
     match = _SHARD_NAME.fullmatch(shard.name)
     assert match is not None
     return int(match[1]), int(match[2])
-
-
-def _write_and_sync(path: Path, data: bytes) -> None:
-    with open(path, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
