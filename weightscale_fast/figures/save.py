@@ -1,21 +1,44 @@
-"""A figure as a small SVG."""
+"""Figures as files: PNG, PDF, and small SVG."""
 
 from __future__ import annotations
 
 import base64
 import io
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..files import atomic_write
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+DPI = 160  # of PNG files, and of the images inside SVG and PDF files
+FORMATS = (".png", ".svg", ".pdf")
 IMAGE = re.compile(rb'(?<="data:image/png;base64,)[^"]+')
 COLOURS = 256  # the most of a palette
 STEP = 16  # between the values of a channel, if there are more colours
+
+
+def save_figure(figure: Figure, *paths: Path) -> None:
+    """Write the figure to each path, in the format of its suffix: one of `FORMATS`.
+
+    The figure is laid out once, for the first file. To lay it out again would double the time.
+
+    Example:
+        `save_figure(figure, folder / "curves.svg", folder / "curves.png")`
+    """
+    for path in paths:
+        with atomic_write(path) as file:
+            if path.suffix == ".svg":
+                file.write(svg_of(figure, DPI))
+            else:
+                undated = {"CreationDate": None} if path.suffix == ".pdf" else None
+                figure.savefig(file, format=path.suffix[1:], dpi=DPI, metadata=undated)
+        figure.set_layout_engine("none")
 
 
 def svg_of(figure: Figure, dpi: float) -> bytes:
