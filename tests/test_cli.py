@@ -1,4 +1,4 @@
-"""The command line as a person uses and misuses it."""
+"""The command line, used and misused."""
 
 import os
 import signal
@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import weightscale_fast as wsf
-from weightscale_fast.cli import build_parser, main
+from weightscale_fast.cli import build_parser, main, paper, training
 from weightscale_fast.paper.presets import AS_CODED
 from weightscale_fast.record.run_folder import SKIPPED
 
@@ -48,7 +48,7 @@ def test_analyze(run, capsys):
 def test_analyze_leaves_out_what_a_scaler_skipped(tmp_path, capsys):
     history = make_history(noisy(40, 12))
     history.flags[[3, 7]] = SKIPPED
-    history.delta_l1[7] = history.moved[7] = 0  # a step; row 3 is of several, one of which was skipped
+    history.delta_l1[7] = history.moved[7] = 0  # one skipped step; row 3 holds several steps, of which one was skipped
     history.save(tmp_path / "scaled")
     assert main(["analyze", str(tmp_path / "scaled")]) == 0
     out = capsys.readouterr().out
@@ -65,7 +65,7 @@ def test_analyze_says_what_is_wrong(tmp_path, capsys):
 
 
 def test_analyze_says_when_a_run_diverged(tmp_path, capsys):
-    """Such a record cannot be clustered: what is wrong with it is said before."""
+    """Such a record cannot be clustered, so the findings are printed first."""
     rwc = noisy(300, 12)
     rwc[200:] = np.nan
     make_history(rwc).save(tmp_path / "diverged")
@@ -255,6 +255,25 @@ def test_ctrl_c_keeps_what_was_recorded(tmp_path):
     assert len(wsf.RWCHistory.load(run)) >= 6
 
 
+def test_ctrl_c_says_what_is_kept_and_only_if_there_is_something(tmp_path, capsys, monkeypatch):
+    def interrupted(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(training, "train", interrupted)
+    monkeypatch.setattr(paper, "run_preset", interrupted)
+    runs = {"train": ["train", str(tmp_path / "run")], "demo": ["demo", "--run", str(tmp_path / "run")]}
+    runs["paper"] = ["paper", "alexnet-mnist", "--runs", str(tmp_path / "run")]
+    for command, arguments in runs.items():
+        assert main(arguments) == 130
+        assert capsys.readouterr().err == f"\nweightscale {command}: stopped\n"
+    (tmp_path / "run").mkdir()
+    for command, arguments in runs.items():
+        assert main(arguments) == 130
+        error = capsys.readouterr().err
+        assert f"weightscale {command}: stopped; what was recorded is kept in\n  {tmp_path / 'run'}\n" in error
+        assert "--resume" in error
+
+
 def test_a_missing_package_is_named_with_its_install_line(tmp_path):
     script = """
 import sys
@@ -307,7 +326,7 @@ def test_help_of_paper_lists_what_the_authors_coded(capsys):
     assert all(f"\n  {name}" in out for name in AS_CODED)
 
 
-def test_analyze_writes_where_it_is_told(run, tmp_path, capsys):
+def test_analyze_writes_to_the_folder_that_is_given(run, tmp_path, capsys):
     assert main(["analyze", str(run), "--out", str(tmp_path / "page")]) == 0
     assert f"report: {tmp_path / 'page' / 'report.html'}" in capsys.readouterr().out
     assert (tmp_path / "page" / "findings.csv").read_text().startswith("kind,layer,")
