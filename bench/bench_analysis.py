@@ -1,4 +1,4 @@
-"""Clustering of a large run from its folder: time and peak memory of `cluster_layers`, in a process of its own.
+"""Cluster a large run from its folder, and measure time and peak memory of `cluster_layers` in its own process.
 
 python bench/bench_analysis.py                          1,000 layers x 100,000 steps: 2.4 GB under the temp folder
 python bench/bench_analysis.py --layers 161 --steps 10000
@@ -25,7 +25,7 @@ FAMILIES = 4
 
 
 def generate(folder: Path, layers: int, steps: int) -> None:
-    """A run whose layers' RWC decays in one of four ways from one of four levels, with log-normal noise a step."""
+    """Write a run. The RWC of each layer decays in one of four ways from one of four levels, with log-normal noise."""
     rng = np.random.default_rng(0)
     family = rng.integers(FAMILIES, size=layers)
     level = np.geomspace(1e-2, 3e-4, FAMILIES)[family] * np.exp(0.3 * rng.standard_normal(layers))
@@ -49,7 +49,7 @@ def generate(folder: Path, layers: int, steps: int) -> None:
 
 
 def measure(folder: str) -> None:
-    """Cluster the run, and print time, peak memory and result."""
+    """Cluster the run, and print the time, the peak memory and the result."""
     start = time.perf_counter()
     clusters = cluster_layers(Path(folder))
     seconds = time.perf_counter() - start
@@ -60,11 +60,11 @@ def measure(folder: str) -> None:
 
 
 def main() -> None:
-    """Generate a run, and measure in a fresh process, whose peak is then that of the analysis alone."""
+    """Generate a run, and measure in a new process, so that its peak memory is that of the analysis alone."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--layers", type=int, default=1000)
     parser.add_argument("--steps", type=int, default=100_000)
-    parser.add_argument("--run", help="measure this run folder, here and now")
+    parser.add_argument("--run", help="measure this run folder, in this process")
     arguments = parser.parse_args()
     if arguments.run:
         measure(arguments.run)

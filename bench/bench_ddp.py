@@ -1,11 +1,11 @@
-"""What recording adds to a step of data parallelism, and what it keeps, with one process and with two.
+"""What recording costs with data parallelism, in time and in memory, with one process and with two.
 
-    python bench/bench_ddp.py                                  # the table, one process and then two
-    torchrun --nproc-per-node=2 bench/bench_ddp.py --worker    # one line of it
+    python bench/bench_ddp.py                                  # the table: one process, and then two
+    torchrun --nproc-per-node=2 bench/bench_ddp.py --worker    # one line of the table
 
-ResNet-18, 32 x 32 images, SGD, gloo, one thread a process. A step and a record are timed by themselves, in turns; the
-share is the ratio of the fastest of each, for other work on the machine can only add, and of the slowest rank. The
-flush is the all-reduce of a full part of 256 rows, which comes once in as many steps.
+ResNet-18, 32 x 32 images, SGD, gloo, one thread for each process. Steps and records are timed separately, in turns. The
+share is the fastest record divided by the fastest step, because other work on the machine can only add time. Of the
+ranks, the slowest counts. The flush is the all-reduce of a full shard of 256 rows; it happens once in 256 steps.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def seconds(work: Callable[[], object]) -> float:
 
 
 def measure(batch: int, steps: int) -> dict[str, float]:
-    """The fastest times of this rank in seconds, and its snapshot in bytes."""
+    """The fastest times of this rank in seconds, and the size of its snapshot in bytes."""
     torch.manual_seed(0)
     model = DistributedDataParallel(timm.create_model("resnet18", num_classes=10))
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, fused=True)
@@ -49,14 +49,14 @@ def measure(batch: int, steps: int) -> dict[str, float]:
     step_times, record_times = [], []
     for i in range(steps + 2):
         step_time, record_time = seconds(step), seconds(monitor.record)
-        if i >= 2:  # the first steps allocate
+        if i >= 2:  # the first two steps allocate memory
             step_times.append(step_time)
             record_times.append(record_time)
     history = monitor.history()
     assert (history.rwc[-1] > 0).all()
     for _ in range(SHARD_ROWS - len(history) - 1):
         monitor.record()
-    dist.barrier()  # what is timed is the call, and not how far one rank is ahead of the other
+    dist.barrier()  # so that the time does not include waiting for the other rank
     flush_time = seconds(monitor.flush)
     return {
         "step": min(step_times),
@@ -81,9 +81,9 @@ def worker(batch: int, steps: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--batch", type=int, default=64, help="images a process")
+    parser.add_argument("--batch", type=int, default=64, help="images of each process")
     parser.add_argument("--steps", type=int, default=30)
-    parser.add_argument("--worker", action="store_true", help="be one rank, under torchrun")
+    parser.add_argument("--worker", action="store_true", help="run as one rank, under torchrun")
     arguments = parser.parse_args()
     if arguments.worker:
         worker(arguments.batch, arguments.steps)

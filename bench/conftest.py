@@ -1,4 +1,4 @@
-"""Adds the machine to every result, and GB/s, ratios and errors to the output."""
+"""Add the machine to every result, and GB/s, ratios and errors to the output."""
 
 import platform
 
@@ -14,7 +14,7 @@ def pytest_benchmark_update_machine_info(config, machine_info):
 
 def pytest_benchmark_update_json(config, benchmarks, output_json):
     for benchmark in output_json["benchmarks"]:
-        benchmark["stats"].pop("data", None)  # every single time: the statistics are enough to keep
+        benchmark["stats"].pop("data", None)  # the single times: the statistics are enough
 
 
 def pytest_terminal_summary(terminalreporter):

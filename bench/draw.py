@@ -1,4 +1,4 @@
-"""Writes the table and the figure of docs/performance.md: python bench/draw.py bench/results/NAME.json."""
+"""Write the table and the figure of docs/performance.md: python bench/draw.py bench/results/NAME.json."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ COLOURS = {
 
 
 def by_case(benchmarks: list[dict[str, Any]]) -> dict[str, dict[str, dict[str, Any]]]:
-    """case -> rival -> its extra_info with the median in seconds."""
+    """The results by case and then by rival: the rival's extra_info, with the median in seconds."""
     cases: dict[str, dict[str, dict[str, Any]]] = {}
     for benchmark in benchmarks:
         info = benchmark["extra_info"]
@@ -33,7 +33,7 @@ def by_case(benchmarks: list[dict[str, Any]]) -> dict[str, dict[str, dict[str, A
 
 
 def print_tables(benchmarks: list[dict[str, Any]], write: Callable[[str], None]) -> None:
-    """Every rival of every case: time, bandwidth, ratios, error."""
+    """Write time, bandwidth, ratios and error of every rival of every case."""
     for case, rivals in by_case(benchmarks).items():
         write(f"{case}")
         if "training step" in rivals:
@@ -50,7 +50,7 @@ def print_tables(benchmarks: list[dict[str, Any]], write: Callable[[str], None])
 
 
 def markdown(result: dict[str, Any]) -> str:
-    """The table: our time, and the time of each way as a multiple of the copy's."""
+    """The table: the time of `fast_rwc`, and each rival's time as a multiple of the copy's."""
     machine = result["machine_info"]
     cases = by_case(result["benchmarks"])
     names = ("fast_rwc", *RIVALS[1:])
@@ -78,7 +78,7 @@ def markdown(result: dict[str, Any]) -> str:
 
 
 def draw(result: dict[str, Any], path: Path) -> None:
-    """The figure: the time of each way as a multiple of the copy's. The same result gives the same bytes."""
+    """Draw each rival's time as a multiple of the copy's. The same result gives the same bytes."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
@@ -112,7 +112,7 @@ def draw(result: dict[str, Any], path: Path) -> None:
 
 
 def main() -> None:
-    """Print the tables; write the figure, and the table between the page's marks."""
+    """Print the tables, write the figure, and write the table between the marks of the page."""
     result = json.loads(Path(sys.argv[1]).read_text())
     print_tables(result["benchmarks"], print)
     draw(result, ROOT / "docs" / "speeds.svg")

@@ -1,11 +1,11 @@
 """make gpu-check: everything of this project that needs a GPU, in one run of at most nine minutes, offline.
 
-It builds the extension for the GPU at hand, runs the tests marked `gpu` (each must run), measures the pass against its
-rivals and the host's time, runs compute-sanitizer where it is, and measures torch.compile last. All of this happens in
-a copy of the tree, so that no binary for one GPU stays behind.
+It builds the extension for the GPU of this machine and runs the tests marked `gpu`. None of these may be skipped. It
+measures the pass, its rivals and the host's time, runs compute-sanitizer if it is installed, and measures torch.compile
+last. All of this happens in a copy of the tree, so that no binary for one GPU stays in the tree itself.
 
-Each is a part of its own: one that fails is reported, and the others go on. OUT/logs gets what a part prints at once,
-and OUT/<gpu>-torch<version>.json the results after each part. A table ends the run.
+Each of these is a part. If a part fails, that is reported and the others go on. What a part prints goes to OUT/logs at
+once, and the results go to OUT/<gpu>-torch<version>.json after each part. The run ends with a table.
 
 `--tune` tries the launch settings of the Triton kernels instead. `--dry-run` measures tiny weights on the CPU, to show
 that this file itself works.
@@ -36,10 +36,10 @@ from gpu_tables import print_found
 
 ROOT = Path(__file__).parents[1]
 SOURCES = ("bench", "csrc", "tests", "weightscale_fast", "setup.py", "pyproject.toml", "README.md", "LICENSE")
-CUDA = "/usr/local/cuda/bin"  # where nvcc and compute-sanitizer are when the PATH does not say
+CUDA = "/usr/local/cuda/bin"  # where nvcc and compute-sanitizer are if they are not on the PATH
 
 RIVALS = ("copy", "foreach", "foreach in place", "naive")
-CASES = {  # weights -> dtype, rivals
+CASES = {  # the dtype and the rivals of each case
     "resnet50": ("float32", RIVALS),
     "1,000 x 4,096": ("float32", RIVALS),
     "vit_base_patch16_224": ("float32", RIVALS),
@@ -58,10 +58,10 @@ def last_line(text: str) -> str:
 
 
 def summary(text: str) -> str:
-    """pytest's last line.
+    """The last line of pytest.
 
     Raises:
-        ValueError: a test did not run.
+        ValueError: a test was skipped, or none passed.
     """
     line = last_line(text)
     if "skipped" in line or "passed" not in line:
@@ -70,16 +70,16 @@ def summary(text: str) -> str:
 
 
 def build_part(capability: tuple[int, int]) -> Part:
-    """The extension, for this GPU alone. Where the build fails, a binary that the tree already held stays in use."""
+    """Build the extension for this GPU alone. If the build fails, a binary that is already in the tree stays in use."""
     environment = {"TORCH_CUDA_ARCH_LIST": "{}.{}".format(*capability), "WEIGHTSCALE_FAST_CUDA": "1"}
     return Part("build", (sys.executable, "setup.py", "build_ext", "--inplace", "--force"), 150, environment, last_line)
 
 
 def sanitizer_parts(tool: str) -> list[Part]:
-    """compute-sanitizer on one small test of the kernels, and on no other kernel.
+    """Run compute-sanitizer on one small test of our kernels, and on no other kernel.
 
-    torch's caching allocator is off: no access is out of bounds inside its large blocks. memcheck's list of CUDA calls
-    that failed is off too: programs make some just to ask what the driver can do.
+    torch's caching allocator is off, because inside its large blocks no access would be out of bounds. memcheck's list
+    of failed CUDA calls is off too, because programs make such calls just to ask what the driver can do.
     """
     environment = {"WEIGHTSCALE_FAST_REQUIRE_GPU": "1", "PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
     options = ("--error-exitcode", "9", "--target-processes", "application-only", "--kernel-name", "kns=_sums_kernel")
@@ -96,7 +96,7 @@ def measure_part(name: str, seconds: float, *arguments: str) -> Part:
 
 
 def check_parts(capability: tuple[int, int]) -> list[Part]:
-    """All that needs a GPU; what can best be missed is last."""
+    """All parts that need a GPU, the least important ones last."""
     tool = shutil.which("compute-sanitizer")
     return [
         build_part(capability),
@@ -116,7 +116,7 @@ def check_parts(capability: tuple[int, int]) -> list[Part]:
 
 
 def dry_parts() -> list[Part]:
-    """The measuring alone, with tiny weights on the CPU."""
+    """Only the measurements, with tiny weights on the CPU."""
     return [
         measure_part("2 GB copy", 120, "copy", "cpu"),
         measure_part("host", 120, "host", "cpu"),
@@ -127,7 +127,7 @@ def dry_parts() -> list[Part]:
 
 
 def tune_parts(device: str) -> list[Part]:
-    """The launch settings of the Triton kernels, most promising first."""
+    """The trials of launch settings of the Triton kernels, most promising first."""
     environment = {"TRITON_INTERPRET": "1"} if device == "cpu" else {}
     return [
         Part(f"tune {trial}", (sys.executable, "bench/tune.py", trial, device), 150, environment) for trial in TRIALS
@@ -137,7 +137,7 @@ def tune_parts(device: str) -> list[Part]:
 def check(
     parts: Sequence[Part], machine: dict[str, str], *, folder: Path, out: Path, seconds: float, file: str
 ) -> None:
-    """Run the parts in `folder`, a tree of the project, and end the program if one failed.
+    """Run the parts in `folder`, a copy of the project, and exit with an error if one failed.
 
     `machine` and the results go to `file` in `out`.
     """
@@ -157,13 +157,13 @@ def check(
 
 
 def free_name(out: Path, name: str) -> str:
-    """`name`.json, or with a number behind it where an earlier run has left its results."""
+    """`name`.json, or with a number at its end if an earlier run has left its results under that name."""
     numbers = itertools.chain([""], (f"-{i}" for i in itertools.count(2)))
     return next(f"{name}{number}.json" for number in numbers if not (out / f"{name}{number}.json").exists())
 
 
 def copy_tree(folder: Path) -> None:
-    """What the parts need of this tree, to build in: the binary for one GPU must not stay here."""
+    """Copy what the parts need of this tree. They build in the copy, so no binary for one GPU stays in this tree."""
     for name in SOURCES:
         source = ROOT / name
         if source.is_dir():
@@ -173,11 +173,14 @@ def copy_tree(folder: Path) -> None:
 
 
 def main() -> None:
-    """All of it, or the launch settings, or a dry run of either."""
+    """Run the check, or the trials of launch settings, or a dry run of either."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, help="folder for results and logs (bench/results; a dry run keeps none)")
     parser.add_argument(
-        "--seconds", type=float, default=540.0, help="when these are over (540), what runs is stopped, the rest dropped"
+        "--seconds",
+        type=float,
+        default=540.0,
+        help="limit of the whole run (540): then the running part is stopped and the rest is not begun",
     )
     parser.add_argument("--tune", action="store_true", help="try the launch settings of the Triton kernels instead")
     parser.add_argument("--dry-run", action="store_true", help="measure tiny weights on the CPU instead")
@@ -188,9 +191,9 @@ def main() -> None:
         try:
             options.out.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            parser.error(f"--out must be a folder, or a place where one can be made: {error}")
+            parser.error(f"--out must be a folder, or a path where one can be made: {error}")
     machine = {"python": platform.python_version(), "torch": torch.__version__, "cuda": str(torch.version.cuda)}
-    for stop in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):  # so that the running part ends too
+    for stop in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):  # sys.exit also ends the running part
         signal.signal(stop, lambda number, _: sys.exit(f"gpu-check: stopped by {signal.Signals(number).name}"))
     with tempfile.TemporaryDirectory() as scratch:
         folder, out = Path(scratch) / "tree", options.out
@@ -204,7 +207,7 @@ def main() -> None:
             machine["compute-sanitizer"] = shutil.which("compute-sanitizer") or "not here"
         else:
             sys.exit(
-                f"gpu-check needs a GPU, and torch {torch.__version__} (CUDA {torch.version.cuda}) finds none: "
+                f"gpu-check needs a GPU, and torch {torch.__version__} (CUDA {torch.version.cuda}) finds none, so "
                 "nothing was run. Use PYTHON=... for another python, or --dry-run."
             )
         folder.mkdir()

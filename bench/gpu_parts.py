@@ -1,7 +1,7 @@
-"""Runs the parts of a GPU session: each in a process of its own, within one time budget.
+"""Run the parts of a GPU session, each in its own process, within one time limit.
 
-A part that fails, hangs or is killed costs only itself. What it prints goes to a log file at once, and every line of it
-that is a JSON object is a result.
+If a part fails, hangs or is killed, only its own results are lost. What it prints goes to a log file at once. Every
+printed line that is a JSON object is a result.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import Any
 
 TAIL = 1_500  # characters of a failed part's log that are shown
-GRACE = 10.0  # seconds that a part has to end when it is stopped
+GRACE = 10.0  # seconds that a stopped part gets to end
 
 
 def json_lines(text: str) -> list[dict[str, Any]]:
-    """The lines that are JSON objects. A killed process may leave half a line, which is none."""
+    """The lines that are JSON objects. A killed process may leave half a line, which is not one."""
     found = []
     for line in text.splitlines():
         with contextlib.suppress(json.JSONDecodeError):
@@ -38,9 +38,9 @@ class Part:
 
     name: str
     command: Sequence[str]
-    seconds: float  # it is stopped after these
+    seconds: float  # the part is stopped after this time
     environment: Mapping[str, str] = field(default_factory=dict)
-    read: Callable[[str], Any] = json_lines  # ValueError: the output shows that the part failed
+    read: Callable[[str], Any] = json_lines  # raises ValueError if the output shows that the part failed
 
     @property
     def log(self) -> str:
@@ -51,9 +51,9 @@ class Part:
 def run_parts(
     parts: Sequence[Part], *, folder: Path, logs: Path, seconds: float, save: Callable[[dict[str, Any]], None]
 ) -> dict[str, dict[str, Any]]:
-    """Run the parts in order in `folder`; what came of each, by name. `save` gets all of it after each part.
+    """Run the parts in order in `folder`, and return the outcome of each by name. `save` gets all outcomes after each.
 
-    No part begins when `seconds` are over, and one that still runs then is stopped: it is the last parts that are lost.
+    After `seconds`, the running part is stopped and no further part begins. So only the last parts are lost.
     """
     logs.mkdir(parents=True, exist_ok=True)
     end, outcomes = time.monotonic() + seconds, {}
@@ -74,7 +74,7 @@ def run_parts(
 
 
 def _run(part: Part, folder: Path, log: Path, seconds: float) -> dict[str, Any]:
-    """The part's results, its wall time, and why it failed if it did."""
+    """The results of the part, its wall time, and the reason if it failed."""
     began = time.monotonic()
     path = os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")]))
     environment = {**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONPATH": path, **part.environment}
@@ -95,7 +95,7 @@ def _run(part: Part, folder: Path, log: Path, seconds: float) -> dict[str, Any]:
             failure = _failure(process.wait(seconds))
         except subprocess.TimeoutExpired:
             failure = f"stopped after {seconds:.0f} s"
-            os.killpg(process.pid, signal.SIGINT)  # pytest then still says what failed, and Python where it was
+            os.killpg(process.pid, signal.SIGINT)  # so that pytest says what failed, and Python where it was
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(GRACE)
         finally:
@@ -118,7 +118,7 @@ def _failure(code: int) -> str | None:
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
-    """End the process and all that it started: what is left would hold the GPU."""
+    """End the process and all processes that it started: one that is left would keep the GPU."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()

@@ -1,4 +1,4 @@
-"""Prints what gpu_check.py found as tables."""
+"""Print the results of gpu_check.py as tables."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any
 
 
 def print_cases(rows: Sequence[dict[str, Any]], copy: float) -> None:
-    """Each way of each case: GB/s of the bytes that the work needs, and these compared with two copies and with ours.
+    """Print a line for each way of each case: times, GB/s of the bytes that the work needs, and ratios of these GB/s.
 
-    The time is the device's own where that was measured. `same` is a flat copy that moves as many bytes, `2 GB` the
-    large one.
+    The time is that of the device alone if it was measured. `same` is the ratio to a flat copy that moves as many
+    bytes, `2 GB` is the ratio to the large copy, and `x ours` is the ratio of our GB/s to those of the line.
     """
     print(f"{'':43}{'ms':>9}{'warm ms':>9}{'host us':>9}{'GB/s':>7}{'same':>6}{'2 GB':>6}{'x ours':>8}{'error':>7}")
     for case, dtype in dict.fromkeys((row["case"], row["dtype"]) for row in rows):
@@ -35,7 +35,7 @@ def print_cases(rows: Sequence[dict[str, Any]], copy: float) -> None:
 
 
 def print_trials(trial: str, rows: Sequence[dict[str, Any]]) -> None:
-    """Time of each settings on each case, and how far it is from the case's best on average."""
+    """Print the time of each choice of settings on each case, and the mean of its ratios to the best times."""
     times: dict[str, dict[str, float]] = {}
     for row in rows:
         times.setdefault(str(row["settings"]), {})[f"{row['case']} {row['dtype']}"] = row.get("device_ms", math.inf)
@@ -47,7 +47,7 @@ def print_trials(trial: str, rows: Sequence[dict[str, Any]]) -> None:
 
 
 def print_found(outcomes: dict[str, dict[str, Any]]) -> None:
-    """The tables, and in a line each what else was found."""
+    """Print the tables, and a line for each other result."""
     found = {name: outcome["found"] for name, outcome in outcomes.items() if outcome.get("found")}
     cases = []
     for name, result in found.items():

@@ -1,11 +1,12 @@
-"""What `check_health` finds in recorded runs: on healthy ones, each finding is a false alarm.
+"""What `check_health` finds in recorded runs. In a healthy run, each finding is a false alarm.
 
     python bench/health_false_alarms.py [RUN ...]
 
-prints, for each run folder, how many findings of each kind there are per 1,000 steps, and the first few; and how near
-it came to the limits: the least and the most of the other layers' median that any layer held for as many blocks as it
-takes to be reported (of "most" also while it falls, as it does where weights begin at 0). At the end it prints what the
-check costs.
+For each run folder this prints the number of findings of each kind per 1,000 steps, and the first few findings. It also
+prints how near the run came to the limits. A layer is reported if it stays far from the median of the other layers for
+a number of blocks. "least" and "most" are the lowest and the highest share of that median at which any layer stayed for
+so long. "most" includes layers whose RWC falls, as it does where weights begin at 0. At the end this prints the time
+that the check takes.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ SHOWN = 4
 
 
 def extremes(history: wsf.RWCHistory) -> tuple[float, float]:
-    """The least and the most of the others' median that any layer stayed at for long enough to be reported."""
+    """The lowest and the highest share of the others' median at which a layer stayed long enough to be reported."""
     N = len(history) // BLOCK
     with np.errstate(invalid="ignore", divide="ignore"):
         rwc = np.where(history.delta_l1 == 0, 0, history.delta_l1 / history.prev_l1)[: N * BLOCK]
@@ -44,7 +45,7 @@ def extremes(history: wsf.RWCHistory) -> tuple[float, float]:
 
 
 def cost(layers: int) -> float:
-    """Seconds that a monitor's check of the rows of one shard takes, the median of 20."""
+    """The seconds that a monitor's check takes for the rows of one shard, the median of 20."""
     check = HealthCheck([f"layer{i}" for i in range(layers)], np.full(layers, 100))
     rwc = np.exp(np.random.default_rng(0).normal(-7, 1, (SHARD_ROWS, layers)))
     rows = Rows(np.arange(1, SHARD_ROWS + 1), rwc, np.ones_like(rwc), np.full(rwc.shape, 100), None)

@@ -1,10 +1,10 @@
-"""How many loads stage 2 has in flight, read off the machine code: that is its time where a layer has many chunks.
+"""How many loads stage 2 has in flight, read from the machine code. This decides its time if a layer has many chunks.
 
-    python bench/loads_in_flight.py     # Triton's stage 2 for sm_90, and that of csrc/cuda where it is built in
+    python bench/loads_in_flight.py     # Triton's stage 2 for sm_90, and that of csrc/cuda if it is built in
 
 A thread's load is in flight from its issue until an instruction needs its value. For every loop with loads of 8 bytes
-this prints the most that are in flight at once, and how many are at each wait: the more, the fewer round trips to
-memory. No GPU is needed. With PYTHONPATH set to another checkout, its kernels are read.
+this prints how many are in flight at most, and how many at each wait. More loads in flight mean fewer round trips to
+memory. No GPU is needed. If PYTHONPATH is another checkout, its kernels are read.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from weightscale_fast.ops import triton_kernels
 
 LAUNCHES = ((256, 4), (2048, 32))  # BLOCK, warps
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
-TYPES = {"partial": "*fp64", "out": "*fp64", "rwc": "*fp32"}  # of the pointers; the others are *i64
+TYPES = {"partial": "*fp64", "out": "*fp64", "rwc": "*fp32"}  # types of pointers; all others are *i64
 
 
 def triton_sass(block: int, num_warps: int) -> str:
@@ -47,7 +47,7 @@ def triton_sass(block: int, num_warps: int) -> str:
 
 
 def cuda_sass() -> dict[str, str]:
-    """Stage 2 of the built extension for sm_90, by the function's name; empty without CUDA."""
+    """Stage 2 of the built extension for sm_90, by the name of the function. Empty if it has no CUDA."""
     found = next(Path(weightscale_fast.__file__).parent.glob("_C*.so"), None)
     if found is None:
         return {}
@@ -58,7 +58,7 @@ def cuda_sass() -> dict[str, str]:
 
 
 def waits(sass: str) -> list[list[int]]:
-    """For each loop with 8-byte loads, how many are in flight whenever an instruction needs one of them."""
+    """For each loop with 8-byte loads, how many are in flight each time that an instruction needs one of them."""
     code = [(int(at, 16), text) for at, text in re.findall(r"/\*([0-9a-f]{4,})\*/\s+([^;]+);", sass)]
     loops = []
     for at, text in code:
@@ -71,7 +71,7 @@ def waits(sass: str) -> list[list[int]]:
 
 def _waits_of(body: list[str]) -> list[int]:
     counts: list[int] = []
-    flying: list[str] = []  # registers that loads will fill
+    flying: list[str] = []  # the registers that loads in flight will fill
     for line in body:
         load = re.search(r"LDG\.E\S*\.64\S* (R\d+),", line)
         reads = set(re.findall(r"\bR\d+\b", line.partition(",")[2]))
@@ -85,7 +85,7 @@ def _waits_of(body: list[str]) -> list[int]:
 
 
 def main() -> None:
-    """Every stage 2 there is."""
+    """Print the loops of every stage 2."""
     for block, num_warps in LAUNCHES:
         print_loops(f"triton, BLOCK {block}, {num_warps} warps", triton_sass(block, num_warps))
     for name, sass in cuda_sass().items():
@@ -94,7 +94,7 @@ def main() -> None:
 
 
 def print_loops(title: str, sass: str) -> None:
-    """A line a loop."""
+    """Print a line for each loop."""
     for counts in waits(sass):
         print(f"{title}: at most {max(counts)} in flight; at each wait {counts}")
 

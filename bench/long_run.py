@@ -1,4 +1,4 @@
-"""100,000 recorded steps of a tiny model: time a step, resident memory and bytes on disk, every 10,000 steps."""
+"""Record 100,000 steps of a tiny model. Print time per step and resident memory every 10,000, and the bytes on disk."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ STEPS, BLOCK = 100_000, 10_000
 
 
 def resident_megabytes() -> float:
-    """Memory of this process, from Linux's /proc."""
+    """The resident memory of this process, from Linux's /proc."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 1e6
 
 
 def main() -> None:
-    """Record, and print a line a block."""
+    """Record, and print a line for each block of steps."""
     model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8))
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "run"

@@ -1,11 +1,11 @@
-"""Faults put into the pass on purpose: do the tests of the pass see them?
+"""Put faults into the pass on purpose, and count those that the tests of the pass see.
 
     python bench/mutants.py                        # every backend; about half an hour on two cores
-    python bench/mutants.py cuda_on_cpu            # one: cpu, triton, or cuda_on_cpu (csrc/cuda on the CPU)
+    python bench/mutants.py cuda_on_cpu            # one backend: cpu, triton, or cuda_on_cpu (csrc/cuda on the CPU)
 
-Each mutant is a copy of the sources with one line changed. It is caught when a test of `tests/test_layer_sums.py`
-fails, when the process ends, or when it hangs. A mutant that no test without a GPU can see says why.
-Prints caught / all, and the names of those that survive; the exit code is then 1.
+Each mutant is a copy of the sources with one line changed. It is caught if a test of `tests/test_layer_sums.py` fails,
+if the process crashes, or if it hangs. Some mutants cannot be seen by a test without a GPU. The list says why, and they
+are not run. This prints the number caught of all, and the names of those that survive. Then the exit code is 1.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import torch
 from mutant_list import MUTANTS, Mutant
 
 ROOT = Path(__file__).parents[1]
-SECONDS = 300  # a whole run without a mutant takes 20 to 60
+SECONDS = 300  # limit for one run of the tests; without a mutant it takes 20 to 60
 
 
 FILES = {
@@ -33,17 +33,17 @@ FILES = {
 
 
 def copy_of_the_project(folder: Path) -> None:
-    """What the tests of the pass need, to be changed."""
+    """Copy what the tests of the pass need. Mutants change the copy."""
     for name in ("weightscale_fast", "csrc", "tests"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "pyproject.toml", folder)
 
 
 def put_in(mutant: Mutant, backend: str, folder: Path) -> None:
-    """Change the one of the backend's files that has the old text.
+    """Change the old text in the one file of the backend that has it.
 
     Raises:
-        ValueError: none has it, or more than once: the list is older than the sources.
+        ValueError: no file has the old text, or several have it: the list is older than the sources.
     """
     texts = {folder / name: (folder / name).read_text() for name in FILES[backend]}
     found = [path for path, text in texts.items() if mutant.old in text]
@@ -53,7 +53,7 @@ def put_in(mutant: Mutant, backend: str, folder: Path) -> None:
 
 
 def build_cpu(folder: Path) -> bool:
-    """Compile csrc/cpu of the copy, without optimizing much; whether it compiled."""
+    """Compile csrc/cpu of the copy, with little optimization. Returns whether it compiled."""
     torch_folder = Path(torch.__file__).parent
     for path in (folder / "weightscale_fast").glob("_C*.so"):
         path.unlink()
@@ -65,7 +65,7 @@ def build_cpu(folder: Path) -> bool:
 
 
 def tests_of(backend: str) -> list[str]:
-    """The names of the backend's tests in tests/test_layer_sums.py, and of those that name no backend for the CPU's."""
+    """The names of the backend's tests in tests/test_layer_sums.py. Tests that name no backend belong to the CPU's."""
     command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "tests/test_layer_sums.py"]
     lines = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
     names = [line for line in lines if "::" in line]
@@ -75,7 +75,7 @@ def tests_of(backend: str) -> list[str]:
 
 
 def is_caught(folder: Path, backend: str, tests: list[str]) -> bool:
-    """Whether the tests see the fault in the copy."""
+    """Whether a test fails, crashes or hangs on the copy."""
     if backend == "cpu" and not build_cpu(folder):
         raise ValueError("the mutant does not compile")
     environment = {**os.environ, "PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
@@ -90,7 +90,7 @@ def is_caught(folder: Path, backend: str, tests: list[str]) -> bool:
 
 
 def main() -> None:
-    """Every mutant of the backends that are named, or of all."""
+    """Try every mutant of the named backends, by default of all."""
     backends = sys.argv[1:] or list(MUTANTS)
     survivors = []
     for backend in backends:

@@ -1,4 +1,4 @@
-"""How far L1 norms of float32 weights are from float64, on one thread: a table for docs/performance.md."""
+"""The error of L1 norms of float32 weights against float64, on one thread: a table for docs/performance.md."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SIZES = (1_000_000, 10_000_000, 100_000_000)
 
 
 def fused_sum(w: torch.Tensor) -> torch.Tensor:
-    """||w||_1 as this package sums it: the denominator of a step."""
+    """||w||_1 as this package computes it: the denominator of RWC."""
     model = nn.Module()
     model.w = nn.Parameter(w[None])
     return wsf.layer_sums(model, wsf.snapshot(model), update=False).prev_l1[0]
@@ -29,7 +29,7 @@ WAYS = {
 
 
 def main() -> None:
-    """Measure, print, and write the table between the page's marks."""
+    """Measure, print the table, and write it between the marks of the page."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
     weights = torch.randn(max(SIZES))

@@ -1,4 +1,4 @@
-"""Writes a table into docs/performance.md, between two marks."""
+"""Write a table into docs/performance.md, between two marks."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ PAGE = Path(__file__).parents[1] / "docs" / "performance.md"
 
 
 def replace_between(begin: str, end: str, table: str, page: Path = PAGE) -> None:
-    """Replace what stands between the marks `begin` and `end` of the page.
+    """Replace the text between the marks `begin` and `end` of the page.
 
     Raises:
-        ValueError: the page lacks a mark.
+        ValueError: the page does not have both marks.
     """
     before, found, rest = page.read_text().partition(begin)
     _, closed, after = rest.partition(end)

@@ -1,6 +1,6 @@
-"""The ways to compute RWC of a list of layers, each as well as it can be written; and the copy, the floor of them all.
+"""Ways to compute the RWC of a list of layers, each as fast as we can write it, and a copy, which none can beat.
 
-Every rival leaves prev[i] equal to w[i], for so the next step begins.
+Every rival leaves prev[i] equal to w[i], because the next step needs that.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Step = Callable[[], Tensor | None]
 
 
 def fast_rwc(model: nn.Module, backend: str | None = None) -> tuple[Step, list[Tensor]]:
-    """This package: one pass, from the model itself."""
+    """This package: one pass over the weights of the model."""
     prev = wsf.snapshot(model)
     return lambda: wsf.fast_rwc(model, prev, backend=backend), prev._weights
 
@@ -28,7 +28,7 @@ def _clones(model: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
 
 
 def copy(model: nn.Module) -> tuple[Step, list[Tensor]]:
-    """prev.copy_(w) alone: two of the pass's three streams, and no number at the end."""
+    """prev.copy_(w) alone. It moves two of the three streams of the pass, and computes nothing."""
     weights, prev = _clones(model)
 
     def step() -> None:
@@ -53,7 +53,7 @@ def naive(model: nn.Module) -> tuple[Step, list[Tensor]]:
 
 
 def foreach(model: nn.Module) -> tuple[Step, list[Tensor]]:
-    """PyTorch's multi-tensor functions, which its own optimizers use."""
+    """PyTorch's multi-tensor functions, which its optimizers use."""
     weights, prev = _clones(model)
 
     def step() -> Tensor:
@@ -66,7 +66,7 @@ def foreach(model: nn.Module) -> tuple[Step, list[Tensor]]:
 
 
 def foreach_in_place(model: nn.Module) -> tuple[Step, list[Tensor]]:
-    """The same without a temporary: prev itself becomes the difference before it is refreshed."""
+    """The same without a temporary tensor: prev becomes the difference before it is updated."""
     weights, prev = _clones(model)
 
     def step() -> Tensor:
@@ -99,18 +99,18 @@ def worst_error(model: nn.Module, step: Step, prev: list[Tensor]) -> float:
     """The largest relative error of a layer's RWC over one real step, against float64; NaN for the copy.
 
     Raises:
-        AssertionError: the step did not move prev on.
+        AssertionError: the step did not update prev.
     """
     for p in model.parameters():
         p.mul_(1 + 1e-2 * torch.rand_like(p))
     expected = torch.stack([_exact(w, p) for w, p in zip(model.parameters(), prev, strict=True)])
     got = step()
-    assert all(torch.equal(w, p) for w, p in zip(model.parameters(), prev, strict=True)), "prev was not moved on"
+    assert all(torch.equal(w, p) for w, p in zip(model.parameters(), prev, strict=True)), "prev was not updated"
     return math.nan if got is None else ((got - expected) / expected).abs().max().item()
 
 
 def _exact(w: Tensor, p: Tensor) -> Tensor:
-    """RWC in float64, a part at a time: the whole may not fit in memory as float64."""
+    """RWC in float64, computed part by part, because the layer may not fit in memory as float64."""
     delta = prev = torch.zeros((), dtype=torch.float64, device=w.device)
     for w_part, p_part in zip(w.split(4096), p.split(4096), strict=True):
         delta = delta + (w_part.double() - p_part.double()).abs().sum()

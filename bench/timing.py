@@ -1,4 +1,4 @@
-"""The time of a step: on a GPU by its own events, elsewhere by the clock."""
+"""The time of a step: from CUDA events on a GPU, and from the clock elsewhere."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Call = Callable[[], Any]
 
 
 def milliseconds(step: Call, device: str) -> float:
-    """Median time of a step called from Python. A GPU's L2 cache is cold; a slow host shows in small steps."""
+    """The median time of a step that Python calls. A GPU's L2 cache is cold. A slow host shows in small steps."""
     if device == "cuda":
         from triton.testing import do_bench
 
@@ -27,7 +27,7 @@ def milliseconds(step: Call, device: str) -> float:
 
 
 def captured(step: Call, device: str) -> Call:
-    """The step as a CUDA graph, whose replay costs the host next to nothing; elsewhere the step itself."""
+    """The step as a CUDA graph, whose replay takes almost no time of the host. Without a GPU, the step itself."""
     if device != "cuda":
         return step
     side = torch.cuda.Stream()
@@ -42,7 +42,7 @@ def captured(step: Call, device: str) -> Call:
 
 
 def milliseconds_back_to_back(step: Call, device: str, steps: int = 50) -> float:
-    """Time of a step among many, with nothing between them: small weights then stay in the GPU's L2 cache."""
+    """The time of one of many steps that follow at once, so that small weights stay in the GPU's L2 cache."""
     if device != "cuda":
         return milliseconds(step, device)
     times = []
@@ -58,7 +58,7 @@ def milliseconds_back_to_back(step: Call, device: str, steps: int = 50) -> float
 
 
 def host_microseconds(step: Call, device: str, steps: int = 20) -> float:
-    """Time until a call returns; the device is idle before every `steps` calls."""
+    """The time until a call returns. The device is idle before every `steps` calls."""
     times = []
     for _ in range(10):
         if device == "cuda":

@@ -1,9 +1,9 @@
-"""Tries launch settings of the Triton kernels and prints the results as JSON lines; `gpu_check.py --tune` runs it.
+"""Try launch settings of the Triton kernels, and print the results as JSON lines. `gpu_check.py --tune` runs this file.
 
     python bench/tune.py float32 cuda
 
-It is the only place where settings are tried, on weights of its own: the pass writes in place. What is tried are plain
-settings. `num_stages` is not among them: the kernels' loops do not ask for a pipeline, so that it changes nothing.
+Settings are tried only here, on separate weights, because the pass writes in place. `num_stages` is not tried: the
+loops of the kernels do not ask for a pipeline, so it would change nothing.
 """
 
 from __future__ import annotations
@@ -24,18 +24,19 @@ TOLERANCE = 1e-6
 
 
 class Trial(NamedTuple):
-    """Settings to try, one after the other, on some weights."""
+    """Settings to try, one after the other, and the weights to try them on."""
 
     cases: tuple[tuple[str, torch.dtype], ...]
-    settings: tuple[Mapping[str, int], ...]  # of `use`; the first are today's
+    settings: tuple[Mapping[str, int], ...]  # arguments of `use`; the first are the current ones
 
 
 def stage_1(*settings: tuple[int, int, int]) -> tuple[Mapping[str, int], ...]:
     return tuple({"block": block, "warps": warps, "registers": registers} for block, warps, registers in settings)
 
 
-# Where a thread has more weights at a time it needs more registers: with fewer it would spill. Left out is what loses
-# the 16-byte loads (less than 16 bytes of a block a thread) or spills (float64 4096 x 4).
+# A thread that has more weights at a time needs more registers; with fewer it would spill. Two kinds of settings are
+# left out: those that lose the 16-byte loads, because a thread has less than 16 bytes of a block, and those that spill,
+# such as float64 4096 x 4.
 TRIALS = {
     "bfloat16": Trial(
         tuple((case, torch.bfloat16) for case in ("transformer 1.1 B", "resnet50", "1,000 x 4,096")),
@@ -79,7 +80,7 @@ def use(
     stage_2_warps: int = 0,
     chunk: int = CHUNK,
 ) -> None:
-    """Give the package these settings; a block of 0 is what it ships. A setting of stage 2 holds for every plan."""
+    """Give the package these settings. A block of 0 stands for its own setting. Stage 2 is set for every plan."""
     name = triton.architecture(torch.device(device, 0))
     tuning.TABLE.pop(name, None)
     if block:
@@ -92,7 +93,7 @@ def use(
 
 
 def device_milliseconds(case: str, dtype: torch.dtype, device: str) -> float:
-    """Time on the device of the recorded pass, after a look at its sums."""
+    """Check the sums of the pass, and then return its time on the device, from a CUDA graph."""
     torch.manual_seed(0)
     model = layers_of(case, dtype=dtype, device=device)
     prev = wsf.snapshot(model)
@@ -107,7 +108,7 @@ def device_milliseconds(case: str, dtype: torch.dtype, device: str) -> float:
 
 
 def run(trial: Trial, device: str) -> bool:
-    """A line for every settings and case, the settings' turn by turn. Whether all of them worked."""
+    """Print a line for each choice of settings and each case. Returns whether all of them worked."""
     failures = 0
     for settings in trial.settings:
         for case, dtype in trial.cases:
@@ -127,7 +128,7 @@ def run(trial: Trial, device: str) -> bool:
 if __name__ == "__main__":
     name, device = sys.argv[1:]
     trial = TRIALS[name]
-    if device == "cpu":  # a dry run, interpreted
+    if device == "cpu":  # a dry run in the interpreter
         trial = Trial(
             tuple(("tiny", dtype) for dtype in dict.fromkeys(dtype for _, dtype in trial.cases)), trial.settings
         )

@@ -1,6 +1,7 @@
-"""Accelerate: a monitor of the prepared model and optimizer, which is checkpointed with the rest.
+"""Accelerate: a monitor of the prepared model and optimizer. Accelerate's checkpoints hold its state.
 
-python examples/accelerate_loop.py [FOLDER]; or on several processes: accelerate launch examples/accelerate_loop.py
+python examples/accelerate_loop.py [FOLDER]
+accelerate launch examples/accelerate_loop.py [FOLDER]    with several processes
 """
 
 import sys
@@ -24,7 +25,7 @@ batches = torch.utils.data.DataLoader(data, batch_size=16, shuffle=True)
 
 model, optimizer, batches = accelerator.prepare(model, optimizer, batches)
 with wsf.RWCMonitor(model, optimizer, run_dir=folder / "rwc") as monitor:
-    accelerator.register_for_checkpointing(RWCState(monitor))  # save_state and load_state now hold the record too
+    accelerator.register_for_checkpointing(RWCState(monitor))  # save_state and load_state now include it
     for epoch in range(3):
         for inputs, targets in batches:
             with accelerator.accumulate(model):
@@ -34,7 +35,7 @@ with wsf.RWCMonitor(model, optimizer, run_dir=folder / "rwc") as monitor:
                 optimizer.zero_grad()
         accelerator.save_state(folder / f"epoch_{epoch + 1}")
 
-    accelerator.load_state(folder / "epoch_2")  # as after a crash: the third epoch's rows are gone
+    accelerator.load_state(folder / "epoch_2")  # as after a crash: the rows of epoch 3 are dropped
     assert monitor.step == 2 * len(batches) // 2
 
-accelerator.print(f"{len(monitor.history())} steps; explain them: weightscale analyze {folder / 'rwc'}")
+accelerator.print(f"{len(monitor.history())} steps; to explain them: weightscale analyze {folder / 'rwc'}")

@@ -1,4 +1,4 @@
-"""Lightning: one callback records every step, is resumed with the checkpoint, and reports to the trainer's loggers.
+"""Lightning: one callback records every step, resumes from the checkpoint, and reports to the trainer's loggers.
 
 python examples/lightning_callback.py [FOLDER]
 """
@@ -15,7 +15,7 @@ from weightscale_fast.integrations.lightning import RWCCallback
 
 
 class Classifier(pl.LightningModule):
-    """Which of two noisy clouds does a point belong to?"""
+    """Says to which of two noisy clouds a point belongs."""
 
     def __init__(self):
         super().__init__()
@@ -52,9 +52,9 @@ first = trainer(folder, RWCCallback(folder / "rwc"), epochs=2)
 first.fit(Classifier(), batches)
 first.save_checkpoint(folder / "epoch_2.ckpt")
 
-# The same folder, another process or another day: the record goes on where the checkpoint was taken.
+# Later, perhaps in another process: with the same folder, the record goes on from the checkpoint.
 callback = RWCCallback(folder / "rwc")
 trainer(folder, callback, epochs=4).fit(Classifier(), batches, ckpt_path=folder / "epoch_2.ckpt")
 
 history = callback.history()
-print(f"{len(history)} steps of {len(history.names)} layers; explain them: weightscale analyze {folder / 'rwc'}")
+print(f"{len(history)} steps of {len(history.names)} layers; to explain them: weightscale analyze {folder / 'rwc'}")

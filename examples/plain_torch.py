@@ -1,4 +1,4 @@
-"""A plain PyTorch loop: three lines record every step, three more explain it.
+"""A plain PyTorch loop: a few lines record every step, cluster the layers, and write a report.
 
 python examples/plain_torch.py [FOLDER]
 """

@@ -1,7 +1,7 @@
-"""Trackers: eight numbers every ten steps and a report at the end, here to TensorBoard.
+"""Trackers: eight numbers every ten steps, and a report at the end. This script sends them to TensorBoard.
 
-`wandb.init()`, `trackio.init()` or `mlflow.start_run()` first, and `wandb`, `trackio` or `mlflow` in place of `writer`
-send the same to those.
+To send them to another tracker, call `wandb.init()`, `trackio.init()` or `mlflow.start_run()` first, and pass `wandb`,
+`trackio` or `mlflow` in place of `writer`.
 
     python examples/trackers.py [FOLDER]
 """
@@ -35,4 +35,4 @@ with SummaryWriter(folder / "tensorboard") as writer, wsf.RWCMonitor(model, opti
     page = wsf.write_report(history, wsf.cluster_layers(history), folder / "analysis")
     log_report(page, writer, step=100)
 
-print(f"look at it: tensorboard --logdir {folder / 'tensorboard'}")
+print(f"to look at it: tensorboard --logdir {folder / 'tensorboard'}")

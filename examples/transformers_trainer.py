@@ -1,4 +1,4 @@
-"""Transformers: one callback for the Trainer. A tiny GPT-2, made from its configuration, learns to count.
+"""Transformers: one callback for the Trainer. A tiny GPT-2 with random first weights learns to count.
 
 python examples/transformers_trainer.py [FOLDER]
 """
@@ -33,7 +33,7 @@ trainer = Trainer(
         str(folder),
         num_train_epochs=3,
         per_device_train_batch_size=8,
-        gradient_accumulation_steps=2,  # one row a step, not one a batch
+        gradient_accumulation_steps=2,  # a row is recorded at each optimizer step, not at each batch
         learning_rate=1e-2,
         save_steps=8,
         report_to="none",
@@ -43,9 +43,9 @@ trainer = Trainer(
     train_dataset=texts,
     callbacks=[callback],
 )
-trainer.train()  # resume_from_checkpoint=True goes on with the record too
+trainer.train()  # with resume_from_checkpoint=True, the record is resumed too
 
 history = callback.history()
 slowest, fastest = history.rwc.mean(axis=0).argsort()[[0, -1]]
 print(f"{len(history)} steps of {len(history.names)} layers; {history.names[fastest]} moves most, ", end="")
-print(f"{history.names[slowest]} least; explain them: weightscale analyze {folder / 'rwc'}")
+print(f"{history.names[slowest]} least; to explain them: weightscale analyze {folder / 'rwc'}")

@@ -1,16 +1,19 @@
-"""The command line as a person uses and misuses it."""
+"""The command line, used and misused."""
 
 import os
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 import weightscale_fast as wsf
-from weightscale_fast.cli import main
+from weightscale_fast.cli import build_parser, main, paper, training
+from weightscale_fast.paper.presets import AS_CODED
 from weightscale_fast.record.rows import SKIPPED
 
 from .histories import make_history, noisy
@@ -45,7 +48,7 @@ def test_analyze(run, capsys):
 def test_analyze_leaves_out_what_a_scaler_skipped(tmp_path, capsys):
     history = make_history(noisy(40, 12))
     history.flags[[3, 7]] = SKIPPED
-    history.delta_l1[7] = history.moved[7] = 0  # a step; row 3 is of several, one of which was skipped
+    history.delta_l1[7] = history.moved[7] = 0  # one skipped step; row 3 holds several steps, of which one was skipped
     history.save(tmp_path / "scaled")
     assert main(["analyze", str(tmp_path / "scaled")]) == 0
     out = capsys.readouterr().out
@@ -62,7 +65,7 @@ def test_analyze_says_what_is_wrong(tmp_path, capsys):
 
 
 def test_analyze_says_when_a_run_diverged(tmp_path, capsys):
-    """Such a record cannot be clustered: what is wrong with it is said before."""
+    """Such a record cannot be clustered, so the findings are printed first."""
     rwc = noisy(300, 12)
     rwc[200:] = np.nan
     make_history(rwc).save(tmp_path / "diverged")
@@ -136,17 +139,18 @@ def test_plot(run, name, capsys):
     assert (run / "analysis" / f"{name}.png").read_bytes()[:4] == b"\x89PNG"
 
 
-def test_plot_to_a_file_of_several_runs(run, tmp_path):
-    out = tmp_path / "deep" / "maps.svg"
+@pytest.mark.parametrize(("name", "start"), [("maps.svg", b"<?xml"), ("maps.pdf", b"%PDF")])
+def test_plot_several_runs_to_a_file(run, tmp_path, name, start):
+    out = tmp_path / "deep" / name
     assert main(["plot", str(run), str(run / "epochs"), "--figure", "pca_panels", "--k", "2", "--out", str(out)]) == 0
-    assert out.read_text("utf-8").startswith("<?xml")
+    assert out.read_bytes().startswith(start)
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--figure", "pie"], "figure must be one of clustered_curves, group_panels"),
-        (["--figure", "scree", "--out", "scree.pdf"], "--out must be a .png or .svg, got 'scree.pdf'"),
+        (["--figure", "scree", "--out", "scree.gif"], "--out must be a .png, .svg or .pdf, got 'scree.gif'"),
         (["--figure", "group_panels", "--by", "kinds"], 'by must be "kind", "stage" or a regular expression'),
         (["more", "--figure", "scree"], "figure 'scree' shows one run, got 2"),
     ],
@@ -180,6 +184,49 @@ def test_no_run(tmp_path, capsys):
     assert "is not a run folder" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["b", "a"], "holds 2 runs: a, b; name one"),
+        ([str(i) for i in range(9)], "holds 9 runs: 0, 1, 2, 3, 4, 5, 6, 7, ...; name one"),
+    ],
+)
+@pytest.mark.parametrize("command", [["analyze"], ["plot", "--figure", "heat_map"]])
+def test_a_folder_that_holds_runs_names_them(tmp_path, capsys, command, names, message):
+    for name in [*names, ".hidden"]:
+        make_history(noisy(2, 12)).save(tmp_path / name)
+    assert main([*command, str(tmp_path)]) == 2
+    assert f"{tmp_path} is not a run folder, but {message}" in capsys.readouterr().err
+
+
+def test_a_run_without_a_row_says_when_there_will_be_one(tmp_path, capsys):
+    model = torch.nn.Linear(3, 2)
+    with wsf.RWCMonitor(model, run_dir=tmp_path / "run") as monitor:
+        monitor.record()
+        assert main(["analyze", str(tmp_path / "run")]) == 2
+    error = capsys.readouterr().err
+    assert f"{tmp_path / 'run'} has no row on disk yet" in error
+    assert "a monitor writes its rows after 256 of them, after a minute, at monitor.flush()" in error
+
+
+def test_analyze_says_when_nothing_was_found(tmp_path, capsys):
+    make_history(noisy(300, 12)).save(tmp_path / "healthy")
+    assert main(["analyze", str(tmp_path / "healthy"), "--k", "1"]) == 0
+    assert "nothing found: no layer stopped" in capsys.readouterr().out
+
+
+def test_a_cluster_of_one_or_two_layers_gives_their_names(tmp_path, capsys):
+    """One or two names must not look like a range."""
+    rwc = np.array([1.0, 1.0, 1.0, 100.0, 100.0, 10_000.0]) * noisy(40, 6)
+    names = tuple(f"{i}.weight" for i in range(6))
+    replace(make_history(rwc), names=names, kinds=("linear",) * 6).save(tmp_path / "run")
+    assert main(["analyze", str(tmp_path / "run"), "--k", "3", "--scale", "log", "--outliers", "none"]) == 0
+    out = capsys.readouterr().out
+    assert "3 layers (3 linear) from 0.weight to 2.weight\n" in out
+    assert "2 layers (2 linear): 3.weight, 4.weight\n" in out
+    assert "1 layer (1 linear): 5.weight\n" in out
+
+
 def test_train_into_a_run_that_exists(run, capsys):
     assert main(["train", str(run), *TRAIN]) == 2
     assert "exists: choose another name" in capsys.readouterr().err
@@ -202,8 +249,29 @@ def test_ctrl_c_keeps_what_was_recorded(tmp_path):
     os.kill(process.pid, signal.SIGINT)
     error = process.communicate(timeout=60)[1]
     assert process.returncode == 130
-    assert "what was recorded is kept" in error
+    assert "weightscale train: stopped; what was recorded is kept in\n" in error
+    assert f"\n  weightscale analyze {run}\n" in error
+    assert error.endswith(f"\n  weightscale train {run} --resume\n")
     assert len(wsf.RWCHistory.load(run)) >= 6
+
+
+def test_ctrl_c_says_what_is_kept_and_only_if_there_is_something(tmp_path, capsys, monkeypatch):
+    def interrupted(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(training, "train", interrupted)
+    monkeypatch.setattr(paper, "run_preset", interrupted)
+    runs = {"train": ["train", str(tmp_path / "run")], "demo": ["demo", "--run", str(tmp_path / "run")]}
+    runs["paper"] = ["paper", "alexnet-mnist", "--runs", str(tmp_path / "run")]
+    for command, arguments in runs.items():
+        assert main(arguments) == 130
+        assert capsys.readouterr().err == f"\nweightscale {command}: stopped\n"
+    (tmp_path / "run").mkdir()
+    for command, arguments in runs.items():
+        assert main(arguments) == 130
+        error = capsys.readouterr().err
+        assert f"weightscale {command}: stopped; what was recorded is kept in\n  {tmp_path / 'run'}\n" in error
+        assert "--resume" in error
 
 
 def test_a_missing_package_is_named_with_its_install_line(tmp_path):
@@ -225,16 +293,40 @@ def test_without_a_command_the_help_names_them(capsys):
     assert all(command in out for command in ("demo", "train", "analyze", "plot", "paper", "info"))
 
 
-@pytest.mark.parametrize("command", ["analyze", "plot"])
-def test_help_says_what_the_command_writes_and_shows_an_example(command, capsys):
+@pytest.mark.parametrize(
+    ("command", "sentence"),
+    [
+        ("demo", "writes a page about the run to RUN/analysis"),
+        ("train", "records every step to the folder RUN"),
+        ("analyze", "writes a page, figures and tables to RUN/analysis"),
+        ("plot", "writes it to RUN/analysis/NAME.png"),
+        ("paper", "--report writes one page of all runs under ROOT"),
+        ("info", "It writes no file"),
+    ],
+)
+def test_help_says_what_the_command_writes_and_shows_an_example(command, sentence, capsys):
     with pytest.raises(SystemExit):
         main([command, "--help"])
     out = " ".join(capsys.readouterr().out.split())
-    assert "RUN/analysis" in out
-    assert f"example: weightscale {command} runs/first" in out
+    assert sentence in out
+    assert f"example: weightscale {command}" in out
 
 
-def test_analyze_writes_where_it_is_told(run, tmp_path, capsys):
+@pytest.mark.parametrize("command", ["demo", "train", "analyze", "plot", "paper", "info"])
+def test_every_flag_has_a_help_text(command):
+    (commands,) = (action for action in build_parser()._actions if action.dest == "command")
+    flags = commands.choices[command]._actions
+    assert [flag.dest for flag in flags if not flag.help or flag.help.startswith("(")] == []
+
+
+def test_help_of_paper_lists_what_the_authors_coded(capsys):
+    with pytest.raises(SystemExit):
+        main(["paper", "--help"])
+    out = capsys.readouterr().out
+    assert all(f"\n  {name}" in out for name in AS_CODED)
+
+
+def test_analyze_writes_to_the_folder_that_is_given(run, tmp_path, capsys):
     assert main(["analyze", str(run), "--out", str(tmp_path / "page")]) == 0
     assert f"report: {tmp_path / 'page' / 'report.html'}" in capsys.readouterr().out
     assert (tmp_path / "page" / "findings.csv").read_text().startswith("kind,layer,")
@@ -251,8 +343,32 @@ def test_a_folder_that_cannot_be_written_is_one_sentence(run, tmp_path, capsys):
 
 def test_a_reader_that_goes_away_ends_the_command_without_a_traceback():
     command = f"{sys.executable} -m weightscale_fast info | true; exit ${{PIPESTATUS[0]}}"
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
-    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, env=environment)
-    assert done.returncode in (0, 141)  # 0: it was done before the reader went
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert done.returncode == 141
+    assert done.stderr == "weightscale info: stopped, because the reader of its output went away\n"
+
+
+def test_output_that_cannot_be_written_is_one_sentence():
+    command = f"{sys.executable} -m weightscale_fast info > /dev/full"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.startswith("weightscale info: [Errno 28] No space left on device")
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_full_disk_is_one_sentence_and_leaves_the_record(run, tmp_path):
+    """A limit on the size of a file stands for a full disk. The first figure is larger than it."""
+    script = """
+import resource, sys
+from weightscale_fast.cli import main
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+sys.exit(main(["analyze", sys.argv[1], "--out", sys.argv[2]]))
+"""
+    before = {path: path.read_bytes() for path in run.glob("rwc/*")}
+    command = [sys.executable, "-c", script, str(run), str(tmp_path / "page")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("weightscale analyze: [Errno 27] File too large")
     assert "Traceback" not in done.stderr
-    assert "Exception ignored" not in done.stderr
+    assert {path: path.read_bytes() for path in run.glob("rwc/*")} == before
+    assert not (tmp_path / "page" / "report.html").exists()

@@ -1,4 +1,4 @@
-"""Images to train on: each at its place with its label, normalized, augmented, limited and in order as configured."""
+"""Images for training: each has its place and its label, and is normalized, augmented and limited as configured."""
 
 import numpy as np
 import pytest
@@ -23,14 +23,14 @@ def stacked(images):
 
 
 def denormalized(images, mean, std):
-    """The bytes that were put in."""
+    """The bytes before normalization."""
     pixels, _ = stacked(images)
     shape = (1, -1, 1, 1)
     return ((pixels.double() * std.reshape(shape) + mean.reshape(shape)) * 255).round().to(torch.uint8)
 
 
 def scale_of(pixels):
-    """Mean and deviation of each channel of [N, C, H, W] bytes, in float64."""
+    """The mean and the deviation of each channel of bytes [N, C, H, W], in float64."""
     values = pixels.double() / 255
     return values.mean((0, 2, 3)), values.std((0, 2, 3), correction=0)
 
@@ -41,9 +41,9 @@ def multiset(pixels, labels):
 
 @pytest.fixture
 def colours(monkeypatch):
-    """A data set of random colour images of 8 x 8, 30 to train on and 10 to test on, in place of CIFAR-10's."""
+    """A data set in place of CIFAR-10: random colour images of 8 x 8, 30 for training and 10 for testing."""
     draw = torch.Generator().manual_seed(0)
-    low = torch.tensor([0, 50, 200]).reshape(1, 3, 1, 1)  # channels that differ in mean and deviation
+    low = torch.tensor([0, 50, 200]).reshape(1, 3, 1, 1)  # the channels differ in mean and deviation
     high = torch.tensor([256, 100, 210]).reshape(1, 3, 1, 1)
     splits = [
         ((low + torch.rand(n, 3, 8, 8, generator=draw) * (high - low)).to(torch.uint8), torch.arange(n) % 5)
@@ -60,14 +60,14 @@ class TestPixels:
         assert (images.channels, images.classes, images.of) == (3, 5, (30, 10))
         mean, std = scale_of(pixels)
         assert torch.equal(denormalized(images.training, mean, std), pixels)
-        assert torch.equal(denormalized(images.test, mean, std), test_pixels)  # by what the training images give
+        assert torch.equal(denormalized(images.test, mean, std), test_pixels)  # normalized by the training images
         assert torch.equal(stacked(images.training)[1], labels)
         assert torch.equal(stacked(images.test)[1], test_labels)
 
     @pytest.mark.parametrize("name", ["cifar10", "digits", "mnist-5k", "generated"])
     def test_the_training_images_have_mean_0_and_deviation_1(self, colours, name):
         pixels = stacked(load_images(config(data=name)).training)[0].double()
-        assert pixels.mean((0, 2, 3)).abs().max() < 1e-5  # the third colour varies so little that float32 shows
+        assert pixels.mean((0, 2, 3)).abs().max() < 1e-5  # the third colour varies little, so float32 errors show
         assert (pixels.std((0, 2, 3), correction=0) - 1).abs().max() < 1e-5
 
     @pytest.mark.parametrize("level", [0, 103, 255])  # mean(x²) - mean(x)² would be below 0 for 103
@@ -102,10 +102,8 @@ class TestHeldOut:
         images = load_images(config(data="mnist-5k"))
         assert (images.channels, images.classes, images.of) == (1, 10, (4_500, 500))
         training, test = batches(images, config(data="mnist-5k"))
-        assert (len(training), len(test)) == (
-            70,
-            8,
-        )  # the rest of the training images is left out, of the test ones not
+        # The last batch is left out if it is not full, but only in training.
+        assert (len(training), len(test)) == (70, 8)
         pixels, labels = next(iter(training))
         assert (pixels.shape, pixels.dtype, labels.dtype) == ((64, 1, 28, 28), torch.float32, torch.int64)
         assert len(labels.unique()) == 10  # shuffled: the file is sorted by class
@@ -153,7 +151,7 @@ class TestLimit:
         assert torch.equal(first, again)
         assert not torch.equal(first, other)
         places = [[torch.equal(image, one) for one in everything].index(True) for image in first]
-        assert places == sorted(set(places))  # six of them, normalized as in the whole set, in the order of the files
+        assert places == sorted(set(places))  # six, in the order of the files, normalized as before
 
     @pytest.mark.parametrize("limit", [1, 9, 40, 5_001])
     def test_generated_makes_as_many(self, limit):
@@ -210,7 +208,7 @@ class TestAugmentation:
 
 
 class TestOrder:
-    """Of the batches that the loaders give."""
+    """The order of the batches."""
 
     def labels(self, loader, seed=None):
         if seed is not None:
@@ -274,7 +272,7 @@ class TestOrder:
 
 @pytest.fixture
 def folder(tmp_path):
-    """Six images of cats, red on the left, and six of dogs, blue on the left; each with its number in green."""
+    """Six images of cats, red on the left, and six of dogs, blue on the left. Green is the number of the image."""
     for label, channel in (("dog", 2), ("cat", 0)):
         (tmp_path / label).mkdir()
         for i in range(6):
@@ -342,7 +340,7 @@ class TestFolder:
             next(iter(batches(load_images(settings), settings, workers=workers)[0]))
 
     def test_no_classes(self, tmp_path):
-        wanted = "must hold one folder of images a class"
+        wanted = "must hold one folder of images for each class"
         with pytest.raises(ValueError, match=wanted):
             of_folder(tmp_path)
         (tmp_path / "cat").mkdir()
@@ -356,7 +354,7 @@ class TestFolder:
         for part in ("train", "val"):
             (tmp_path / part).mkdir()
             Image.new("RGB", (8, 8)).save(tmp_path / part / "0.png")
-        with pytest.raises(ValueError, match="it holds train and val, parts of a data set: give one of them"):
+        with pytest.raises(ValueError, match="it holds train and val, which are parts of a data set: give one of them"):
             of_folder(tmp_path)
 
     @pytest.mark.parametrize("name", ["cifar", "MNIST", "no/such/folder", ""])

@@ -1,4 +1,4 @@
-"""The papers' data sets: read from small files made here in the real formats, and what is said of files not so."""
+"""The papers' data sets, read from small files in the real formats, and the messages about missing or wrong files."""
 
 import gzip
 import hashlib
@@ -35,7 +35,7 @@ needs_debian = pytest.mark.skipif(
 
 @pytest.fixture(autouse=True)
 def scratch(tmp_path_factory, monkeypatch):
-    """An own folder for temporary files, which must be empty again after each test."""
+    """A separate folder for temporary files. It must be empty after each test."""
     folder = tmp_path_factory.mktemp("scratch")
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
     yield folder
@@ -56,7 +56,7 @@ def tree(folder):
 
 
 def random_images(name, count, seed):
-    """Pixels [N, C, H, W] and labels, the highest class among them."""
+    """Pixels [N, C, H, W] and labels, which include the highest class."""
     draw = np.random.default_rng(seed)
     shape = (1, 28, 28) if name in IDX else (3, 32, 32)
     classes = CIFAR.get(name, 10)
@@ -224,7 +224,7 @@ class TestReading:
 
 
 def assert_named(message, root, file):
-    """Name, size, checksum, address, and both ways to get it."""
+    """The message has the name, size, checksum and address of the file, and both ways to get it."""
     for part in (str(root), file.name, f"{file.size:,} bytes", f"MD5 {file.md5}", file.url):
         assert part in message
     assert "Let it be fetched with --download (download=True), or fetch it and put it there" in message
@@ -337,7 +337,7 @@ class TestDamaged:
 
 
 class Server:
-    """Files for download; `half` cuts the answers, `other` sends something else."""
+    """A server of files. With `how` = "half" it cuts its answers, and with "other" it sends something else."""
 
     def __init__(self):
         self.files, self.how, self.asked, self.folder, self.seen = {}, "whole", [], None, []
@@ -362,7 +362,9 @@ class Server:
         request.end_headers()
         self.asked.append(name)
         half = len(content) // 2
-        with suppress(ConnectionError):  # torchvision first asks where the file is, and hangs up; then for the file
+        with suppress(
+            ConnectionError
+        ):  # torchvision first asks for the address and hangs up, and then asks for the file
             request.wfile.write(content[:half])
             if self.asked.count(name) == 2:
                 self.look(self.folder / f".{name}.{os.getpid()}.tmp")
@@ -370,7 +372,7 @@ class Server:
                 request.wfile.write(content[half:])
 
     def look(self, temporary):
-        """Keep what is in the folder half-way through the download, as a kill would leave it."""
+        """Keep the names in the folder halfway through the download: what a kill would leave."""
         for _ in range(500):
             if temporary.exists():
                 break
@@ -393,7 +395,7 @@ def server(monkeypatch):
 
 @pytest.fixture
 def publish(make, server, tmp_path, monkeypatch):
-    """A data set on the server, and the empty folder that it is to be downloaded to."""
+    """Put a data set on the server. Returns it, and the empty folder for its download."""
 
     def publish(name):
         written = make(name, tmp_path / "published")
@@ -456,7 +458,7 @@ class TestDownload:
     def test_a_file_has_its_name_only_when_it_is_whole(self, publish, server):
         written, root, folder = publish("cifar10")
         folder.mkdir(parents=True)
-        (folder / ".cifar-10-python.tar.gz.1.tmp").write_bytes(b"half")  # of one that was killed
+        (folder / ".cifar-10-python.tar.gz.1.tmp").write_bytes(b"half")  # left by a killed download
         assert_same(read_source("cifar10", root, download=True), written)
         temporary = f".cifar-10-python.tar.gz.{os.getpid()}.tmp"
         assert server.seen == [{".cifar-10-python.tar.gz.1.tmp", temporary}]

@@ -1,4 +1,4 @@
-"""The scripts in examples/ run as they stand, and leave what they say."""
+"""The scripts in examples/ run as they are, and write what they say."""
 
 import os
 import subprocess
@@ -10,7 +10,7 @@ import pytest
 import weightscale_fast as wsf
 
 ROOT = Path(__file__).parent.parent
-RUNS = {  # script: the packages it needs, where its record is, and how many steps that has
+RUNS = {  # for each script: the packages it needs, the folder of its record, and the number of steps
     "plain_torch": ([], ".", 80),
     "lightning_callback": (["lightning"], "rwc", 64),
     "transformers_trainer": (["transformers", "accelerate"], "rwc", 24),

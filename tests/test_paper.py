@@ -27,8 +27,8 @@ from weightscale_fast.train.metrics import read_metrics, write_metrics
 from weightscale_fast.train.models import create_model
 from weightscale_fast.weights.kinds import layer_kind
 
-# Typed in from the papers: optimizer, learning rate, momentum, weight decay, epochs, batch, pixels, seeds; how images
-# are augmented is from the authors' code.
+# Typed in from the papers: optimizer, learning rate, momentum, weight decay, epochs, batch, pixels, seeds. The
+# augmentation is that of the authors' code.
 FROM_THE_PAPERS = """
 resnet50-cifar10          adam  0.001  -    0     25  128   32  1
 resnet50-cifar100         adam  0.001  -    0     25  128   32  1
@@ -92,7 +92,7 @@ def test_what_the_authors_coded():
         "mean_ratio",
     )
     assert as_coded(config, []) == config
-    with pytest.raises(ValueError, match="as_coded must be of 'resnet34'"):
+    with pytest.raises(ValueError, match="as_coded must be one of 'resnet34'"):
         as_coded(config, ["adam"])
     with pytest.raises(ValueError, match="'resnet34' is for the presets of ResNet-50, got 'alexnet-small'"):
         as_coded(find_preset("alexnet-mnist").config, ["resnet34"])
@@ -110,7 +110,7 @@ def test_list(capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["resnet18-imagenet"], "preset must be one of resnet50-cifar10, .*; got 'resnet18-imagenet'"),
+        (["resnet18-imagenet"], "preset must be one of 'resnet50-cifar10', .*, got 'resnet18-imagenet'"),
         ([], "paper needs the NAME of an experiment, --list to see them"),
         (["alexnet-mnist", "--epochs", "1"], "epochs must be 2 or more, for curves from epoch to epoch; got 1"),
         (["alexnet-mnist", "--seeds", "6"], "seeds must be 1 to 5, the seeds of the paper; got 6"),
@@ -126,7 +126,7 @@ def test_wrong_arguments(arguments, message, capsys, tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
-    """AlexNet on digits by the presets' settings at a rate that learns: two seeds, three epochs, two data sets."""
+    """AlexNet on digits with the settings of two presets: two data sets, two seeds, three epochs."""
     root = tmp_path_factory.mktemp("paper")
     for name, data in (("alexnet-mnist", "mnist-5k"), ("alexnet-fashion-mnist", "digits")):
         arguments = ["--data", data, "--limit", "384", "--epochs", "3", "--seeds", "2", "--batch-size", "64"]
@@ -135,7 +135,7 @@ def root(tmp_path_factory):
 
 
 def copy_run(source, run, epochs):
-    """A run as it was after so many epochs."""
+    """Copy a run as it was after this many epochs."""
     RWCHistory.load(source).save(run)
     RWCHistory.load(source / "epochs").select(steps=slice(0, epochs)).save(run / "epochs")
     write_metrics(run, read_metrics(source)[:epochs])
@@ -150,7 +150,7 @@ def test_seeds_are_runs_of_their_own(root):
     assert runs.settings["preset"] == "alexnet-mnist"
     assert runs.settings["changed"]["limit"] == 384
     assert runs.settings["images"] == [384, 43]
-    assert len(wsf.RWCHistory.load(root / "alexnet-mnist-5k" / "seed-42")) == 18  # per step, beside it
+    assert len(wsf.RWCHistory.load(root / "alexnet-mnist-5k" / "seed-42")) == 18  # the record of every step
 
 
 def test_the_averaged_analysis(root):
@@ -183,7 +183,7 @@ def test_the_page_of_all_runs(root, capsys):
     assert main(["paper", "--report", str(root)]) == 0
     assert str(root / "paper.html") in capsys.readouterr().out
     text = (root / "paper.html").read_text()
-    assert "1 experiment of 18." in text  # that on digits is none of them
+    assert "1 experiment of 18." in text  # the run on digits is none of the 18
     assert "<small>paper: 5</small>" in text
     assert re.search(r"<small>[\d.]+; in \d of 2 seeds; on mnist-5k</small>", text)
     assert "98.5%" in text  # the paper's accuracy beside ours
@@ -203,8 +203,8 @@ def test_a_folder_of_runs_is_not_overwritten(root, capsys):
 
 
 def test_an_interrupted_preset_goes_on(tmp_path, monkeypatch):
-    """Broken off in the second epoch of the first seed, and resumed with no other flag than the data: the second seed,
-    which had not begun, and the first give what an unbroken call gave, with its workers too."""
+    """It is interrupted in epoch 2 of the first seed, and resumed with the same data and no other flag. Both seeds, of
+    which the second had not begun, give the same as an uninterrupted call, and use the same number of workers."""
     arguments = ["paper", "alexnet-mnist", "--data", "digits", "--seeds", "2"]
     settings = ["--limit", "256", "--epochs", "2", "--batch-size", "64", "--workers", "1"]
     assert main([*arguments, *settings, "--runs", str(tmp_path / "whole")]) == 0
@@ -268,7 +268,7 @@ def test_unfinished_seeds_wait_for_the_others(root, tmp_path):
 
 
 @pytest.mark.parametrize("text", ["hello", '{"epoch": 1, "loss"', "[1]", '{"acc": 1}', '{"epoch": 1, "loss": 0.5}'])
-def test_a_foreign_folder_is_told_and_left_out(root, tmp_path, text):
+def test_a_foreign_folder_is_named_and_left_out(root, tmp_path, text):
     copy_run(root / "alexnet-mnist-5k" / "seed-0", tmp_path / "alexnet-mnist-5k" / "seed-0", 3)
     foreign = tmp_path / "other" / "seed-1"
     foreign.mkdir(parents=True)
@@ -294,7 +294,7 @@ def test_a_seed_that_ends_after_one_epoch_is_left_out(root, tmp_path):
 
 
 def test_accuracy_is_that_of_the_last_epoch_of_each_run(root, tmp_path):
-    """Also where one ended early, as at an accuracy: the curves are cut to the shortest, the accuracies are not."""
+    """Also if one run ended early. The curves are cut to the shortest run, but the accuracies are not."""
     folder = tmp_path / "alexnet-mnist-5k"
     for seed, epochs in ((0, 3), (42, 2)):
         run = folder / f"seed-{seed}"
@@ -311,7 +311,7 @@ def test_accuracy_is_that_of_the_last_epoch_of_each_run(root, tmp_path):
 
 
 def test_a_metrics_line_ahead_of_its_row_waits(root, tmp_path):
-    """A report between the two writes that end an epoch."""
+    """The report is made between the two writes that end an epoch."""
     run = tmp_path / "alexnet-mnist-5k" / "seed-0"
     copy_run(root / "alexnet-mnist-5k" / "seed-0", run, 3)
     shutil.rmtree(run / "epochs")
@@ -319,9 +319,9 @@ def test_a_metrics_line_ahead_of_its_row_waits(root, tmp_path):
     assert SeedRuns.load(run.parent).rwc.shape == (1, 2, 8)
 
 
-def test_the_papers_accuracy_stands_beside_its_own_data_only(root):
+def test_the_papers_accuracy_is_shown_for_its_own_data_only(root):
     rows = {row.data: row for row in table(load_runs(root)[0])}
-    assert rows["mnist-5k"].published == 0.985  # its digits
+    assert rows["mnist-5k"].published == 0.985  # mnist-5k is a part of the paper's MNIST
     assert rows["digits"].published is None
 
 
@@ -343,7 +343,7 @@ def test_runs_that_all_diverged_are_named(tmp_path, root):
 
 
 def runs_of(network, data, levels, steps=10):
-    """Runs of so many steps an epoch whose layers have constant levels [R, L]."""
+    """Runs with this many steps in an epoch, whose layers have constant levels [R, L]."""
     model = create_model(network if network == "efficientnet_b4" else f"{network}-small", channels=3, classes=10)
     names = tuple(name for name, parameter in model.named_parameters() if parameter.dim() > 1)
     kinds = tuple(layer_kind(model, name) for name in names)
@@ -406,7 +406,7 @@ def test_data_sets_are_compared_over_as_many_steps():
 
 
 def test_the_number_of_a_claim_is_of_the_mean_curves():
-    """And not the mean of the seeds' ratios, which leans upwards: here it would be 1.5."""
+    """It is not the mean of the seeds' ratios, which is biased upwards: here that would be 1.5."""
 
     def seeds(names, kinds):
         blocks = blocks_of("alexnet", names, kinds)
@@ -474,7 +474,7 @@ def test_the_figure_of_blocks_draws_means_and_spans():
     figure = block_curves({"CIFAR-10": runs, "cost in $": runs}, ylabel="RWC per epoch")
     first, second = figure.axes
     assert first.lines[0].get_ydata().tolist() == [3.0, 4.0]  # the mean of 2, 4 and of 3, 5
-    assert np.isnan(first.lines[1].get_ydata()[1])  # neither a zero nor an infinity is on a log axis
+    assert np.isnan(first.lines[1].get_ydata()[1])  # a log axis cannot show zero or infinity
     assert first.get_yscale() == "log"
     assert first.get_ylim() == second.get_ylim()
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["block 1", "block 2"]
@@ -496,7 +496,7 @@ def test_mean_history_refuses_what_has_no_mean():
     ("name", "layers", "batch"), [("resnet50-cifar10", 54, 16), ("efficientnet_b4-cifar10", 161, 4)]
 )
 def test_ten_real_steps(name, layers, batch, tmp_path):
-    """The large networks at their own image size, on generated images."""
+    """The large networks run at the image size of their presets, on generated images."""
     changes = {"data": "generated", "limit": 5 * batch, "batch_size": batch, "epochs": 2}
     folder = run_preset(find_preset(name), tmp_path, changes=changes)
     history = wsf.RWCHistory.load(folder / "seed-0")

@@ -26,8 +26,8 @@ def test_a_run_records_every_step_and_every_epoch(run):
     assert per_epoch.steps.tolist() == [1, 2]
     assert per_step.settings["model"] == "resnet10t"
     assert per_step.settings["images"] == [1617, 180]
-    assert (per_step.rwc[1:] > 0).all()  # in the first step timm's zero-initialised scales hold some layers still
-    # an epoch is shorter than the way walked in it
+    assert (per_step.rwc[1:] > 0).all()  # timm sets some scales to 0, so some layers do not move in step 1
+    # the change over an epoch is smaller than the sum of the changes of its steps
     assert (per_epoch.rwc[0] < per_step.rwc[:6].sum(axis=0)).all()
 
 
@@ -127,7 +127,7 @@ def test_the_demo_network_has_54_layers():
     ],
 )
 def test_networks_for_small_images(name, layers):
-    """The numbers of layers of the authors' curves; 28 and 32 pixels, grey and coloured."""
+    """They have as many layers as the authors' curves, and take 28 and 32 pixels, grey and colour."""
     for channels, pixels in ((1, 28), (3, 32)):
         model = create_model(name, channels=channels, classes=100)
         assert len(wsf.snapshot(model)) == layers
@@ -137,7 +137,7 @@ def test_networks_for_small_images(name, layers):
 
 @pytest.mark.parametrize("name", ["resnet18-small", "vgg19_bn-small"])
 def test_the_stem_keeps_the_image(name):
-    """32 pixels are 32 pixels after the first layer."""
+    """An image of 32 pixels still has 32 pixels after the first layer."""
     seen = []
     model = create_model(name, channels=3, classes=10)
     first = next(module for module in model.modules() if isinstance(module, torch.nn.Conv2d))

@@ -13,27 +13,31 @@ from ..analysis import LayerClusters, cluster_layers
 from ..analysis.groups import cluster_groups, group_layers
 from ..analysis.medians import finite_median
 from ..analysis.result import OUTLIER
+from ..errors import WeightScaleError
 from ..figures.by_name import NAMES as FIGURES
 from ..figures.by_name import check_figure, draw
-from ..figures.save import DPI, svg_of
+from ..figures.save import FORMATS, save_figure
 from ..figures.style import labels_of
 from ..health.check import check_health
 from ..record.history import RWCHistory
+from ..record.run_folder import META
 from ..report.write import write_report
 from ..text import count
 from ..train.loop import PER_EPOCH
+from .commands import add_command
 
 MOST_FINDINGS = 8  # lines
+MOST_RUNS = 8  # names in a message
 
 
 def add_commands(commands: Any) -> None:
     """Add `analyze` and `plot`."""
-    analyze = _add_command(
+    analyze = add_command(
         commands,
         "analyze",
         "cluster the layers of a recorded run, and write its report",
-        "Says what is wrong with a recorded run, clusters its layers by how much they move, and writes a page with "
-        "figures and tables to RUN/analysis.",
+        "Says what is wrong with a recorded run, clusters its layers by how much they move, and writes a page, figures "
+        "and tables to RUN/analysis.",
         "weightscale analyze runs/first --by kind",
     )
     analyze.add_argument("run", type=Path, metavar="RUN", help="folder of the run")
@@ -41,39 +45,34 @@ def add_commands(commands: Any) -> None:
     _add_analysis_flags(analyze)
     analyze.set_defaults(call=run_analyze)
 
-    plot = _add_command(
+    plot = add_command(
         commands,
         "plot",
         "draw one figure of a recorded run, or the maps of several",
-        "Draws one figure of a recorded run and writes it to RUN/analysis/NAME.png.",
+        "Draws one figure of a recorded run, or the maps of several runs, and writes it to RUN/analysis/NAME.png.",
         "weightscale plot runs/first --figure heat_map --out heat.svg",
     )
     plot.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="folder of the run")
     plot.add_argument("--figure", required=True, metavar="NAME", help=f"one of {', '.join(FIGURES)}")
-    plot.add_argument("--out", type=Path, metavar="FILE", help="a .png or .svg (default: RUN/analysis/NAME.png)")
+    plot.add_argument("--out", type=Path, metavar="FILE", help="a .png, .svg or .pdf (default: RUN/analysis/NAME.png)")
     _add_analysis_flags(plot)
     plot.set_defaults(call=run_plot)
 
 
-def _add_command(commands: Any, name: str, title: str, sentence: str, example: str) -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = commands.add_parser(
-        name, help=title, description=sentence, epilog=f"example: {example}"
-    )
-    return parser
-
-
 def _add_analysis_flags(parser: argparse.ArgumentParser) -> None:
-    """What to cluster and how: see `cluster_layers`."""
+    """Add the flags that say what to cluster and how: see `cluster_layers`."""
     parser.add_argument("--k", default="auto", help="clusters: a number, or auto for the chord rule (default)")
-    parser.add_argument("--recipe", help="weightscale: what the authors did, exactly")
+    parser.add_argument("--recipe", help="weightscale: exactly what the authors did")
     parser.add_argument("--scale", default="auto", help="linear, log, or auto: log where layers are decades apart")
     parser.add_argument("--outliers", default="two_sigma", help="two_sigma (default), none, mad or log")
     parser.add_argument("--space", default="raw", help="cluster the raw curves (raw, default) or their 2-D map (pca)")
     parser.add_argument("--method", default="kmeans", help="kmeans (default), or hdbscan, which names outlier layers")
-    parser.add_argument("--by", metavar="GROUPS", help="kind, stage or a REGEX with one (group): each clustered apart")
+    parser.add_argument(
+        "--by", metavar="GROUPS", help="cluster each group apart: kind, stage or a REGEX with one (group)"
+    )
     parser.add_argument("--layers", metavar="REGEX", help="only the layers whose name matches")
     parser.add_argument("--steps", metavar="FIRST:LAST", help="only the steps from FIRST to LAST")
-    parser.add_argument("--seed", type=int, default=0, help="of the random starts of k-means (default: 0)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the random starts of k-means (default: 0)")
 
 
 def run_analyze(arguments: argparse.Namespace) -> None:
@@ -83,11 +82,11 @@ def run_analyze(arguments: argparse.Namespace) -> None:
 
 
 def run_plot(arguments: argparse.Namespace) -> None:
-    """Draw one figure, computing no more than it shows."""
+    """Draw one figure. Only what the figure shows is computed."""
     check_figure(arguments.figure, len(arguments.runs))
     out = arguments.out or arguments.runs[0] / "analysis" / f"{arguments.figure}.png"
-    if out.suffix not in (".png", ".svg"):
-        raise ValueError(f"--out must be a .png or .svg, got {str(out)!r}")
+    if out.suffix not in FORMATS:
+        raise ValueError(f"--out must be a .png, .svg or .pdf, got {str(out)!r}")
     options = _cluster_options(arguments)
     figure = draw(
         arguments.figure,
@@ -96,15 +95,12 @@ def run_plot(arguments: argparse.Namespace) -> None:
         lambda history: _clusters_by(history, arguments.by or "kind", options),
     )
     out.parent.mkdir(parents=True, exist_ok=True)
-    if out.suffix == ".svg":
-        out.write_bytes(svg_of(figure, DPI))
-    else:
-        figure.savefig(out, dpi=DPI)
+    save_figure(figure, out)
     print(f"figure: {out}")
 
 
 def _titles(runs: list[Path]) -> dict[str, Path]:
-    """The runs by their names; by their paths where two have the same."""
+    """The runs by the names of their folders. If two folders have the same name, by their paths."""
     names = {run.resolve().name: run for run in runs}
     return names if len(names) == len(runs) else {str(run): run for run in runs}
 
@@ -122,13 +118,34 @@ def _cluster_options(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _load(run: Path, layers: str | None, steps: str | None) -> RWCHistory:
-    """What was asked for of a record, without the rows in which nothing moved because a gradient scaler skipped."""
-    history = RWCHistory.load(run).select(layers)
-    empty = history.skipped & (history.moved == 0).all(axis=1)  # [S]; a row of several steps may have moved
+    """The layers and steps of a record that were asked for.
+
+    Rows are left out if a gradient scaler skipped their step, so that nothing moved.
+    """
+    _check_is_run(run)
+    history = RWCHistory.load(run)
+    if not len(history):
+        raise WeightScaleError(
+            f"{run} has no row on disk yet: a monitor writes its rows after 256 of them, after a minute, at "
+            "monitor.flush() and at monitor.close(); try again then"
+        )
+    history = history.select(layers)
+    # [S]; a row of several steps may have moved although one of them was skipped
+    empty = history.skipped & (history.moved == 0).all(axis=1)
     if empty.any():
         print(f"left out {count(int(empty.sum()), 'row')} of steps that a gradient scaler skipped")
         history = history.select(steps=~empty)
     return history if steps is None else history.select(steps=_row_slice(history, steps))
+
+
+def _check_is_run(folder: Path) -> None:
+    """Raise `WeightScaleError` if the folder is no run but holds runs. The message names them."""
+    if (folder / META).exists():
+        return
+    runs = sorted(meta.parent.name for meta in folder.glob(f"[!.]*/{META}"))
+    if runs:
+        names = ", ".join(runs[:MOST_RUNS]) + (", ..." if len(runs) > MOST_RUNS else "")
+        raise WeightScaleError(f"{folder} is not a run folder, but holds {count(len(runs), 'run')}: {names}; name one")
 
 
 def _clusters_by(history: RWCHistory, by: str, options: dict[str, Any]) -> dict[str, LayerClusters | None]:
@@ -151,7 +168,7 @@ def analyze(
     """
     history = _load(run, layers, steps)
     print(f"{len(history.names)} layers, {history.numel.sum():,} weights, {len(history):,} recorded steps")
-    _print_findings(history)  # before what refuses a record with NaN
+    _print_findings(history)  # first: a record with NaN has findings, but cannot be clustered
     groups = _clusters_by(history, by, options) if by is not None else {}
     clusters = cluster_layers(history, **options)
     per_epoch = RWCHistory.load(run / PER_EPOCH).select(layers) if (run / PER_EPOCH).exists() else None
@@ -184,9 +201,13 @@ def _print_clusters(history: RWCHistory, clusters: LayerClusters) -> None:
         median = float(finite_median(history.rwc[:, members].ravel(), axis=0))
         print(
             f"  {'outliers' if label == OUTLIER else label}: {median:.2e}  {count(len(members), 'layer')} "
-            f"({', '.join(f'{n} {kind}' for kind, n in kinds.items())})"
-            f" from {history.names[members[0]]} to {history.names[members[-1]]}"
+            f"({', '.join(f'{n} {kind}' for kind, n in kinds.items())}){_places([history.names[i] for i in members])}"
         )
+
+
+def _places(names: list[str]) -> str:
+    """Where the layers of a cluster are: one or two names, or the first and the last of more."""
+    return f": {', '.join(names)}" if len(names) < 3 else f" from {names[0]} to {names[-1]}"
 
 
 def _row_slice(history: RWCHistory, steps: str) -> slice:
@@ -197,5 +218,5 @@ def _row_slice(history: RWCHistory, steps: str) -> slice:
     except ValueError:
         separator = ""
     if not separator:
-        raise ValueError(f"--steps must be FIRST:LAST, two step numbers, either left out; got {steps!r}")
+        raise ValueError(f"--steps must be FIRST:LAST, two step numbers of which one may be left out; got {steps!r}")
     return slice(start, stop)

@@ -1,4 +1,4 @@
-"""`weightscale info`: what works here."""
+"""`weightscale info`: which backends and packages work here."""
 
 from __future__ import annotations
 
@@ -10,18 +10,26 @@ from typing import Any
 import torch
 
 from ..ops.backends import BACKENDS, choose_backend, load_backend
+from .commands import add_command
 
 PACKAGES = ("torch", "triton", "numpy", "safetensors", "scikit-learn", "matplotlib", "timm", "torchvision")
 
 
 def add_commands(commands: Any) -> None:
     """Add `info`."""
-    info = commands.add_parser("info", help="which backends and packages work here, and why the others do not")
+    info = add_command(
+        commands,
+        "info",
+        "which backends and packages work here, and why the others do not",
+        "Prints the versions of this package and of those it can use, and for each backend of each device whether it "
+        "works or why it does not. It writes no file.",
+        "weightscale info",
+    )
     info.set_defaults(call=run_info)
 
 
 def run_info(arguments: argparse.Namespace) -> None:
-    """Print versions, and each backend with the reason where it does not work."""
+    """Print the versions, and for each backend that it works or why it does not."""
     print(f"weightscale_fast {metadata.version('weightscale_fast')}, Python {platform.python_version()}")
     for package in PACKAGES:
         try:

@@ -13,38 +13,52 @@ from ..paper.results import Row, table
 from ..paper.seeds import SeedRuns
 from ..paper.summary import summarize
 from ..text import count
+from .commands import add_command
 from .training import add_config_flags, add_loading_flags, given_config
 
+DESCRIPTION = """\
+Trains a network of the papers with the paper's settings, once for each seed,
+and writes a run folder for each to ROOT/NETWORK-DATA/seed-SEED. The report on
+their mean goes to ROOT/NETWORK-DATA/analysis. --report writes one page of all
+runs under ROOT."""
 AUGMENTED = {"flip": "flipped", "crop_flip": "cropped and flipped"}
 NOT_IN_THE_TEXT = (
     "Flips, crops, and the 2020 paper's batch size and seeds are those of the authors' code: the texts give none.\n"
-    "Not as in that code, each data set is normalized by the mean and the deviation of its own training images (there\n"
-    "CIFAR is by ImageNet's, and MNIST is not), and the last batch of an epoch is left out where it is not full."
+    "Two things differ from that code. Each data set is normalized by the mean and the deviation of its own training\n"
+    "images; the code normalizes CIFAR by ImageNet's, and MNIST not at all. The last batch of an epoch is left out if\n"
+    "it is not full."
 )
 CHANGES = ["data", "epochs", "batch_size", "limit", "precision", "every", "device"]
 
 
 def add_commands(commands: Any) -> None:
     """Add `paper`."""
-    paper = commands.add_parser(
+    paper = add_command(
+        commands,
         "paper",
-        help="run an experiment of the papers, or report on those that were run",
+        "run an experiment of the papers, or report on those that were run",
+        DESCRIPTION,
+        "weightscale paper resnet18-fashion-mnist --epochs 3 --seeds 1 --limit 6000",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="what --as-coded may be, each something that the authors' code did and their text does not say:\n"
+        epilog="The values of --as-coded. Each is something that the authors' code did and their text does not say:\n"
         + "\n".join(f"  {name:<12}{text}" for name, text in AS_CODED.items()),
     )
-    paper.add_argument("name", nargs="?", metavar="NAME", help="which experiment, see --list")
-    paper.add_argument("--list", action="store_true", help="the experiments, with their settings")
-    paper.add_argument("--report", type=Path, metavar="ROOT", help="one page of all runs under ROOT: ROOT/paper.html")
-    paper.add_argument("--runs", type=Path, default=Path("runs/paper"), metavar="ROOT", help="where the runs go")
-    paper.add_argument("--seeds", type=int, metavar="N", help="only the first N of the paper's seeds")
+    paper.add_argument("name", nargs="?", metavar="NAME", help="the experiment; --list shows all")
+    paper.add_argument("--list", action="store_true", help="list the experiments and their settings")
+    paper.add_argument(
+        "--report", type=Path, metavar="ROOT", help="write one page of all runs under ROOT: ROOT/paper.html"
+    )
+    paper.add_argument(
+        "--runs", type=Path, default=Path("runs/paper"), metavar="ROOT", help="where the runs go (default: runs/paper)"
+    )
+    paper.add_argument("--seeds", type=int, metavar="N", help="only the first N of the paper's seeds (default: all)")
     paper.add_argument("--resume", action="store_true", help="go on after the last whole epoch of the last seed")
     paper.add_argument(
         "--as-coded",
         action="append",
         choices=list(AS_CODED),
         default=[],
-        help="do as the authors' code did, see below; may be given several times",
+        help="do what the authors' code did, see below; may be given several times",
     )
     add_config_flags(paper, CHANGES, default="the paper's")
     add_loading_flags(paper)
@@ -52,7 +66,7 @@ def add_commands(commands: Any) -> None:
 
 
 def run_paper(arguments: argparse.Namespace) -> None:
-    """List, run or report."""
+    """List the experiments, run one, or report on all that were run."""
     if arguments.list:
         print(list_presets())
     elif arguments.report is not None:
@@ -73,14 +87,14 @@ def run_paper(arguments: argparse.Namespace) -> None:
             resume=arguments.resume,
         )
         report = summarize(folder)
-        print(told(*table([SeedRuns.load(folder)])))
+        print(describe(*table([SeedRuns.load(folder)])))
         print(f"report: {report}")
         if not arguments.as_coded:
-            print(f"beside the paper's: weightscale paper --report {arguments.runs}")
+            print(f"to compare it with the paper: weightscale paper --report {arguments.runs}")
 
 
-def told(row: Row) -> str:
-    """The row of the paper's table that a run gives."""
+def describe(row: Row) -> str:
+    """The result of an experiment in a sentence: a row of the papers' tables."""
     accuracies = ", ".join(
         f"{name.replace('_', ' ').replace('top', 'top-')} {values.mean():.1%}"
         + (f" ± {100 * values.std():.1f}" if len(values) > 1 else "")
@@ -94,7 +108,7 @@ def told(row: Row) -> str:
 
 
 def list_presets() -> str:
-    """A line for each preset, by paper."""
+    """The presets of each paper, a line each."""
     lines = []
     for paper, title in PAPERS.items():
         lines.append(f"{title}:")

@@ -1,4 +1,4 @@
-"""A figure as files: PNG, and a small SVG."""
+"""Figures as files: PNG, PDF, and small SVG."""
 
 from __future__ import annotations
 
@@ -11,22 +11,34 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from ..files import atomic_write
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-DPI = 160  # of PNG files, and of the images inside SVG files
+DPI = 160  # of PNG files, and of the images inside SVG and PDF files
+FORMATS = (".png", ".svg", ".pdf")
 IMAGE = re.compile(rb'(?<="data:image/png;base64,)[^"]+')
 COLOURS = 256  # the most of a palette
 STEP = 16  # between the values of a channel, if there are more colours
 
 
-def save_figure(figure: Figure, path: Path) -> bytes:
-    """Write the figure to `path` with `.svg` and with `.png` added to its name, and return the SVG."""
-    svg = svg_of(figure, DPI)
-    path.with_name(f"{path.name}.svg").write_bytes(svg)
-    figure.set_layout_engine("none")  # it is laid out; once more would double the time
-    figure.savefig(path.with_name(f"{path.name}.png"), dpi=DPI)
-    return svg
+def save_figure(figure: Figure, *paths: Path) -> None:
+    """Write the figure to each path, in the format of its suffix: one of `FORMATS`.
+
+    The figure is laid out once, for the first file. To lay it out again would double the time.
+
+    Example:
+        `save_figure(figure, folder / "curves.svg", folder / "curves.png")`
+    """
+    for path in paths:
+        with atomic_write(path) as file:
+            if path.suffix == ".svg":
+                file.write(svg_of(figure, DPI))
+            else:
+                undated = {"CreationDate": None} if path.suffix == ".pdf" else None
+                figure.savefig(file, format=path.suffix[1:], dpi=DPI, metadata=undated)
+        figure.set_layout_engine("none")
 
 
 def svg_of(figure: Figure, dpi: float) -> bytes:

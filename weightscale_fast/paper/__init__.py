@@ -1,1 +1,1 @@
-"""The experiments of both papers, by name: their settings, their runs, and what the runs say to their claims."""
+"""The experiments of both papers, by name: their settings, their runs, and what the runs say about their claims."""

@@ -1,4 +1,4 @@
-"""The papers' own figure: the RWC of each part of a network from epoch to epoch, data sets side by side.
+"""The figure of the papers: the RWC of each part of a network from epoch to epoch, data sets side by side.
 
 Letters: R runs (seeds), E epochs, L layers.
 """
@@ -28,23 +28,23 @@ PANEL_INCHES = (4.6, 3.5)
 class BlockRuns(NamedTuple):
     """The runs of one network on one data set."""
 
-    rwc: FloatArray  # [R, E, L] of every layer in every epoch of every run
-    blocks: Mapping[str, NDArray[np.int64]]  # the layers of each part, first part first
+    rwc: FloatArray  # [R, E, L], of every layer in every epoch of every run
+    blocks: Mapping[str, NDArray[np.int64]]  # the indices of the layers of each part, first part first
 
 
 @styled
 def block_curves(panels: Mapping[str, BlockRuns], *, ylabel: str) -> Figure:
-    """Draw the mean RWC of the layers of each part over the epochs, log y, a panel for each data set, on one y axis.
+    """Draw the mean RWC of the layers of each part over the epochs, one panel for each data set.
 
-    A line is the mean over the runs, and the band around it spans them. Zeros and
-    values that are not finite are left out of the means.
+    The y axis is logarithmic, and all panels share it. A line is the mean over the runs, and the band around it goes
+    from the lowest run to the highest. Means leave out zeros and values that are not finite.
 
     Args:
-        panels: the runs by the title of their panel, at most 9.
-        ylabel: what is drawn, as `rwc_unit` says.
+        panels: the runs, by the title of their panel; at most 9.
+        ylabel: the label of the y axis, from `rwc_unit`.
 
     Raises:
-        ValueError: no panel, or more than 9.
+        ValueError: there is no panel, or more than 9.
 
     Example:
         `block_curves({"CIFAR-10": BlockRuns(rwc, {"block 1": [1, 2], "block 2": [3, 4]})}, ylabel="RWC").savefig(file)`
@@ -95,6 +95,6 @@ def _panel(ax: Axes, title: str, runs: BlockRuns) -> None:
 
 
 def _means(rwc: FloatArray) -> FloatArray:
-    """[R, E] the mean over the layers of [R, E, L], of what a log axis can show."""
+    """[R, E] the mean over the layers of [R, E, L], without the values that a log axis cannot show."""
     means: FloatArray = np.ma.masked_invalid(drawable(rwc)).mean(axis=2).filled(np.nan)
     return means

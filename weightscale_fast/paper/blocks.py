@@ -1,4 +1,4 @@
-"""The parts of each network that the papers compare, from the first to the last.
+"""The parts of each network that the papers compare, first part first.
 
 Letters: L layers.
 """
@@ -14,25 +14,26 @@ from numpy.typing import NDArray
 from ..analysis.groups import group_layers
 
 _CONVOLUTION = re.compile(r"features\.\d+\.weight")
-_PARTS = {  # of convolutions counted from 1, first and last of each part
+_PARTS = {  # the first and the last convolution of each part, counted from 1
     "vgg19_bn": {"early, conv 1-4": (1, 4), "middle, conv 5-10": (5, 10), "late, conv 11-16": (11, 16)},
     "alexnet": {"early, conv 1": (1, 1), "middle, conv 2-3": (2, 3), "late, conv 4-5": (4, 5)},
 }
 
 
 def blocks_of(network: str, names: Sequence[str], kinds: Sequence[str]) -> dict[str, NDArray[np.int64]]:
-    """The indices of the layers of each part of `network`, first part first; stems and classifiers are in none.
+    """The indices of the layers of each part of `network`, first part first. Stems and classifiers are in no part.
 
-    ResNet has its four blocks and EfficientNet its seven stages. For VGG-19 and AlexNet arXiv 2011.06735 compares
-    early, middle and late convolutions; VGG's convolution 11, which it counts to both of the latter, is late here.
+    The parts of a ResNet are its four blocks, and those of an EfficientNet its seven stages. For VGG-19 and AlexNet
+    arXiv 2011.06735 compares early, middle and late convolutions. It counts VGG's convolution 11 as both middle and
+    late; here it is late.
 
     Args:
-        network: the architecture, as `"resnet18"`.
+        network: the architecture, for example `"resnet18"`.
         names: the names of its L layers in network order.
-        kinds: what each is, L of them.
+        kinds: the kind of each layer, L of them.
 
     Raises:
-        ValueError: a network whose parts are not known.
+        ValueError: the parts of this network are not known.
 
     Example:
         >>> blocks_of("resnet18", ["conv1.weight", "layer1.0.conv1.weight", "layer2.0.conv1.weight"], ["conv"] * 3)

@@ -1,4 +1,4 @@
-"""What the papers claim, and what a run says to it: holds or does not, with the number that decides, or why not.
+"""What the papers claim, and whether it holds in a run: with the number that decides, or why there is none.
 
 Letters: R runs (seeds), E epochs, L layers.
 """
@@ -16,7 +16,7 @@ from .blocks import blocks_of
 from .seeds import FloatArray, SeedRuns
 
 STANDS_FOR = {"mnist-5k": "mnist"}  # a smaller set of the same images
-EASY = ("cifar10", "mnist", "fashion-mnist")  # arXiv 2011.06735 calls them so, beside CIFAR-100
+EASY = ("cifar10", "mnist", "fashion-mnist")  # arXiv 2011.06735 calls these the easier tasks, and not CIFAR-100
 LAYERWISE = ("resnet18", "vgg19_bn", "alexnet")
 WEIGHTSCALE = ("resnet50", "efficientnet_b4")
 
@@ -26,14 +26,14 @@ ANSWERS = ("holds", "does not hold", "not comparable", "not run")
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a run says to a claim.
+    """Whether a claim holds in a run.
 
     Args:
         claim: the claim.
-        network, data: of which run.
-        number: of the curves that are the mean over the seeds, as the papers compare them; NaN where there is none.
-        seeds: [R] the number of each seed.
-        obstacle: why there is no number, although it was run.
+        network, data: the network and the data set of the run.
+        number: the ratio of the mean curves over the seeds, which the papers compare; NaN if there is none.
+        seeds: [R] the ratio of each seed.
+        obstacle: why there is no number although the experiment was run.
     """
 
     claim: Claim
@@ -45,7 +45,7 @@ class Verdict:
 
     @property
     def agreeing(self) -> int:
-        """How many seeds agree with the claim by themselves."""
+        """The number of seeds whose own ratio agrees with the claim."""
         return int(self.claim.agrees(self.seeds).sum())
 
     @property
@@ -60,16 +60,17 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Claim:
-    """A statement of a paper about a run, as one number and the side of 1 it must lie on.
+    """A statement of a paper about a run, as a ratio and the side of 1 on which it must lie.
 
     Args:
         paper: a key of `PAPERS`.
         text: the claim in a sentence.
-        networks, data: the runs it is about; of a claim that compares two data sets, the first of the two.
+        networks, data: the runs that it is about. If a claim compares two data sets, `data` is the first one.
         measure: what `number` computes, in words.
-        number: from the run to [R], one ratio a seed; of a claim that compares two data sets, from both runs.
-        above: the claim is that the ratio is above 1; otherwise that it is 1 or below.
-        against: the second of two data sets.
+        number: a function from the run to [R], one ratio for each seed. If a claim compares two data sets, it takes
+            both runs.
+        above: True if the claim is that the ratio is above 1, False if it is that the ratio is 1 or below.
+        against: the second data set, if the claim compares two.
     """
 
     paper: str
@@ -83,15 +84,15 @@ class Claim:
 
     @property
     def expected(self) -> str:
-        """The side of 1, in words."""
+        """The side of 1 that the claim says, in words."""
         return "above 1" if self.above else "1 or below"
 
     def agrees(self, number: FloatArray) -> NDArray[np.bool_]:
-        """Whether numbers lie on the side of 1 that the claim says."""
+        """Whether each number lies on the side of 1 that the claim says."""
         return np.asarray(number > 1 if self.above else number <= 1)
 
     def verdicts(self, runs: Runs) -> Iterator[Verdict]:
-        """One for each network and data set that the claim is about."""
+        """A verdict for each network and data set that the claim is about."""
         for network in self.networks:
             for data in self.data:
                 keys = [(network, data)] if self.against is None else [(network, data), (network, self.against)]
@@ -101,7 +102,7 @@ class Claim:
 
     def _answered(self, verdict: Verdict, runs: list[SeedRuns]) -> Verdict:
         work = [f"{run.settings['steps_per_epoch']} steps in each of {len(run.histories[0])} epochs" for run in runs]
-        if len(set(work)) > 1:  # more steps to an epoch move weights further in it
+        if len(set(work)) > 1:  # in an epoch of more steps the weights move further
             return replace(verdict, obstacle=f"{work[0]}, and on {runs[1].data} {work[1]}")
         with np.errstate(divide="ignore", invalid="ignore"):
             number = float(self.number(*(run.averaged() for run in runs))[0])
@@ -112,7 +113,7 @@ class Claim:
 
 
 def by_network_and_data(runs: list[SeedRuns]) -> dict[tuple[str, str], SeedRuns]:
-    """The runs by network and by the paper's data set; a run on the whole set comes before one on a part of it."""
+    """The runs by network and by the paper's data set. A run on the whole data set is preferred to one on a part."""
     found: dict[tuple[str, str], SeedRuns] = {}
     for run in sorted(runs, key=lambda run: run.data in STANDS_FOR):
         found.setdefault((run.network, STANDS_FOR.get(run.data, run.data)), run)
@@ -120,7 +121,7 @@ def by_network_and_data(runs: list[SeedRuns]) -> dict[tuple[str, str], SeedRuns]
 
 
 def level(run: SeedRuns, rows: NDArray[np.int64] | None = None) -> FloatArray:
-    """[R] how fast some layers change: the median over the epochs of the mean RWC of these `rows`, all by default."""
+    """[R] how fast layers change: the median over the epochs of the mean RWC of these layers, by default of all."""
     finite = np.ma.masked_invalid(run.rwc if rows is None else run.rwc[:, :, rows])
     return np.asarray(np.nanmedian(finite.mean(axis=2).filled(np.nan), axis=1))
 

@@ -1,6 +1,6 @@
-"""Running a preset: one run folder for each seed.
+"""Run a preset. Each seed gets a run folder.
 
-ROOT/<network>-<data>/seed-<seed>/    a run folder as `weightscale train` makes it
+ROOT/<network>-<data>/seed-<seed>/    a run folder like those of `weightscale train`
 """
 
 from __future__ import annotations
@@ -33,19 +33,19 @@ def run_preset(
 
     Args:
         preset: the experiment.
-        root: where the folder of its runs goes.
-        seeds: how many of the paper's seeds; all of them if None.
-        options: what the authors' code did differently from their text, names in `AS_CODED`.
-        changes: other settings than the paper's, by their name in `TrainConfig`; kept in the record.
-        data_root, download, workers: as for `train`.
-        resume: go on where an earlier call was interrupted, with its changes and as many workers.
+        root: where to put the folder of the runs.
+        seeds: how many of the paper's seeds to use; None uses all of them.
+        options: names in `AS_CODED`: what the authors' code did differently from their text.
+        changes: settings that differ from the paper's, by their name in `TrainConfig`. The record keeps them.
+        data_root, download, workers: see `train`.
+        resume: go on where an earlier call was interrupted, with its changes and its number of workers.
 
     Returns:
         The folder with a run folder for each seed.
 
     Raises:
-        ValueError: a wrong setting.
-        WeightScaleError: data are missing, or the folder exists.
+        ValueError: a setting is wrong.
+        WeightScaleError: the data are missing, or the folder exists.
     """
     if seeds is not None and not 1 <= seeds <= len(preset.seeds):
         raise ValueError(f"seeds must be 1 to {len(preset.seeds)}, the seeds of the paper; got {seeds}")
@@ -58,7 +58,7 @@ def run_preset(
     first = folder / f"seed-{preset.seeds[0]}"
     if (first / META).exists():
         config = replace(coded, **(RunFolder.open(first).meta["settings"]["changed"] | (changes or {})))
-        workers = same_workers(workers, first)  # of the seeds that have not begun, too
+        workers = same_workers(workers, first)  # also for the seeds that have not begun
     changed = {
         name: value for name, value in vars(config).items() if name != "device" and value != getattr(coded, name)
     }

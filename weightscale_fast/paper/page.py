@@ -1,8 +1,7 @@
-"""One page of all runs under a folder: accuracies, the papers' claims with their answers, and the papers' figures."""
+"""One page about all runs under a folder: accuracies, whether the papers' claims hold, and the papers' figures."""
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator
 from html import escape
@@ -13,8 +12,9 @@ import numpy as np
 
 from ..analysis import LayerClusters, cluster_layers
 from ..figures import clustered_curves, pca_panels
-from ..figures.save import DPI, svg_of
+from ..figures.save import DPI, save_figure, svg_of
 from ..figures.style import rwc_unit, set_title, styled
+from ..files import atomic_write
 from ..report.page import Picture, figure_html, fill_template
 from ..text import count
 from .block_curves import block_curves
@@ -40,7 +40,7 @@ def write_page(root: str | Path) -> Path:
         The path of the page, which needs no other file.
 
     Raises:
-        WeightScaleError: there are no runs, or a package is missing.
+        WeightScaleError: there is no run, or a package is missing.
 
     Example:
         `write_page("runs/paper")`
@@ -63,9 +63,9 @@ def write_page(root: str | Path) -> Path:
         claims="\n".join(_claim_rows(runs)),
         networks="\n".join(_network([run for run in runs if run.network == network], root) for network in networks),
     )
-    temporary = root / f".{PAGE}.{os.getpid()}.tmp"
-    temporary.write_text(text, "utf-8")
-    return temporary.replace(root / PAGE)
+    with atomic_write(root / PAGE) as file:
+        file.write(text.encode())
+    return root / PAGE
 
 
 def _accuracy_row(row: Row) -> str:
@@ -88,18 +88,18 @@ def _percent(values: np.ndarray) -> str:
 
 
 def _changes(rows: list[Row], failures: list[str]) -> str:
-    """Where a run is not as in its paper, in a sentence each."""
-    told = []
+    """The differences between the runs and their papers, one sentence for each."""
+    sentences = []
     for row in rows:
         changes = ", ".join(f"{name} {value}" for name, value in row.changed.items())
-        told += [f"{row.network} on {row.data}: {changes}."] if changes else []
-        told += [f"{row.network}: {row.note}."] if row.note else []
+        sentences += [f"{row.network} on {row.data}: {changes}."] if changes else []
+        sentences += [f"{row.network}: {row.note}."] if row.note else []
         for seed, reason in row.left_out.items():
-            told.append(f"{row.network} on {row.data}: seed {seed} {reason}, and is left out.")
-        told += [f"{row.network} on {row.data}: seed {seed} {reason}." for seed, reason in row.unfinished.items()]
-    told += failures
-    items = "".join(f"<li>{escape(line)}</li>" for line in dict.fromkeys(told))
-    return f"<p>Other than in the papers:</p>\n<ul>{items}</ul>" if told else ""
+            sentences.append(f"{row.network} on {row.data}: seed {seed} {reason}, and is left out.")
+        sentences += [f"{row.network} on {row.data}: seed {seed} {reason}." for seed, reason in row.unfinished.items()]
+    sentences += failures
+    items = "".join(f"<li>{escape(sentence)}</li>" for sentence in dict.fromkeys(sentences))
+    return f"<p>Other than in the papers:</p>\n<ul>{items}</ul>" if sentences else ""
 
 
 def _claim_rows(runs: list[SeedRuns]) -> list[str]:
@@ -116,19 +116,19 @@ def _claim_rows(runs: list[SeedRuns]) -> list[str]:
             }
             head = ""
             if network == claim.networks[0]:
-                told = f"{PAPERS[claim.paper]}; {claim.measure}, {claim.expected} expected"
-                head = f"<td rowspan={len(claim.networks)}>{escape(claim.text)}<small>{escape(told)}</small></td>"
+                details = f"{PAPERS[claim.paper]}; {claim.measure}, {claim.expected} expected"
+                head = f"<td rowspan={len(claim.networks)}>{escape(claim.text)}<small>{escape(details)}</small></td>"
             cells = "".join(cell_of.get(data, '<td class="not-run">no claim</td>') for data in DATA)
             rows.append(f"<tr>{head}<td>{escape(network)}</td>{cells}</tr>")
     return rows
 
 
 def _verdict(verdict: Verdict, stood_in: str | None) -> str:
-    told = [] if np.isnan(verdict.number) else [f"{verdict.number:.3g}"]
+    reasons = [] if np.isnan(verdict.number) else [f"{verdict.number:.3g}"]
     if len(verdict.seeds) > 1:
-        told.append(f"in {verdict.agreeing} of {count(len(verdict.seeds), 'seed')}")
-    told += filter(None, [verdict.obstacle, stood_in and f"on {stood_in}"])
-    reason = f"<small>{escape('; '.join(told))}</small>" if told else ""
+        reasons.append(f"in {verdict.agreeing} of {count(len(verdict.seeds), 'seed')}")
+    reasons += filter(None, [verdict.obstacle, stood_in and f"on {stood_in}"])
+    reason = f"<small>{escape('; '.join(reasons))}</small>" if reasons else ""
     return f'<td class="{verdict.answer.replace(" ", "-")}">{verdict.answer}{reason}</td>'
 
 
@@ -153,9 +153,9 @@ def _network(runs: list[SeedRuns], root: Path) -> str:
         ),
         *(picture for run in runs for picture in _clustered(run, clusters[run.data], root)),
     ]
-    told = " ".join(_agreement(run, clusters[run.data]) for run in runs)
+    lead = " ".join(_agreement(run, clusters[run.data]) for run in runs)
     figures = "\n".join(map(figure_html, pictures))
-    return f'<h2>{escape(network)}</h2>\n<p>{escape(told)}</p>\n<div class="figures">\n{figures}\n</div>'
+    return f'<h2>{escape(network)}</h2>\n<p>{escape(lead)}</p>\n<div class="figures">\n{figures}\n</div>'
 
 
 def _blocks(runs: list[SeedRuns]) -> Figure:
@@ -163,7 +163,7 @@ def _blocks(runs: list[SeedRuns]) -> Figure:
 
 
 def _clustered(run: SeedRuns, clusters: LayerClusters, root: Path) -> Iterator[Picture]:
-    """The curves of a run by cluster: from epoch to epoch, the mean over the seeds, and at every step of one seed."""
+    """The curves of a run by cluster: the mean over the seeds from epoch to epoch, and one seed from step to step."""
     name = f"{run.network} on {run.data}"
     per_step = run.per_step()
     every = "every step" if per_step.every == 1 else f"every {per_step.every} steps"
@@ -180,7 +180,7 @@ def _clustered(run: SeedRuns, clusters: LayerClusters, root: Path) -> Iterator[P
             "go back and forth.",
         ),
     ):
-        if not len(history):  # of a short run that was to record few steps
+        if not len(history):  # a short run that records few steps may have no row
             continue
         figure = _curves(history, clusters, f"{name}, {what}")
         path = root / f"{run.network}-{run.data}-{'steps' if history is per_step else 'epochs'}"
@@ -197,17 +197,17 @@ def _curves(history: RWCHistory, clusters: LayerClusters, title: str) -> Figure:
 
 
 def _agreement(run: SeedRuns, clusters: LayerClusters) -> str:
-    told = f"On {run.data}: {count(len(clusters.names), 'layer')} in {count(clusters.k, 'cluster')}"
+    found = f"On {run.data}: {count(len(clusters.names), 'layer')} in {count(clusters.k, 'cluster')}"
     if len(run.histories) == 1:
-        return f"{told}, one seed."
+        return f"{found}, one seed."
     return (
-        f"{told}; the seeds, each clustered by itself, agree by {agreement(run, clusters):.2f} (adjusted Rand index)."
+        f"{found}; the seeds, each clustered by itself, agree by {agreement(run, clusters):.2f} (adjusted Rand index)."
     )
 
 
 def _save(figure: Figure, path: Path) -> bytes:
-    """Write the figure as PNG; its SVG, for the page."""
+    """Write the figure as PNG, and return its SVG for the page."""
     svg = svg_of(figure, DPI)
-    figure.set_layout_engine("none")
-    figure.savefig(path.with_name(f"{re.sub(r'[^A-Za-z0-9_.-]+', '_', path.name)}.png"), dpi=DPI)
+    figure.set_layout_engine("none")  # it is laid out; to do that again would double the time
+    save_figure(figure, path.with_name(f"{re.sub(r'[^A-Za-z0-9_.-]+', '_', path.name)}.png"))
     return svg

@@ -1,7 +1,7 @@
-"""The papers' experiments: a network on a data set, with the settings of its paper.
+"""The papers' experiments. Each is a network on a data set, with the settings of its paper.
 
-Two papers: `weightscale` is *WeightScale: Interpreting Weight Change in Neural Networks*, `layerwise` is *Investigating
-Learning in Deep Neural Networks using Layer-Wise Weight Change* (arXiv 2011.06735).
+There are two papers. `weightscale` is *WeightScale: Interpreting Weight Change in Neural Networks*. `layerwise` is
+*Investigating Learning in Deep Neural Networks using Layer-Wise Weight Change* (arXiv 2011.06735).
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from ..errors import check_one_of
 from ..train.config import TrainConfig
 
 PAPERS = {
@@ -17,7 +18,7 @@ PAPERS = {
     "layerwise": "Layer-Wise Weight Change (arXiv 2011.06735)",
 }
 LAYERWISE_SEEDS = (0, 42, 123, 1000, 1234)  # the authors' configs.json
-BATCH_SIZE = 128  # WeightScale, Table 1; the authors' configs.json for the other paper, whose text gives none
+BATCH_SIZE = 128  # WeightScale, Table 1. The text of the other paper gives none; the authors' configs.json says 128.
 AS_CODED = {
     "resnet34": "the network that the paper calls ResNet-50 is a ResNet-34 in the code and in the published curves",
     "no_shuffle": "the training images come in the order of their files in every epoch",
@@ -34,8 +35,8 @@ class Preset:
     paper: str  # a key of PAPERS
     config: TrainConfig
     seeds: tuple[int, ...]
-    published: float | None  # the paper's top-1 test accuracy, 0 to 1, where we have it
-    note: str = ""  # where the paper is of two minds
+    published: float | None  # the paper's top-1 test accuracy, 0 to 1; None if we do not have it
+    note: str = ""  # where the paper contradicts itself
 
     @property
     def network(self) -> str:
@@ -44,7 +45,7 @@ class Preset:
 
 
 def _weightscale() -> list[Preset]:
-    """Adam 1e-3, 25 epochs, one seed; ResNet on 32 x 32, EfficientNet on 224 x 224 (WeightScale, Table 1)."""
+    """Adam at 1e-3, 25 epochs, one seed. ResNet takes 32 x 32 images, EfficientNet 224 x 224 (WeightScale, Table 1)."""
     conflict = "batch size 128 as in the paper's Table 1; its text says 32"
     presets = []
     for model, size, note in (("resnet50-small", 32, ""), ("efficientnet_b4", 224, conflict)):
@@ -65,7 +66,7 @@ def _weightscale() -> list[Preset]:
 
 
 def _layerwise() -> list[Preset]:
-    """SGD with momentum 0.9 at a constant rate, 150 epochs, the mean of five seeds; all on 32 x 32."""
+    """SGD with momentum 0.9 at a constant rate, 150 epochs, the mean of five seeds, images of 32 x 32."""
     rates = {  # learning rate by data set, weight decay
         "resnet18": ({"cifar10": 0.1, "cifar100": 0.1, "mnist": 0.1, "fashion-mnist": 0.1}, 1e-4),
         "vgg19_bn": ({"cifar10": 0.05, "cifar100": 0.05, "mnist": 0.05, "fashion-mnist": 0.05}, 5e-4),
@@ -104,22 +105,21 @@ def find_preset(name: str) -> Preset:
     """The preset called `name`.
 
     Raises:
-        ValueError: there is none; the message names them all.
+        ValueError: there is no such preset. The message names them all.
 
     Example:
         >>> find_preset("vgg19_bn-cifar10").config.lr
         0.05
     """
-    if name not in PRESETS:
-        raise ValueError(f"preset must be one of {', '.join(PRESETS)}; got {name!r}")
+    check_one_of("preset", name, PRESETS)
     return PRESETS[name]
 
 
 def as_coded(config: TrainConfig, options: Sequence[str]) -> TrainConfig:
-    """The config with what the authors' code did and their text does not say: `options` are names in `AS_CODED`.
+    """The config, changed to what the authors' code did and their text does not say: `options` are names in `AS_CODED`.
 
     Raises:
-        ValueError: no such option, or `"resnet34"` for another network than ResNet-50.
+        ValueError: there is no such option, or `"resnet34"` is given for a network that is not ResNet-50.
 
     Example:
         >>> as_coded(find_preset("resnet50-svhn").config, ["resnet34"]).model
@@ -132,8 +132,7 @@ def as_coded(config: TrainConfig, options: Sequence[str]) -> TrainConfig:
         "mean_ratio": {"definition": "mean_ratio"},
     }
     for option in options:
-        if option not in AS_CODED:
-            raise ValueError(f"as_coded must be of {', '.join(map(repr, AS_CODED))}; got {option!r}")
+        check_one_of("as_coded", option, AS_CODED)
         if option == "resnet34" and config.model != "resnet50-small":
             raise ValueError(f"as_coded 'resnet34' is for the presets of ResNet-50, got {config.model!r}")
         config = replace(config, **changes[option])

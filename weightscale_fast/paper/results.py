@@ -1,8 +1,7 @@
-"""All runs under a folder as tables: the papers' accuracies beside ours, and the papers' claims with their answers."""
+"""All runs under a folder as tables: the papers' accuracies beside ours, and whether the papers' claims hold."""
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..errors import WeightScaleError
+from ..files import write_csv
 from .claims import CLAIMS, STANDS_FOR, Verdict, by_network_and_data
 from .presets import PRESETS
 from .seeds import FloatArray, SeedRuns
@@ -21,29 +21,29 @@ class Row(NamedTuple):
     """A row of the papers' tables: one network on one data set."""
 
     network: str
-    data: str  # what was trained on
+    data: str  # the data set that was trained on
     seeds: int
     published_seeds: int
     epochs: int
     published_epochs: int
-    images: str  # to train on, of how many
+    images: str  # training images, "5,000 of 60,000"
     accuracy: dict[str, FloatArray]  # by name in METRICS, [R]
     published: float | None  # top-1 test accuracy
-    recording_share: float  # of the training's time
-    changed: dict[str, Any]  # settings that are not the paper's
+    recording_share: float  # share of the training time that recording took
+    changed: dict[str, Any]  # settings that differ from the paper's
     as_coded: list[str]  # names in AS_CODED
-    left_out: Mapping[int, str]  # seeds, and why
-    unfinished: Mapping[int, str]  # seeds, and how far they are
+    left_out: Mapping[int, str]  # seeds that are left out, and why
+    unfinished: Mapping[int, str]  # seeds that are not finished, and how far they are
     note: str
 
 
 def load_runs(root: str | Path) -> tuple[list[SeedRuns], list[str]]:
-    """The runs of every preset under `root` in the order of the presets, and why others cannot be shown.
+    """The runs of presets under `root`, in the order of the presets, and the reasons why others cannot be shown.
 
-    Runs that did as the authors coded are no runs of their papers' text, and are left out.
+    Runs with an option of `AS_CODED` are left out, because they do not follow the papers' text.
 
     Raises:
-        WeightScaleError: there is none.
+        WeightScaleError: there is no run to show, or there are several of one network on one data set.
     """
     folders = sorted({run.parent for run in Path(root).glob("**/seed-*") if (run / "metrics.jsonl").exists()})
     runs, failures = [], []
@@ -69,7 +69,7 @@ def load_runs(root: str | Path) -> tuple[list[SeedRuns], list[str]]:
 
 
 def table(runs: Iterable[SeedRuns]) -> list[Row]:
-    """A row for each."""
+    """A row for each run."""
     rows = []
     for run in runs:
         preset, settings = PRESETS[run.settings["preset"]], run.settings
@@ -96,54 +96,47 @@ def table(runs: Iterable[SeedRuns]) -> list[Row]:
 
 
 def is_of_paper(run: SeedRuns) -> bool:
-    """Whether its data are those of its preset, or a part of them."""
+    """Whether the run was trained on the data set of its preset, or on a part of it."""
     return STANDS_FOR.get(run.data, run.data) == PRESETS[run.settings["preset"]].config.data
 
 
 def verdicts(runs: list[SeedRuns]) -> list[Verdict]:
-    """What the runs say to every claim of both papers."""
+    """For every claim of both papers, whether it holds in the runs."""
     found = by_network_and_data(runs)
     return [verdict for claim in CLAIMS for verdict in claim.verdicts(found)]
 
 
 def stand_in(runs: list[SeedRuns], verdict: Verdict) -> str | None:
-    """What stood for the data set of a verdict, if something did."""
+    """The data set that the run of a verdict used in place of the paper's, or None if it used the paper's."""
     run = by_network_and_data(runs).get((verdict.network, verdict.data))
     return run.data if run is not None and run.data in STANDS_FOR else None
 
 
 def write_tables(runs: list[SeedRuns], folder: Path) -> None:
-    """`accuracy.csv` and `claims.csv`."""
-    with open(folder / "accuracy.csv", "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        measured = [f"{name}_{what}" for name in METRICS for what in ("mean", "deviation")]
-        writer.writerow(
-            ("network", "data", "seeds", "epochs", "images", *measured, "paper_test_top1", "changed", "left_out")
-        )
-        for row in table(runs):
-            values = [
-                f"{value:.4f}" for name in METRICS for value in (row.accuracy[name].mean(), row.accuracy[name].std())
-            ]
-            writer.writerow(
-                (
-                    row.network,
-                    row.data,
-                    row.seeds,
-                    row.epochs,
-                    row.images,
-                    *values,
-                    row.published or "",
-                    row.changed,
-                    dict(row.left_out),
-                )
-            )
-    with open(folder / "claims.csv", "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        about = ("paper", "claim", "network", "data", "measure", "expected")
-        writer.writerow((*about, "number", "seeds", "answer", "obstacle"))
-        for verdict in verdicts(runs):
-            number = "" if np.isnan(verdict.number) else f"{verdict.number:.4f}"
-            seeds = " ".join(f"{value:.4f}" for value in verdict.seeds)
-            data, claim = stand_in(runs, verdict) or verdict.data, verdict.claim
-            said = (claim.paper, claim.text, verdict.network, data, claim.measure, claim.expected)
-            writer.writerow((*said, number, seeds, verdict.answer, verdict.obstacle))
+    """Write `accuracy.csv` and `claims.csv`."""
+    measured = [f"{name}_{what}" for name in METRICS for what in ("mean", "deviation")]
+    write_csv(
+        folder / "accuracy.csv",
+        ("network", "data", "seeds", "epochs", "images", *measured, "paper_test_top1", "changed", "left_out"),
+        map(_accuracy_cells, table(runs)),
+    )
+    about = ("paper", "claim", "network", "data", "measure", "expected")
+    write_csv(
+        folder / "claims.csv",
+        (*about, "number", "seeds", "answer", "obstacle"),
+        (_claim_cells(verdict, stand_in(runs, verdict) or verdict.data) for verdict in verdicts(runs)),
+    )
+
+
+def _accuracy_cells(row: Row) -> tuple[Any, ...]:
+    accuracies = [f"{value:.4f}" for name in METRICS for value in (row.accuracy[name].mean(), row.accuracy[name].std())]
+    about = (row.network, row.data, row.seeds, row.epochs, row.images)
+    return (*about, *accuracies, row.published or "", row.changed, dict(row.left_out))
+
+
+def _claim_cells(verdict: Verdict, data: str) -> tuple[Any, ...]:
+    claim = verdict.claim
+    number = "" if np.isnan(verdict.number) else f"{verdict.number:.4f}"
+    seeds = " ".join(f"{value:.4f}" for value in verdict.seeds)
+    about = (claim.paper, claim.text, verdict.network, data, claim.measure, claim.expected)
+    return (*about, number, seeds, verdict.answer, verdict.obstacle)

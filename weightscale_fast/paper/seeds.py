@@ -1,6 +1,6 @@
 """SeedRuns: the runs of one network on one data set, one for each seed, and their mean.
 
-Letters: R runs, E epochs that all of them have, L layers.
+Letters: R runs, E epochs (the number that all runs have), L layers.
 """
 
 from __future__ import annotations
@@ -25,14 +25,15 @@ FloatArray = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class SeedRuns:
-    """The per-epoch records and the metrics of R runs that differ in their seed only.
+    """The per-epoch records and the metrics of R runs that only differ in their seed.
 
     Args:
-        folder: where their run folders are.
-        histories: the per-epoch record of each, R of them, cut to the epochs that all have.
-        metrics: the lines of `metrics.jsonl` of each, one for each of its own epochs.
-        left_out: the seeds of other runs, and why: diverged ones, and unfinished ones where another is finished.
-        unfinished: those of the R that are not finished, and how far they are.
+        folder: the folder of the run folders.
+        histories: the per-epoch record of each run, R of them, cut to the epochs that all runs have.
+        metrics: the lines of `metrics.jsonl` of each run, one for each of its own epochs.
+        left_out: the seeds of runs that are left out, and why. Diverged runs are left out, and so are unfinished ones
+            if another run is finished.
+        unfinished: the seeds among the R that are not finished, and how far they are.
     """
 
     folder: Path
@@ -46,7 +47,7 @@ class SeedRuns:
         """Read what `run_preset` has written so far.
 
         Raises:
-            WeightScaleError: there is no run with a whole epoch, none with a curve, or their networks differ.
+            WeightScaleError: no run has a whole epoch, no run has two epochs of finite loss, or their networks differ.
         """
         folder = Path(folder)
         runs = {int(run.name[5:]): run for run in folder.glob("seed-*") if run.name[5:].isdecimal()}
@@ -82,17 +83,17 @@ class SeedRuns:
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """The settings of the first run; the others differ in `seed`."""
+        """The settings of the first run. The other runs differ in `seed` only."""
         return self.histories[0].settings
 
     @property
     def network(self) -> str:
-        """The architecture, as the papers call it."""
+        """The architecture, by the papers' name."""
         return str(self.settings["model"]).removesuffix("-small")
 
     @property
     def data(self) -> str:
-        """The data set that was trained on; a folder is none of the papers', whatever its name."""
+        """The data set that was trained on. A folder is never one of the papers' data sets, whatever its name."""
         data = str(self.settings["data"])
         return data if data in NAMES else f"folder {Path(data).name}"
 
@@ -102,11 +103,11 @@ class SeedRuns:
         return np.stack([history.rwc for history in self.histories])
 
     def mean(self) -> RWCHistory:
-        """The history whose RWC is the mean over the runs: see `mean_history`."""
+        """The history whose RWC is the mean over the runs; see `mean_history`."""
         return mean_history(self.histories)
 
     def averaged(self) -> SeedRuns:
-        """The mean in place of the runs: R is 1."""
+        """The mean of the runs as a single run, so R is 1."""
         return replace(self, histories=(self.mean(),))
 
     def per_step(self) -> RWCHistory:
@@ -119,7 +120,7 @@ class SeedRuns:
 
 
 def _no_curve(lines: list[dict[str, Any]]) -> str | None:
-    """Why a run will never have a curve, or has none yet."""
+    """Why a run has no curve from epoch to epoch; None if it has one."""
     for line in lines:
         if diverged(line):
             return f"diverged in epoch {line['epoch']}"
@@ -129,13 +130,13 @@ def _no_curve(lines: list[dict[str, Any]]) -> str | None:
 
 
 def mean_history(histories: Sequence[RWCHistory]) -> RWCHistory:
-    """One history whose `rwc` is the mean of the histories' `rwc`, as the papers average over seeds (arXiv 2011.06735).
+    """A history whose `rwc` is the mean of the histories' `rwc`: the papers' mean over seeds (arXiv 2011.06735).
 
-    Its `prev_l1`, `moved` and `ratio_sum` are means too; its `delta_l1` is what makes Eq. 1 give the mean of the
+    Its `prev_l1`, `moved` and `ratio_sum` are means too. Its `delta_l1` is chosen so that Eq. 1 gives the mean of the
     ratios, which is not the ratio of the means.
 
     Raises:
-        ValueError: no history, or not the same layers, steps and definition in all.
+        ValueError: there is no history, or their layers, steps or definitions differ.
 
     Example:
         >>> one = RWCHistory(("fc",), np.array([2]), ("linear",), np.array([1]), np.array([[1.0]]), np.array([[4.0]]),

@@ -1,11 +1,10 @@
-"""The averaged analysis of a preset's runs: one report of the mean curves, and how far the seeds lie apart.
+"""The analysis of a preset's runs: one report about the mean curves, and how much the seeds differ.
 
 ROOT/<network>-<data>/analysis/    report.html and its files; blocks.png, blocks.svg; spread.csv
 """
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +12,9 @@ import numpy as np
 from ..analysis import LayerClusters, cluster_layers
 from ..analysis.groups import cluster_groups, group_layers
 from ..extras import import_extra
-from ..figures.save import DPI, svg_of
+from ..figures.save import save_figure
 from ..figures.style import rwc_unit
+from ..files import write_csv
 from ..report.write import write_report
 from .block_curves import BlockRuns, block_curves
 from .blocks import blocks_of
@@ -22,16 +22,16 @@ from .seeds import SeedRuns
 
 
 def summarize(folder: str | Path) -> Path:
-    """Analyze the mean over the seeds of the runs in `folder`; of EfficientNet, each primitive apart too.
+    """Analyze the mean over the seeds of the runs in `folder`. For EfficientNet, also cluster each primitive by itself.
 
-    `spread.csv` has for each layer its cluster and its RWC, the mean over the epochs: mean and standard deviation over
-    the seeds.
+    `spread.csv` has the cluster of each layer, and the mean and standard deviation over the seeds of its RWC, which is
+    the mean over the epochs.
 
     Returns:
         The path of the report.
 
     Raises:
-        WeightScaleError: no run with a whole epoch, or scikit-learn or matplotlib is missing.
+        WeightScaleError: no run has a whole epoch, or scikit-learn or matplotlib is missing.
 
     Example:
         `summarize(run_preset(find_preset("resnet18-fashion-mnist"), "runs/paper"))`
@@ -44,22 +44,21 @@ def summarize(folder: str | Path) -> Path:
     analysis = runs.folder / "analysis"
     report = write_report(mean, clusters, analysis, groups=groups)
     figure = block_curves({f"{runs.network} on {runs.data}": block_runs(runs)}, ylabel=rwc_unit(runs.histories[0]))
-    (analysis / "blocks.svg").write_bytes(svg_of(figure, DPI))
-    figure.savefig(analysis / "blocks.png", dpi=DPI)
+    save_figure(figure, analysis / "blocks.svg", analysis / "blocks.png")
     _write_spread(analysis / "spread.csv", runs, clusters)
     return report
 
 
 def block_runs(runs: SeedRuns) -> BlockRuns:
-    """The runs and the parts of their network, as `block_curves` takes them."""
+    """The runs and the parts of their network, for `block_curves`."""
     history = runs.histories[0]
     return BlockRuns(runs.rwc, blocks_of(runs.network, history.names, history.kinds))
 
 
 def agreement(runs: SeedRuns, clusters: LayerClusters) -> float:
-    """How alike the seeds' clusters are: the mean adjusted Rand index of the runs, each clustered by itself into k.
+    """How much the seeds' clusters agree: the mean adjusted Rand index of the runs, each clustered by itself into k.
 
-    1 where every seed groups the layers the same way, 0 for chance; NaN for a single seed.
+    It is 1 if every seed groups the layers in the same way, about 0 for random groups, and NaN for a single seed.
     """
     metrics = import_extra("sklearn.metrics", "analysis")
     labels = [cluster_layers(history, k=clusters.k).labels for history in runs.histories]
@@ -71,9 +70,9 @@ def _write_spread(path: Path, runs: SeedRuns, clusters: LayerClusters) -> None:
     history = runs.histories[0]
     levels = np.ma.masked_invalid(runs.rwc).mean(axis=1)  # [R, L]
     label_of = dict(zip(clusters.rows.tolist(), clusters.labels.tolist(), strict=True))
-    columns = (history.names, history.kinds, levels.mean(axis=0).tolist(), levels.std(axis=0).tolist())
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(("name", "kind", "cluster", "mean_rwc", f"standard_deviation_over_{len(levels)}_seeds"))
-        for i, (name, kind, level, deviation) in enumerate(zip(*columns, strict=True)):
-            writer.writerow((name, kind, label_of.get(i, ""), level, deviation))
+    labels = [label_of.get(i, "") for i in range(len(history.names))]
+    rows = zip(
+        history.names, history.kinds, labels, levels.mean(axis=0).tolist(), levels.std(axis=0).tolist(), strict=True
+    )
+    header = ("name", "kind", "cluster", "mean_rwc", f"standard_deviation_over_{len(levels)}_seeds")
+    write_csv(path, header, rows)

@@ -101,7 +101,7 @@ def draw(history: RWCHistory, clusters: LayerClusters, per_epoch: RWCHistory | N
     return [
         Picture(
             ax.get_title(loc="left"),
-            save_figure(cast("Figure", ax.figure), folder / name),
+            _saved(cast("Figure", ax.figure), folder, name),
             reading,
             half=name in ("pca_map", "scree"),
         )
@@ -117,7 +117,7 @@ def draw_groups(history: RWCHistory, groups: Mapping[str, LayerClusters | None],
         if clusters is not None:
             check_same_layers(history, clusters)
             file = f"group_{number}_{re.sub(r'[^A-Za-z0-9_-]+', '_', name)[:40]}"
-            svg = save_figure(figures.group_panels(history, {name: clusters}), folder / file)
+            svg = _saved(figures.group_panels(history, {name: clusters}), folder, file)
             reading = (
                 "On the left are the curves of this group's layers, on the right is their map, in the colours of the "
                 "group's own clusters. The group was cleaned and clustered without the other layers, so its clusters "
@@ -135,3 +135,10 @@ def _epoch_curves(per_epoch: RWCHistory) -> Axes:
     ax = figures.rwc_curves(epochs)
     set_title(ax, "Relative weight change from epoch to epoch")
     return ax
+
+
+def _saved(figure: Figure, folder: Path, name: str) -> bytes:
+    """Write the figure as SVG and PNG, and return the SVG."""
+    svg = folder / f"{name}.svg"
+    save_figure(figure, svg, folder / f"{name}.png")
+    return svg.read_bytes()

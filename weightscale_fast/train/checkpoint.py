@@ -1,13 +1,12 @@
-"""Checkpoints: everything a killed run needs to go on as if it had not been, written so that a kill loses none.
+"""Checkpoints: everything that a killed run needs to go on as if it had never been killed.
 
-    RUN/checkpoints/last.pt    after every epoch: weights, optimizer, and where the record stands
+    RUN/checkpoints/last.pt    written after every epoch: weights, optimizer, and how far the record is
 
-Random numbers are not in it: each epoch starts its own, from the seed and its number.
+A checkpoint holds no state of random numbers: each epoch seeds its own generator from the run's seed and its number.
 """
 
 from __future__ import annotations
 
-import os
 import pickle
 import warnings
 from pathlib import Path
@@ -16,30 +15,29 @@ from typing import Any
 import torch
 
 from ..errors import WeightScaleError
+from ..files import atomic_write
 
 
 def checkpoint_path(run_dir: Path) -> Path:
-    """Where the checkpoint of a run is."""
+    """The path of a run's checkpoint."""
     return run_dir / "checkpoints" / "last.pt"
 
 
 def save_checkpoint(run_dir: Path, epoch: int, parts: dict[str, Any]) -> None:
-    """Replace the checkpoint, at once, by one of `epoch` and of what the `parts` return as their `state_dict()`.
+    """Replace the checkpoint by one that holds the epoch and the `state_dict()` of each part.
 
-    Where it cannot be written, as on a full disk, the one before stays, a warning says so, and training can go on.
+    If it cannot be written, for example because the disk is full, a warning says so and the checkpoint before it
+    stays. Training can go on.
     """
     path = checkpoint_path(run_dir)
     path.parent.mkdir(exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")  # what a kill leaves of it, the next one replaces
+    for unfinished in path.parent.glob(f".{path.name}.*.tmp"):  # a killed run has left it, and it may be large
+        unfinished.unlink()
     try:
-        with open(temporary, "wb") as file:
+        with atomic_write(path) as file:
             torch.save({"epoch": epoch, **{name: part.state_dict() for name, part in parts.items()}}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
     except (OSError, RuntimeError) as error:
-        temporary.unlink(missing_ok=True)
-        if isinstance(error.__context__, KeyboardInterrupt):  # torch.save makes an error of its own of Ctrl-C
+        if isinstance(error.__context__, KeyboardInterrupt):  # torch.save turns Ctrl-C into a RuntimeError
             raise KeyboardInterrupt from error
         warnings.warn(
             f"{path} cannot be written ({error}); training goes on, and the checkpoint before it stays", stacklevel=2
@@ -47,10 +45,10 @@ def save_checkpoint(run_dir: Path, epoch: int, parts: dict[str, Any]) -> None:
 
 
 def load_checkpoint(run_dir: Path, parts: dict[str, Any], device: str) -> int:
-    """Bring the `parts` to where the checkpoint left them; its epoch, or 0 where there is none yet.
+    """Load the checkpoint into the `parts`, and return its epoch. Without a checkpoint, return 0.
 
     Raises:
-        WeightScaleError: the file is damaged or another run's.
+        WeightScaleError: the file is damaged, or belongs to another run.
     """
     path = checkpoint_path(run_dir)
     if not path.exists():
@@ -65,9 +63,9 @@ def load_checkpoint(run_dir: Path, parts: dict[str, Any], device: str) -> int:
 
 
 def check_empty(run_dir: Path, step: int) -> None:
-    """Raise `WeightScaleError` if a run without a checkpoint has rows already: it cannot go on, nor begin again."""
+    """Raise `WeightScaleError` if a run without a checkpoint has rows already. It can neither go on nor begin again."""
     if step:
         raise WeightScaleError(
             f"{run_dir} has a record of {step} steps but no checkpoint {checkpoint_path(run_dir)}, and cannot go on: "
-            "bring the checkpoint back, or choose another folder"
+            "put the checkpoint back, or choose another folder"
         )

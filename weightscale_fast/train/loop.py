@@ -1,4 +1,4 @@
-"""A plain training loop that records every step and every epoch, and survives being killed."""
+"""A plain training loop that records every step and every epoch. A killed run can be resumed."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from .checkpoint import check_empty, load_checkpoint, save_checkpoint
 from .config import TrainConfig, check_same, recorded_config, same_workers
 from .data import Loader, batches, load_images
 from .meter import Meter
-from .metrics import is_over, read_metrics, told, write_metrics
+from .metrics import describe, is_over, read_metrics, write_metrics
 from .models import create_model
 from .stopwatch import Stopwatch
 
 PER_EPOCH = "epochs"  # the folder inside a run that holds its per-epoch record
-SHOWN_EVERY = 0.5  # seconds: reading the loss waits for the device
+SHOWN_EVERY = 0.5  # seconds between two updates of the progress bar; each waits for the device
 
 
 def train(
@@ -36,29 +36,30 @@ def train(
     resume: bool = False,
     about: dict[str, Any] | None = None,
 ) -> Path:
-    """Train, recording to `run_dir` at every step and to `run_dir/epochs` at every epoch.
+    """Train a network. Record every step to `run_dir` and every epoch to `run_dir/epochs`.
 
-    `metrics.jsonl` gets a line an epoch: the loss, top-1 and top-5 accuracy in training and on the test images, images
-    a second, seconds, and the share of them that recording took. A loss that is not finite stands there as null, and
-    ends the run after its epoch. On the CPU the same config, and as many workers, give the same bits.
+    `metrics.jsonl` gets a line for each epoch: the loss, top-1 and top-5 accuracy on the training and the test images,
+    images per second, seconds, and the share of the time that recording took. A loss that is not finite is written as
+    null, and the run ends after its epoch. On the CPU, two runs with the same config and the same number of workers are
+    equal bit for bit.
 
     Args:
         config: what to compute.
-        run_dir: a new folder, or with `resume` the folder of a run that was interrupted.
+        run_dir: a new folder, or with `resume` the folder of an interrupted run.
         data_root: where the files of the papers' data sets are.
-        download: fetch those that are not.
-        workers: processes that load images; none beside this one if not given. With `resume` as many as before, because
-            each augments by random numbers of its own.
-        resume: go on after the last whole epoch. Weights and record then equal those of a run that was never broken
-            off, on the CPU bit for bit.
-        about: further settings to keep in the record, such as what the run is an example of.
+        download: download the files that are missing.
+        workers: processes that load images; by default this process loads them. With `resume` the number must be the
+            same as before, because each worker augments images with its own random numbers.
+        resume: go on after the last whole epoch. Weights and record then equal those of a run that was never
+            interrupted, on the CPU bit for bit.
+        about: further settings to keep in the record, for example the preset that the run belongs to.
 
     Returns:
         `run_dir`.
 
     Raises:
-        ValueError: a wrong setting.
-        WeightScaleError: the folder exists, or is another run's; a package or the data are missing.
+        ValueError: a setting is wrong.
+        WeightScaleError: the folder exists, or belongs to another run; a package or the data are missing.
     """
     config, run_dir = config.resolved(), Path(run_dir)
     if resume and (run_dir / META).exists():
@@ -103,12 +104,12 @@ def train(
             metrics.append(line)
             write_metrics(run_dir, metrics)
             save_checkpoint(run_dir, epoch, parts)
-            import_extra("tqdm", "train").tqdm.write(told(line))
+            import_extra("tqdm", "train").tqdm.write(describe(line))
     return run_dir
 
 
 def _seed_epoch(seed: int, epoch: int, training: Loader) -> None:
-    """Each epoch has random numbers of its own: what went before, or a kill, does not change them."""
+    """Seed the random numbers of an epoch. They do not depend on earlier epochs, so a resumed run gets the same."""
     torch.manual_seed((seed << 20) + epoch)
     assert training.generator is not None
     training.generator.manual_seed((seed << 20) + epoch)
@@ -131,7 +132,7 @@ def _train_epoch(
     training: Loader,
     monitor: RWCMonitor,
 ) -> dict[str, Any]:
-    """One epoch, with a progress bar; its line of the metrics."""
+    """Train for one epoch, with a progress bar. Returns its line of the metrics, without the test accuracies."""
     model.train()
     recording, meter = Stopwatch(config.device), Meter(config.device)
     bar = import_extra("tqdm", "train").tqdm(
@@ -160,7 +161,7 @@ def _train_epoch(
     seconds = time.perf_counter() - start
     return {
         "step": monitor.step,
-        "loss": result["loss"] if math.isfinite(result["loss"]) else None,  # JSON knows no NaN
+        "loss": result["loss"] if math.isfinite(result["loss"]) else None,  # JSON has no NaN
         "train_top1": result["top1"],
         "train_top5": result["top5"],
         "images_per_second": meter.images / seconds,

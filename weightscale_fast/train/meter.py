@@ -1,4 +1,4 @@
-"""Meter: loss and accuracy over batches, added up on the device."""
+"""Meter: loss and accuracy over batches, summed on the device."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 class Meter:
-    """The mean loss, and the shares of images whose class is the best guess, and among the five best.
+    """The mean loss, and the shares of images whose class is the best guess (top-1) or among the five best (top-5).
 
     Letters: N images of a batch, C classes.
 
@@ -20,19 +20,18 @@ class Meter:
 
     def __init__(self, device: str) -> None:
         self.images = 0
-        self._sums = torch.zeros(
-            3, dtype=torch.float64, device=device
-        )  # of losses, of right ones in 1 and in 5 guesses
+        # The sums of the losses, of the top-1 hits and of the top-5 hits.
+        self._sums = torch.zeros(3, dtype=torch.float64, device=device)
 
     @torch.no_grad()
     def add(self, loss: Tensor, scores: Tensor, labels: Tensor) -> None:
-        """A batch: its mean loss, its scores [N, C], its labels [N]. Nothing waits for the device."""
+        """Add a batch: its mean loss, its scores [N, C] and its labels [N]. This does not wait for the device."""
         guesses = scores.topk(min(5, scores.shape[1])).indices  # [N, 5]
         right = guesses == labels[:, None]
         self._sums += torch.stack([loss.double() * len(labels), right[:, 0].sum().double(), right.sum().double()])
         self.images += len(labels)
 
     def result(self) -> dict[str, float]:
-        """`loss`, `top1` and `top5` so far; this waits for the device."""
+        """`loss`, `top1` and `top5` so far. This waits for the device."""
         loss, top1, top5 = (self._sums / max(1, self.images)).tolist()
         return {"loss": loss, "top1": top1, "top5": top5}

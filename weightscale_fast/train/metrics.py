@@ -1,4 +1,4 @@
-"""The metrics of a run, a line an epoch.
+"""The metrics of a run, one line for each epoch.
 
 RUN/metrics.jsonl    epoch, step, loss, train_top1, train_top5, test_top1, test_top5, images_per_second, seconds,
                      recording_share
@@ -14,17 +14,18 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import WeightScaleError
+from ..files import atomic_write
 from .config import TrainConfig
 
 METRICS = "metrics.jsonl"
-NAMES = ("train_top1", "train_top5", "test_top1", "test_top5", "recording_share")  # what others read of a line
+NAMES = ("train_top1", "train_top5", "test_top1", "test_top5", "recording_share")  # the values that other modules read
 
 
 def read_metrics(run_dir: Path) -> list[dict[str, Any]]:
-    """The lines of `metrics.jsonl`, one an epoch; none where there is no such file yet.
+    """The lines of `metrics.jsonl`, one for each epoch. The list is empty if there is no such file yet.
 
     Raises:
-        WeightScaleError: a line is none of ours.
+        WeightScaleError: a line was not written by this package.
     """
     path, lines = run_dir / METRICS, []
     for number, text in enumerate(path.read_text().splitlines() if path.exists() else [], start=1):
@@ -42,34 +43,31 @@ def read_metrics(run_dir: Path) -> list[dict[str, Any]]:
 
 
 def write_metrics(run_dir: Path, metrics: list[dict[str, Any]]) -> None:
-    """Replace the file at once, so that a kill leaves the old one or the new one; a full disk leaves the old one."""
-    temporary = run_dir / f".{METRICS}.tmp"
+    """Write the file again with these lines. If the disk is full, a warning says so, and the old file stays."""
     try:
-        temporary.write_text("".join(json.dumps(line) + "\n" for line in metrics))
-        temporary.replace(run_dir / METRICS)
+        with atomic_write(run_dir / METRICS) as file:
+            file.write("".join(json.dumps(line) + "\n" for line in metrics).encode())
     except OSError as error:
-        warnings.warn(
-            f"{run_dir / METRICS} cannot be written ({error}); after the next epoch it is tried again", stacklevel=2
-        )
+        warnings.warn(f"{run_dir / METRICS} cannot be written ({error}); the next epoch will try again", stacklevel=2)
 
 
-def told(line: dict[str, Any]) -> str:
-    """The line as a person wants to read it."""
+def describe(line: dict[str, Any]) -> str:
+    """The line in words."""
     if diverged(line):
         return f"epoch {line['epoch']}: the loss is not finite; training has diverged, and ends"
     return (
         f"epoch {line['epoch']}: loss {line['loss']:.3f}, accuracy {line['train_top1']:.1%}, on test images "
-        f"{line['test_top1']:.1%}, {line['seconds']:.0f} s at {line['images_per_second']:,.0f} images/s, of them "
-        f"{line['recording_share']:.1%} recording"
+        f"{line['test_top1']:.1%}, {line['seconds']:.0f} s at {line['images_per_second']:,.0f} images/s; recording "
+        f"took {line['recording_share']:.1%} of the time"
     )
 
 
 def diverged(line: Mapping[str, Any]) -> bool:
-    """Whether the loss of an epoch was not finite; such a run ends with that epoch."""
+    """Whether the loss of an epoch was not finite. The run ends with that epoch."""
     return line["loss"] is None or not math.isfinite(line["loss"])
 
 
 def is_over(config: TrainConfig, line: Mapping[str, Any]) -> bool:
-    """Whether a run ends with the epoch of this line."""
+    """Whether the run ends with the epoch of this line."""
     reached = config.stop_at is not None and line["test_top1"] >= config.stop_at
     return line["epoch"] >= config.epochs or reached or diverged(line)

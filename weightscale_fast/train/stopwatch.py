@@ -1,4 +1,4 @@
-"""Stopwatch: the time that a part of a training loop takes, on the device that does the work."""
+"""Stopwatch: the time that a part of a training loop takes on the device that does the work."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 
 
 class Stopwatch:
-    """Adds up the time of what runs inside `with stopwatch:`; on a GPU, the GPU's time, without waiting for it.
+    """Adds up the time of the blocks `with stopwatch:`. For a GPU this is the GPU's time, and no block waits for it.
 
     Example:
         >>> watch = Stopwatch("cpu")
@@ -40,7 +40,7 @@ class Stopwatch:
             self._total += time.perf_counter() - self._start
 
     def seconds(self) -> float:
-        """The sum so far; this waits for the GPU."""
+        """The sum so far. This waits for the GPU."""
         if self._events:
             self._events[-1].synchronize()
             pairs = zip(self._events[::2], self._events[1::2], strict=True)
