@@ -1,18 +1,24 @@
 """Health: layers that stopped, run away, are lost to 16-bit rounding, never moved, or are not finite.
 
-A layer is compared with the other layers at the same steps: a schedule, a warm-up or a cosine to 0 moves all of them
-alike, and is no finding.
+A layer is compared with the other layers at the same steps. A learning-rate schedule, such as a warm-up or a cosine to
+0, changes the RWC of all layers alike, so it makes no finding.
 
-Where the limits come from, as `python bench/health_false_alarms.py RUN ...` prints it. In 17 healthy float32 runs of
-10,105 steps there is not one finding of any kind: AlexNet, ResNet-18, VGG-19, ResNet-10-T, MobileNetV3 and a small
-language model; SGD, Adam and AdamW; a constant rate, and warm-up with a cosine to 0. The slowest layer of them (an
-embedding under SGD) held 0.008 of the others' median all along, so STOPPED is 0.001 unless a layer had been faster. The
-fastest (VGG-19's classifier) held 13 for 6 blocks, with 8 at the least and 21 at the most, so RUNAWAY is 25 unless a
-layer had been slower. A learning rate that is raised 30 to 300 times comes to 30 to 60 and then stays at 10 to 22,
-because the layer's weights grow. With bfloat16 weights there is one finding in 500 steps: 0.02 % of an embedding move
-where the cosine ends.
+The limits come from healthy runs, measured with `python bench/health_false_alarms.py RUN ...`. The models are AlexNet,
+ResNet-18, VGG-19, ResNet-10-T, MobileNetV3 and a small language model. The optimizers are SGD, Adam and AdamW. The
+learning rate is constant, or has a warm-up and a cosine to 0. With these limits there is no finding in 17 float32 runs
+of 10,105 steps.
 
-In the 18 runs of docs/paper (13,020 steps), which were made after these limits were set, there is no finding either.
+- STOPPED: the slowest layer, an embedding under SGD, stayed at 0.008 times the others' median. So the limit is 0.001,
+  unless the layer was faster before.
+- RUNAWAY: the fastest layer, VGG-19's classifier, held 13 times the others' median for 6 blocks, with 8 at the least
+  and 21 at the most. So the limit is 25, unless the layer was slower before. If the learning rate of a layer is raised
+  by a factor of 30 to 300, the layer first reaches 30 to 60 times. It then stays at 10 to 22 times, because its weights
+  grow.
+
+With bfloat16 weights there is one finding in 500 steps: at the end of the cosine, 0.02 % of an embedding's weights
+move.
+
+The 18 runs of docs/paper (13,020 steps) were made after these limits were set. There is no finding in them either.
 
 Letters: S recorded rows, L layers, N blocks of rows.
 """
