@@ -1,7 +1,7 @@
-"""What tests/test_sharding.py runs on every rank: `torchrun --nproc-per-node=N tests/sharding_worker.py RESULTS`.
+"""The cases that tests/test_sharding.py runs on every rank.
 
-One launch runs all cases for its number of ranks. Every rank notes in RESULTS what each case ended with; a case that
-fails on one rank only would leave the others waiting, which the short timeout of the group ends.
+`torchrun --nproc-per-node=N tests/sharding_worker.py RESULTS` runs all cases for N ranks. Each rank writes to RESULTS
+how each case ended. If a case fails on one rank only, the other ranks wait for it until the group's short timeout.
 """
 
 import json
@@ -34,7 +34,7 @@ from weightscale_fast.weights.layers import unwrap
 
 CASES = {2: [], 4: []}
 STEPS = 4
-OUTER, INNER = 203, 257  # 52,171 weights a layer: more than three chunks of the pass, and no number of ranks divides it
+OUTER, INNER = 203, 257  # 52,171 weights per layer: more than three chunks of the pass, not divisible by 2 or 4 ranks
 
 
 def case(*sizes):
@@ -49,7 +49,7 @@ def case(*sizes):
 
 
 class Block(nn.Module):
-    """Layers that are cut well and badly: two matrices, one of fewer rows than ranks, one of a weight, a tied one."""
+    """Layers that divide evenly or not: two large matrices, one with few rows, one with a single weight, a tied one."""
 
     def __init__(self):
         super().__init__()
@@ -77,7 +77,7 @@ def batch(step):
 
 
 def whole(model, names=LAYERS):
-    """Every layer gathered, as no code of the package may do."""
+    """Every layer gathered as a whole tensor. The package itself must never do this."""
     parameters = dict(unwrap(model).named_parameters())
     return {
         name: (p.full_tensor() if isinstance(p, DTensor) else p).detach().clone()
@@ -87,7 +87,7 @@ def whole(model, names=LAYERS):
 
 
 def train(model, monitor=None, steps=STEPS, lr=1e-3, then=lambda: None):
-    """Steps of SGD on other data on each rank; the sums of every layer at each, in float64: [steps, 4, L]."""
+    """Train with SGD, on different data on each rank. Returns the float64 sums of all layers: [steps, 4, L]."""
     optimizer = torch.optim.SGD(list(model.parameters()), lr=lr)
     expected = []
     for step in range(steps):
@@ -116,7 +116,7 @@ def check(history, expected, names=LAYERS):
 
 
 def raises(error, *words):
-    """A context in which `error` must be raised, with all these words in its message."""
+    """A context manager: inside it `error` must be raised, and its message must contain all the words."""
 
     class Context:
         def __enter__(self):
@@ -133,7 +133,7 @@ def raises(error, *words):
 
 
 def shared_folder():
-    """A folder that all ranks know, new in each case."""
+    """A new folder for this case, the same on all ranks."""
     name = [f"folder-{time.time_ns()}"]
     dist.broadcast_object_list(name)
     return Path(sys.argv[1]) / name[0]
@@ -145,7 +145,7 @@ def mesh(*shape, names=None):
 
 @case(2, 4)
 def ddp_equals_one_process():
-    """The shares together are what one process counts, to 1e-12; and memory is divided by the number of ranks."""
+    """The sums over all shares equal those of one process, to 1e-12."""
     model = DistributedDataParallel(block(seed=dist.get_rank()), find_unused_parameters=True)
     shared = wsf.RWCMonitor(model)
     alone = wsf.RWCMonitor(model.module)
@@ -175,8 +175,8 @@ def ddp_compiled():
 
 
 @case(2)
-def ddp_over_the_optimizer_hook_and_halves_of_the_ring():
-    """More steps than travel together, from the hook, to a folder of rank 0, and to memory."""
+def ddp_with_the_optimizer_hook_and_more_rows_than_half_of_the_ring():
+    """The monitor records by the optimizer's hook, to a folder of rank 0 and to memory."""
     torch.manual_seed(0)
     model = DistributedDataParallel(nn.Linear(300, 300))
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
@@ -188,7 +188,7 @@ def ddp_over_the_optimizer_hook_and_halves_of_the_ring():
         model(torch.ones(2, 300)).square().mean().backward()
         optimizer.step()
     in_folder.close()
-    kept, expected = in_folder.history(), alone.history()  # after close, each rank by itself
+    kept, expected = in_folder.history(), alone.history()  # after close this is no collective call
     if dist.get_rank() == 0:
         assert kept.steps.tolist() == list(range(1, SHARD_ROWS + 51))
         np.testing.assert_allclose(wsf.RWCHistory.load(folder).rwc, expected.rwc, rtol=1e-12)
@@ -199,7 +199,7 @@ def ddp_over_the_optimizer_hook_and_halves_of_the_ring():
 
 @case(2)
 def ddp_health():
-    """Whoever keeps the record hears of it, from sums over all ranks; a summary is of all shares, for every rank."""
+    """Findings and summaries come from the sums over all ranks. Only ranks that keep rows get findings."""
     model = DistributedDataParallel(nn.Sequential(nn.Linear(300, 300), nn.Linear(300, 300), nn.Linear(300, 300)))
     heard, heard_of_folder = [], []
     in_memory = wsf.RWCMonitor(model, on_finding=heard.append)
@@ -220,8 +220,8 @@ def ddp_health():
 
 
 @case(2, 4)
-def recent_rows_are_of_all_shares():
-    """Of rows that were added up before and of rows that were not, and what is recorded stays as it is."""
+def recent_rows_are_sums_over_all_ranks():
+    """This holds for rows that were added up already and for others. `recent` does not change the record."""
     model = DistributedDataParallel(nn.Sequential(nn.Linear(3, 3), nn.Linear(300, 300)))
     shared = wsf.RWCMonitor(model, every=2, run_dir=shared_folder())
     alone = wsf.RWCMonitor(model.module, every=2)
@@ -242,13 +242,13 @@ def recent_rows_are_of_all_shares():
     if dist.get_rank() == 0:
         assert history.steps.tolist() == alone.history().steps.tolist()
     shared.close()
-    assert shared.recent(after=600).steps.tolist() == list(range(602, 613, 2))  # and no collective call
+    assert shared.recent(after=600).steps.tolist() == list(range(602, 613, 2))  # after close: no collective call
     assert shared.summary().last == 612
 
 
 @case(2)
-def what_on_finding_may_not_do():
-    """With a run folder rank 0 is called alone, so that a call for all ranks would wait for the others."""
+def on_finding_may_not_make_collective_calls():
+    """With a run folder only rank 0 calls on_finding. A collective call in it would wait for the other ranks."""
     model = DistributedDataParallel(nn.Linear(8, 8))
     told = []
 
@@ -268,8 +268,8 @@ def what_on_finding_may_not_do():
 
 
 @case(2)
-def a_state_for_frameworks():
-    """Every rank loads what rank 0 saved, between two rows too, and goes on as if nothing had happened."""
+def checkpoint_state_of_rank_0_fits_every_rank():
+    """Every rank loads the state that rank 0 saved, also between two rows, and records the same rows as before."""
     for wrap in (DistributedDataParallel, fully_shard):
         model = wrap(nn.Linear(300, 299))
         monitor = wsf.RWCMonitor(model, every=3)
@@ -300,7 +300,7 @@ def a_state_for_frameworks():
 
 @case(2)
 def a_step_that_a_gradient_scaler_skips_is_flagged():
-    """The scaler tells each rank of its own gradients, which are the same after the all-reduce."""
+    """Each rank's scaler checks its own gradients, which are equal after the all-reduce."""
     torch.manual_seed(0)
     model = DistributedDataParallel(nn.Linear(8, 8))
     optimizer = torch.optim.Adam(model.parameters(), fused=True)
@@ -338,8 +338,8 @@ def replicas_by_an_explicit_group():
 
 
 @case(2, 4)
-def replicas_that_no_order_of_memory_fits():
-    """Expanded weights cannot be cut: one rank counts them; channels_last ones can."""
+def replicas_with_unusual_memory_layouts():
+    """Expanded weights cannot be divided, so one rank counts them all. Channels-last weights can be divided."""
     model = nn.Module()
     torch.manual_seed(0)
     model.expanded = nn.Parameter(torch.randn(300, 1).expand(300, 200), requires_grad=False)
@@ -359,7 +359,7 @@ def replicas_that_no_order_of_memory_fits():
 
 @case(2, 4)
 def fsdp2():
-    """Local shards, uneven and empty: on four ranks the one row and the three do not reach all."""
+    """Shards are uneven or empty: on four ranks, layers of one row or three rows leave some ranks without weights."""
     model = fully_shard(block())
     monitor = wsf.RWCMonitor(model, definition="mean_ratio")
     expected = train(model, monitor)
@@ -388,7 +388,7 @@ def fsdp2_in_float64_and_bfloat16():
 
 
 @case(2)
-def fsdp2_shards_along_columns_and_after_a_load():
+def fsdp2_with_column_shards_after_a_load():
     model = fully_shard(nn.Linear(256, 10, bias=False), shard_placement_fn=lambda p: Shard(1))
     monitor = wsf.RWCMonitor(model)
     before = whole(model, ["weight"])["weight"]
@@ -399,7 +399,7 @@ def fsdp2_shards_along_columns_and_after_a_load():
 
 @case(2)
 def fsdp2_gathered():
-    """Made after a forward pass without a backward pass, the monitor sees shards; a record then is an error."""
+    """A forward pass without a backward pass gathers the weights. A monitor can then be made, but not record."""
     model = fully_shard(block())
     model(batch(0))
     assert not isinstance(model.up.weight, DTensor)
@@ -415,7 +415,7 @@ def fsdp2_gathered():
 
 @case(2, 4)
 def tensor_parallel():
-    """Columns, rows, a replicated DTensor, and a layer that is no DTensor at all."""
+    """Column shards, row shards, a replicated DTensor, and a layer that is not a DTensor."""
     tp = mesh(dist.get_world_size())
     model = parallelize_module(block(), tp, {"up": ColwiseParallel(), "down": RowwiseParallel()})
     model.few.weight = nn.Parameter(distribute_tensor(model.few.weight.detach(), tp, [Replicate()]))
@@ -433,7 +433,7 @@ def tensor_parallel():
 
 @case(4)
 def hsdp():
-    """Replicas of shards: the two ranks that hold one shard share it out."""
+    """Each shard is on two ranks, which divide its weights."""
     model = fully_shard(block(), mesh=mesh(2, 2, names=("replicate", "shard")))
     monitor = wsf.RWCMonitor(model)
     expected = train(model, monitor)
@@ -443,7 +443,7 @@ def hsdp():
 
 @case(4)
 def fsdp2_over_tensor_parallel():
-    """A 2-D mesh with strided shards, and layers of a 1-D part of it beside."""
+    """Some layers are on a 2-D mesh with strided shards, others on one dimension of it."""
     both = mesh(2, 2, names=("dp", "tp"))
     model = parallelize_module(block(), both["tp"], {"up": ColwiseParallel(), "down": RowwiseParallel()})
     fully_shard(model, mesh=both["dp"])
@@ -460,8 +460,8 @@ def fsdp2_over_tensor_parallel():
 
 
 @case(4)
-def a_mesh_beside_the_model():
-    """Two ranks of four train together, and the other two by themselves: two records, and nobody waits."""
+def two_models_on_two_pairs_of_ranks():
+    """Each pair trains a model of its own. There are two records, and no pair waits for the other."""
     pairs = mesh(2, 2, names=("independent", "dp"))
     model = fully_shard(block(seed=pairs.get_coordinate()[0]), mesh=pairs["dp"])
     monitor = wsf.RWCMonitor(model)
@@ -470,9 +470,9 @@ def a_mesh_beside_the_model():
 
 
 @case(4)
-def a_mesh_of_two_dimensions_beside_the_model():
+def two_models_on_two_meshes_of_two_dimensions():
     cube = mesh(2, 2, 1, names=("independent", "replicate", "shard"))
-    model = fully_shard(block(), mesh=cube["replicate", "shard"])  # equal at the start, and then no more
+    model = fully_shard(block(), mesh=cube["replicate", "shard"])  # the models are equal at the start only
     monitor = wsf.RWCMonitor(model)
     expected = train(model, monitor, lr=1e-3 * (1 + cube.get_coordinate()[0]))
     check(monitor.history(), expected)
@@ -487,7 +487,7 @@ def stage(number):
 
 @case(2, 4)
 def pipeline():
-    """Two stages, on four ranks with two replicas of each: one record of both, in network order."""
+    """Two stages make one record, in network order. On four ranks there are two replicas of each stage."""
     ranks = dist.get_world_size()
     number = dist.get_rank() * 2 // ranks
     model = stage(number)
@@ -518,7 +518,7 @@ def pipeline_stage_without_a_layer():
 
 @case(2)
 def pipeline_of_ranks_with_and_without_a_gpu():
-    """Rank 0's rows come one part later, as on a GPU; the stages wait for each other at every step, as stages do."""
+    """Rank 0's rows arrive one part later, as on a GPU. The stages wait for each other at every step."""
     model, folder, gpu = stage(dist.get_rank()), shared_folder(), dist.get_rank() == 0
     real, recording.arrives_late = recording.arrives_late, lambda device: gpu
     try:
@@ -546,7 +546,7 @@ def pipeline_of_ranks_with_and_without_a_gpu():
 
 
 @case(2)
-def one_collective_call_a_flush_and_none_a_step():
+def a_flush_makes_one_collective_call_and_a_step_none():
     model = fully_shard(block())
     monitor = wsf.RWCMonitor(model)
     with CommDebugMode() as steps:
@@ -562,7 +562,7 @@ def one_collective_call_a_flush_and_none_a_step():
 
 @case(2)
 def slow_steps_are_added_up_within_a_minute():
-    """The ranks agree on rank 0's clock, however wrong the others' are."""
+    """All ranks use rank 0's clock, even if their own clocks are wrong."""
     import weightscale_fast.record.row_sum as row_sum
 
     model = nn.Linear(4, 4)
@@ -574,7 +574,7 @@ def slow_steps_are_added_up_within_a_minute():
         monitor = wsf.RWCMonitor(model, process_group=dist.group.WORLD, run_dir=folder)
         rows = []
         for _ in range(40):
-            clock[0] += 10.0 if dist.get_rank() == 0 else 3.0  # six of rank 0's steps make a minute
+            clock[0] += 10.0 if dist.get_rank() == 0 else 3.0  # on rank 0, six steps take a minute
             monitor.record()
             if dist.get_rank() == 0:
                 rows.append(len(wsf.RWCHistory.load(folder)))
@@ -612,7 +612,7 @@ def save_distributed(state, path):
 
 
 def resume(save, *, to_folder):
-    """Checkpoint at step 20, go on to 24, start again from 20: no hole, no double row, no false first value."""
+    """Checkpoint at step 20, continue to 24, resume from 20: no hole, no double row, no false first value."""
     folder = shared_folder()
     run_dir = folder / "run" if to_folder else None
     folder.mkdir(exist_ok=True)
@@ -656,7 +656,7 @@ def state_of_other_ranks():
 
 
 @case(2)
-def different_models():
+def ranks_with_different_models_or_arguments():
     with raises(wsf.WeightScaleError, "rank 1 has another model than rank 0", "lacks '1.weight', ", "pipeline=True"):
         layers = [nn.Linear(3, 3) for _ in range(2 - dist.get_rank())]
         wsf.RWCMonitor(nn.Sequential(*layers), process_group=dist.group.WORLD)
@@ -681,7 +681,7 @@ def different_models():
 
 @case(2)
 def a_model_that_is_wrong_on_one_rank():
-    """The rank says what is wrong, and the other that it was that rank."""
+    """That rank's error says what is wrong. The error of the other rank names that rank."""
     layers = "weight" if dist.get_rank() == 0 else "("
     expected = (
         raises(wsf.WeightScaleError, "rank 1 could not make its RWCMonitor: ValueError", "regular expression")
@@ -702,8 +702,8 @@ def run_folder_that_exists():
 
 
 @case(2)
-def replicas_that_look_like_single_processes():
-    """The module without its wrapper: who comes second hears what to do."""
+def replicas_without_their_wrapper():
+    """They look like single processes. The one that makes its monitor second gets an error that says what to do."""
     model, folder = DistributedDataParallel(nn.Linear(8, 8)), shared_folder()
     if dist.get_rank() == 0:
         wsf.RWCMonitor(model.module, run_dir=folder).close()
@@ -714,7 +714,7 @@ def replicas_that_look_like_single_processes():
 
 
 @case(2)
-def weights_that_are_no_sum_yet():
+def weights_that_are_a_pending_partial_sum():
     model = nn.Linear(4, 4, bias=False)
     partial = DTensor.from_local(torch.ones(4, 4), mesh(2), [Partial()])
     model.weight = nn.Parameter(partial)
@@ -723,7 +723,7 @@ def weights_that_are_no_sum_yet():
 
 
 @case(2)
-def single_calls_on_dtensors():
+def snapshot_and_fast_rwc_refuse_dtensors():
     model = fully_shard(block())
     with raises(TypeError, "layer 'up.weight' is a DTensor", "RWCMonitor"):
         wsf.snapshot(model)
@@ -751,7 +751,7 @@ def wrong_arguments():
 
 @case(2, 4)
 def ranks_at_different_steps():
-    """Also for the rank that is as far as all are on average."""
+    """All ranks get an error, also one whose number of steps equals the average."""
     model = nn.Linear(2, 2)
     torch.nn.init.ones_(model.weight)
     monitor = wsf.RWCMonitor(model, process_group=dist.group.WORLD)
@@ -761,7 +761,7 @@ def ranks_at_different_steps():
         monitor.record()
     with raises(wsf.WeightScaleError, "could not add up steps 2 to", "after different steps"):
         monitor.flush()
-    assert len(monitor.history()) == 1  # what was added up before, without a further call to the others
+    assert len(monitor.history()) == 1  # the rows that were added up before; this is no collective call
     with raises(wsf.WeightScaleError, "nothing is recorded any more"):
         monitor.record()
     monitor.close()
@@ -769,7 +769,7 @@ def ranks_at_different_steps():
 
 @case(2)
 def an_error_in_the_loop_ends_without_waiting():
-    """Rank 1 fails, rank 0 goes on to its close: neither may hang, and training's group stays in order."""
+    """Rank 1 fails and rank 0 continues to its close. Neither may hang, and the group of the training still works."""
     model = nn.Linear(2, 2)
     torch.nn.init.ones_(model.weight)
     seconds = timedelta(seconds=2)
@@ -822,7 +822,7 @@ def main(results):
         print(f"{function.__name__} {time.monotonic() - start:.1f} s {outcome or ''}", flush=True)
         dist.barrier()
     sys.stdout.flush()
-    os._exit(0)  # gloo may abort in its teardown after the timeouts that were tested
+    os._exit(0)  # after the timeouts that were tested, Gloo may abort while it shuts down
 
 
 if __name__ == "__main__":

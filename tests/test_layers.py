@@ -1,4 +1,4 @@
-"""Which parameters are layers, and what they are."""
+"""Which parameters are layers, and the kind of each layer."""
 
 from collections import Counter
 
@@ -14,7 +14,7 @@ def small_model():
     return nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Flatten(), nn.Linear(8, 2))
 
 
-def test_the_rule_takes_parameters_of_more_than_one_dimension():
+def test_the_default_selects_parameters_of_more_than_one_dimension():
     assert list(select_layers(small_model())) == ["0.weight", "3.weight"]
 
 
@@ -26,7 +26,7 @@ def test_the_rule_takes_parameters_of_more_than_one_dimension():
         ("all", ["0.weight", "0.bias", "1.weight", "1.bias", "3.weight", "3.bias"]),
     ],
 )
-def test_layers_narrow_and_widen_it(layers, names):
+def test_layers_selects_fewer_or_more(layers, names):
     assert list(select_layers(small_model(), layers)) == names
 
 
@@ -34,7 +34,7 @@ def test_tied_weights_count_once_under_the_first_name():
     model = nn.ModuleDict({"embed": nn.Embedding(5, 4), "head": nn.Linear(4, 5, bias=False)})
     model["head"].weight = model["embed"].weight
     assert list(select_layers(model)) == ["embed.weight"]
-    model["head"].weight = nn.Parameter(model["embed"].weight.data)  # another Parameter over the same storage
+    model["head"].weight = nn.Parameter(model["embed"].weight.data)  # another Parameter with the same memory
     assert list(select_layers(model)) == ["embed.weight"]
 
 
@@ -42,7 +42,7 @@ def test_frozen_weights_are_layers():
     assert list(select_layers(small_model().requires_grad_(False))) == ["0.weight", "3.weight"]
 
 
-def test_wrappers_are_looked_through():
+def test_wrappers_are_ignored():
     model = small_model()
     assert unwrap(nn.DataParallel(model)) is model
     assert unwrap(torch.compile(model)) is model
@@ -66,14 +66,14 @@ def test_no_layer_matches():
         (torch.zeros(2, 2).to_sparse(), "must be dense, got layout torch.sparse_coo"),
     ],
 )
-def test_weights_that_are_not_plain_numbers(weights, message):
+def test_complex_integer_and_sparse_weights_are_refused(weights, message):
     model = nn.Module()
     model.register_parameter("w", nn.Parameter(weights, requires_grad=False))
     with pytest.raises(TypeError, match=f"layer 'w' .*{message}.*leave the layer out"):
         select_layers(model)
 
 
-def test_weights_without_data():
+def test_weights_without_data_are_refused():
     with pytest.raises(ValueError, match="layer 'weight' is on the meta device"):
         select_layers(nn.Linear(2, 2, device="meta"))
     with pytest.raises(ValueError, match="layer 'weight' is not initialised"):
@@ -130,7 +130,7 @@ BLOCK = {"pointwise": 32, "depthwise": 32, "pointwise_linear": 30, "squeeze_exci
 @pytest.mark.parametrize(
     ("name", "counts"),
     [
-        ("efficientnet_b4", {**BLOCK, "conv": 2, "linear": 1}),  # conv: the stem, and the head, which is 1x1
+        ("efficientnet_b4", {**BLOCK, "conv": 2, "linear": 1}),  # conv: the stem and the 1x1 head
         ("resnet50", {"conv": 17, "pointwise": 36, "linear": 1}),
         (
             "mobilenetv3_large_100",
@@ -147,7 +147,7 @@ def test_kinds_of_timm_models(name, counts):
     assert Counter(kinds.values()) == counts
 
 
-def test_kinds_of_efficientnet_go_by_timms_names():
+def test_kinds_of_efficientnet_agree_with_timms_names():
     with torch.device("meta"):
         kinds = kinds_of(pytest.importorskip("timm").create_model("efficientnet_b4"))
     words = {"depthwise": "conv_dw", "pointwise": "conv_pw", "pointwise_linear": "conv_pwl", "squeeze_excite": "se"}
@@ -160,7 +160,7 @@ def test_kinds_of_efficientnet_go_by_timms_names():
     ]
 
 
-def test_squeeze_and_excite_is_known_by_its_class():
+def test_squeeze_and_excite_is_recognized_by_its_class():
     torchvision = pytest.importorskip("torchvision")
     with torch.device("meta"):
         kinds = kinds_of(torchvision.models.efficientnet_b0(weights=None))
@@ -202,7 +202,7 @@ def test_projections_of_an_attention(around, name):
     assert list(kinds_of(model).values()) == ["attention", "linear", "linear"]
 
 
-def test_own_modules_of_no_known_shape_are_other():
+def test_custom_modules_of_unknown_shape_are_other():
     model = nn.Module()
     model.weight = nn.Parameter(torch.zeros(2, 3, 4))
     model.bias = None

@@ -1,4 +1,4 @@
-"""RWCCallback in real Lightning trainings: when it records, how it resumes, and what reaches the loggers."""
+"""RWCCallback in real Lightning trainings: when it records, how it resumes, and what it logs."""
 
 import csv
 
@@ -18,13 +18,15 @@ from lightning.pytorch.plugins.precision import MixedPrecision
 from weightscale_fast.integrations.lightning import RWCCallback
 
 pytestmark = [
-    pytest.mark.filterwarnings("ignore::lightning.fabric.utilities.warnings.PossibleUserWarning"),  # of few workers
+    pytest.mark.filterwarnings(
+        "ignore::lightning.fabric.utilities.warnings.PossibleUserWarning"
+    ),  # it warns of few workers
     pytest.mark.filterwarnings("ignore:.isinstance.treespec, LeafSpec.:FutureWarning"),  # Lightning's use of torch
 ]
 
 
 def module_of(base):
-    """A small classifier on a LightningModule of either package, which counts what its optimizer really does."""
+    """A small classifier on the LightningModule of either package. It counts the steps that its optimizer makes."""
 
     class Classifier(base):
         def __init__(self):
@@ -84,7 +86,7 @@ def trainer_with(callbacks, package=pl, **arguments):
 
 
 @pytest.mark.parametrize("package", ["lightning.pytorch", "pytorch_lightning"])
-def test_one_row_a_step_with_either_package(package, tmp_path):
+def test_one_row_per_step_with_either_package(package, tmp_path):
     package = pytest.importorskip(package)
     module, callback = module_of(package.LightningModule), RWCCallback(tmp_path / "run")
     prev, expected = wsf.snapshot(module), []
@@ -95,13 +97,13 @@ def test_one_row_a_step_with_either_package(package, tmp_path):
 
     trainer = trainer_with([callback, ByHand()], package)
     trainer.fit(module, batches())
-    history = wsf.RWCHistory.load(tmp_path / "run")  # closed: nothing has to be flushed
+    history = wsf.RWCHistory.load(tmp_path / "run")  # the callback has closed the record
     assert history.steps.tolist() == list(range(1, trainer.global_step + 1)) == list(range(1, 9))
     assert history.names == ("net.0.weight", "net.2.weight")
     np.testing.assert_allclose(history.rwc, torch.stack(expected), rtol=1e-6)
 
 
-def test_findings_are_told():
+def test_on_finding_is_called():
     class Breaks(pl.Callback):
         def on_train_batch_start(self, trainer, module, batch, index):
             if index == 5:
@@ -131,12 +133,12 @@ def test_each_optimizer_has_its_own_record(tmp_path):
     assert len(generator) + len(critic) == trainer.global_step
     assert (generator.moved_fraction == 1).all()
     assert (critic.rwc > 0).all()
-    with pytest.raises(wsf.WeightScaleError, match="optimizer must be one of the 2 recorded, got 2"):
+    with pytest.raises(wsf.WeightScaleError, match="one of the 2 recorded, counted from 0, got 2"):
         callback.history(2)
 
 
-def test_steps_that_the_scaler_skips_leave_no_row():
-    """A loss scale of 2^20 overflows float16 until it has been halved often enough."""
+def test_steps_that_the_scaler_skips_make_no_row():
+    """A loss scale of 2^20 overflows float16 until the scaler has halved it several times."""
     module, callback = module_of(pl.LightningModule), RWCCallback()
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**20)
     trainer = trainer_with([callback], plugins=[MixedPrecision("16-mixed", "cpu", scaler)])
@@ -146,11 +148,13 @@ def test_steps_that_the_scaler_skips_leave_no_row():
     assert (callback.history().rwc > 0).all()
 
 
-@pytest.mark.filterwarnings("ignore:The dirpath has changed:UserWarning")  # of the checkpoints, on purpose
+@pytest.mark.filterwarnings(
+    "ignore:The dirpath has changed:UserWarning"
+)  # the checkpoints are in another folder on purpose
 @pytest.mark.parametrize(("to_folder", "every"), [(False, 1), (True, 3)], ids=["memory", "folder-every-3"])
 @pytest.mark.parametrize("make", [lambda: module_of(pl.LightningModule), TwoOptimizers], ids=["one", "two"])
-def test_resume_equals_the_unbroken_run(tmp_path, to_folder, every, make):
-    """Checkpoint after epoch 1, die in epoch 2, resume in epoch 2."""
+def test_resume_equals_the_uninterrupted_run(tmp_path, to_folder, every, make):
+    """Save a checkpoint after epoch 1, fail in epoch 2, resume from the checkpoint."""
 
     def run_dir(name):
         return tmp_path / name if to_folder else None
@@ -177,7 +181,7 @@ def test_resume_equals_the_unbroken_run(tmp_path, to_folder, every, make):
     assert len(unbroken.history()) == 24 // every
 
 
-def test_an_exception_loses_nothing(tmp_path):
+def test_an_exception_loses_no_row(tmp_path):
     class Dies(pl.Callback):
         def on_train_batch_end(self, trainer, module, outputs, batch, index):
             if index == 4:
@@ -188,7 +192,7 @@ def test_an_exception_loses_nothing(tmp_path):
     assert wsf.RWCHistory.load(tmp_path / "run").steps.tolist() == [1, 2, 3, 4, 5]
 
 
-def test_a_second_fit_goes_on_from_the_weights_of_then():
+def test_a_second_fit_continues_from_the_current_weights():
     module, callback = module_of(pl.LightningModule), RWCCallback()
     trainer = trainer_with([callback])
     trainer.fit(module, batches())
@@ -204,7 +208,7 @@ def test_a_second_fit_goes_on_from_the_weights_of_then():
 
 
 def test_checkpoints_hold_the_weights_once(tmp_path):
-    """Twice only where something else than the optimizer changed them, or between two rows."""
+    """They hold the weights twice only between two rows, or if other code than the optimizer changed the weights."""
     module, callback, sparse = module_of(pl.LightningModule), RWCCallback(), RWCCallback(every=3)
     trainer_with([callback, sparse]).fit(module, batches(4))
     assert callback.state_dict()["monitors"][0]["weights"] is None
@@ -227,7 +231,7 @@ def test_a_checkpoint_for_testing_changes_no_record(tmp_path):
     assert callback.history().steps.tolist() == list(range(1, 13))
 
 
-def test_a_checkpoint_from_before_the_callback(tmp_path):
+def test_a_checkpoint_that_was_saved_without_the_callback(tmp_path):
     module = module_of(pl.LightningModule)
     trainer = trainer_with([], max_epochs=1)
     trainer.fit(module, batches())
@@ -238,7 +242,7 @@ def test_a_checkpoint_from_before_the_callback(tmp_path):
     assert (callback.history().rwc < 1).all()
 
 
-def test_two_callbacks_a_step_and_an_epoch(tmp_path):
+def test_two_callbacks_one_per_step_and_one_per_epoch(tmp_path):
     module, per_step, per_epoch = module_of(pl.LightningModule), RWCCallback(), RWCCallback(every=8)
     trainer = trainer_with([per_step, per_epoch], max_epochs=2)
     trainer.fit(module, batches())
@@ -260,5 +264,5 @@ def test_loggers_get_eight_numbers(tmp_path):
 
 
 def test_history_before_training():
-    with pytest.raises(wsf.WeightScaleError, match="none is before training"):
+    with pytest.raises(wsf.WeightScaleError, match="none is recorded before training starts"):
         RWCCallback().history()

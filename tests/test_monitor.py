@@ -56,7 +56,7 @@ def test_record_by_hand_equals_the_hook():
     assert np.array_equal(histories[0].rwc, histories[1].rwc)
 
 
-def test_gradient_accumulation_is_one_row():
+def test_accumulated_gradients_make_one_row():
     model, optimizer, _ = training()
     monitor = wsf.RWCMonitor(model, optimizer)
     for micro_batch in range(6):
@@ -89,8 +89,8 @@ def test_mean_ratio_records_its_sum():
     np.testing.assert_allclose(monitor.history().rwc[0], wsf.fast_rwc(model, prev, definition="mean_ratio"), rtol=1e-6)
 
 
-def test_full_rings_go_on_seamlessly(tmp_path):
-    """More rows than the ring has, in memory and in a folder: the same history."""
+def test_more_rows_than_the_ring_holds(tmp_path):
+    """The history is the same in memory and in a folder."""
     model, optimizer, step = training()
     in_memory = wsf.RWCMonitor(model, optimizer)
     in_folder = wsf.RWCMonitor(model, optimizer, run_dir=tmp_path / "run")
@@ -133,8 +133,8 @@ def test_settings_stay_with_the_record(tmp_path):
 
 
 @pytest.mark.parametrize("to_folder", [False, True], ids=["memory", "folder"])
-def test_resume_equals_the_unbroken_run(tmp_path, to_folder):
-    """Checkpoint at step 300, go on to 320, die; resume from the checkpoint: no hole, no double row, no false value."""
+def test_resume_equals_the_uninterrupted_run(tmp_path, to_folder):
+    """Save at step 300, continue to 320, resume from 300: no hole, no double row, no false first value."""
 
     def run_dir(name):
         return tmp_path / name if to_folder else None
@@ -167,7 +167,7 @@ def test_resume_equals_the_unbroken_run(tmp_path, to_folder):
     assert np.array_equal(resumed.rwc, expected.rwc)
 
 
-def test_a_record_that_failed_leaves_steps_and_rows_together():
+def test_a_failed_record_does_not_count_as_a_step():
     model, optimizer, step = training()
     monitor = wsf.RWCMonitor(model, optimizer)
     step()
@@ -180,7 +180,7 @@ def test_a_record_that_failed_leaves_steps_and_rows_together():
     assert monitor.history().steps.tolist() == [1, 2]
 
 
-def test_rows_far_apart_reach_the_folder_one_by_one(tmp_path, monkeypatch):
+def test_slow_steps_reach_the_folder_one_by_one(tmp_path, monkeypatch):
     monkeypatch.setattr("weightscale_fast.record.row_sum.SHARD_SECONDS", 0.0)
     model, _, step = training()
     monitor = wsf.RWCMonitor(model, run_dir=tmp_path / "run")
@@ -190,7 +190,7 @@ def test_rows_far_apart_reach_the_folder_one_by_one(tmp_path, monkeypatch):
         assert len(wsf.RWCHistory.load(tmp_path / "run")) == count
 
 
-def test_a_relative_folder_stays_where_it_is(tmp_path, monkeypatch):
+def test_a_relative_folder_does_not_follow_the_working_directory(tmp_path, monkeypatch):
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path)
     model, _, step = training()
@@ -201,7 +201,7 @@ def test_a_relative_folder_stays_where_it_is(tmp_path, monkeypatch):
     assert len(wsf.RWCHistory.load(tmp_path / "run")) == 1
 
 
-def test_a_record_in_memory_goes_on_in_a_folder(tmp_path):
+def test_a_record_in_memory_continues_in_a_folder(tmp_path):
     model, _, step = training()
     monitor = wsf.RWCMonitor(model)
     step()
@@ -214,7 +214,7 @@ def test_a_record_in_memory_goes_on_in_a_folder(tmp_path):
     assert wsf.RWCHistory.load(tmp_path / "run").steps.tolist() == [1, 2]
 
 
-def test_resume_without_a_checkpoint_goes_on_after_the_last_row(tmp_path):
+def test_resume_without_a_checkpoint_continues_after_the_last_row(tmp_path):
     model, _, step = training()
     monitor = wsf.RWCMonitor(model, run_dir=tmp_path / "run")
     step()
@@ -226,7 +226,7 @@ def test_resume_without_a_checkpoint_goes_on_after_the_last_row(tmp_path):
     assert monitor.history().steps.tolist() == [1, 2]
 
 
-def test_resume_into_a_folder_that_lacks_rows_is_told(tmp_path):
+def test_resume_into_a_folder_that_lacks_rows_gives_a_warning(tmp_path):
     model, _, step = training()
     monitor, other = (wsf.RWCMonitor(model, run_dir=tmp_path / name) for name in ("run", "other"))
     for _ in range(5):
@@ -240,7 +240,7 @@ def test_resume_into_a_folder_that_lacks_rows_is_told(tmp_path):
 
 class TestWrongArguments:
     def test_model(self):
-        pytest.importorskip("torch.distributed.fsdp")  # where it is loaded, the monitor looks for FSDP2 modules first
+        pytest.importorskip("torch.distributed.fsdp")  # if it is imported, the monitor looks for FSDP2 modules first
         with pytest.raises(TypeError, match=r"model must be a torch.nn.Module, got str"):
             wsf.RWCMonitor("model")
 
@@ -257,7 +257,7 @@ class TestWrongArguments:
         with pytest.raises(ValueError, match="definition must be one of"):
             wsf.RWCMonitor(training()[0], definition="l2")
 
-    def test_record_beside_the_optimizer(self):
+    def test_record_in_addition_to_an_optimizer(self):
         model, optimizer, _ = training()
         with pytest.raises(wsf.WeightScaleError, match="remove this call or the optimizer argument"):
             wsf.RWCMonitor(model, optimizer).record()
@@ -290,7 +290,7 @@ class TestWrongArguments:
             with pytest.raises(ValueError, match="the state's rows are in its run folder"):
                 wsf.RWCMonitor(model).load_state_dict(monitor.state_dict())
 
-    def test_what_on_finding_must_be(self):
+    def test_on_finding(self):
         with pytest.raises(TypeError, match="on_finding must be callable with a finding, such as print; got bool"):
             wsf.RWCMonitor(nn.Linear(2, 2), on_finding=True)
 

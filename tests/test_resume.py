@@ -1,4 +1,4 @@
-"""Checkpoints: a run that is killed at any time and resumed is the run that was never broken off."""
+"""Checkpoints: a run that is killed at any time and resumed equals a run that was never interrupted."""
 
 import random
 import subprocess
@@ -16,7 +16,7 @@ from weightscale_fast.train import TrainConfig, train
 from weightscale_fast.train.checkpoint import checkpoint_path, save_checkpoint
 from weightscale_fast.train.metrics import read_metrics
 
-# Dropout, augmentation, momentum and shuffling: everything that draws random numbers or keeps a state.
+# Dropout, augmentation, momentum and shuffling: all of them draw random numbers or keep a state.
 FLAGS = (
     *("--model", "alexnet-small", "--data", "digits", "--image-size", "32", "--augment", "crop_flip"),
     *("--optimizer", "sgd", "--lr", "0.02", "--batch-size", "64", "--limit", "640", "--epochs", "14", "--seed", "3"),
@@ -53,13 +53,13 @@ def test_killed_five_times_equals_unbroken(tmp_path):
     seed = random.randrange(10**6)
     waits = random.Random(seed)
     process = start(broken, *FLAGS)
-    for kill in range(5):  # the first in the first epoch, each other at a random time after another whole epoch
+    for kill in range(5):  # the first kill is in epoch 1 and each later one after at least one more epoch
         done = len(read_metrics(broken))
         while not checkpoint_path(broken).exists() or (kill and len(read_metrics(broken)) == done):
             assert process.poll() is None, process.stderr.read()
             time.sleep(0.01)
         time.sleep(waits.uniform(0, an_epoch))
-        assert process.poll() is None, f"it ended before kill {kill}; waits of seed {seed}"
+        assert process.poll() is None, f"the run ended before kill {kill}; the seed of the waits is {seed}"
         process.kill()
         process.communicate()
         process = start(broken, "--resume")
@@ -84,7 +84,7 @@ def test_resuming_a_finished_run_changes_nothing(run, capsys):
     assert train(config, path, resume=True) == path
 
 
-def test_a_run_goes_on_only_as_it_was_started(run, capsys):
+def test_a_run_is_resumed_only_with_its_own_settings(run, capsys):
     path, _ = run
     assert main(["train", str(path), "--resume", "--lr", "0.5"]) == 2
     assert "was started with lr=0.001, and can only go on so; got 0.5" in capsys.readouterr().err
@@ -92,7 +92,7 @@ def test_a_run_goes_on_only_as_it_was_started(run, capsys):
     assert "exists" in capsys.readouterr().err
 
 
-def test_resuming_what_is_no_run(tmp_path, capsys):
+def test_resuming_something_that_is_not_a_run(tmp_path, capsys):
     assert main(["train", str(tmp_path / "nothing"), "--resume"]) == 2
     assert "is not a run folder" in capsys.readouterr().err
     with wsf.RWCMonitor(torch.nn.Linear(2, 2), run_dir=tmp_path / "other"):
@@ -102,7 +102,7 @@ def test_resuming_what_is_no_run(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("damage", [lambda whole: whole[: len(whole) // 2], lambda whole: b"no checkpoint at all"])
-def test_a_damaged_checkpoint_is_named(run, damage):
+def test_the_error_names_a_damaged_checkpoint(run, damage):
     path, config = run
     checkpoint = checkpoint_path(path)
     whole = checkpoint.read_bytes()
@@ -114,8 +114,8 @@ def test_a_damaged_checkpoint_is_named(run, damage):
         checkpoint.write_bytes(whole)
 
 
-def test_a_record_without_its_checkpoint_is_left_alone(run):
-    """Going on would number the steps of a new training after those of the old one."""
+def test_a_record_without_its_checkpoint_is_not_continued(run):
+    """Otherwise the steps of a new training would be numbered after those of the old one."""
     path, config = run
     checkpoint = checkpoint_path(path)
     whole, rows = checkpoint.read_bytes(), len(wsf.RWCHistory.load(path))
@@ -128,8 +128,8 @@ def test_a_record_without_its_checkpoint_is_left_alone(run):
     assert len(wsf.RWCHistory.load(path)) == rows
 
 
-def test_resuming_takes_as_many_workers_as_before(tmp_path):
-    """A worker augments by random numbers of its own: another number of workers is another run."""
+def test_resuming_uses_the_same_number_of_workers(tmp_path):
+    """Each worker draws its own random numbers, so with another number of workers the run would differ."""
     settings = {"model": "resnet10t", "data": "digits", "batch_size": 512, "image_size": 32, "augment": "flip"}
     unbroken = train(TrainConfig(**settings, epochs=2), tmp_path / "unbroken", workers=1)
     broken = train(TrainConfig(**settings, epochs=2), tmp_path / "broken", workers=1)
@@ -140,7 +140,7 @@ def test_resuming_takes_as_many_workers_as_before(tmp_path):
 
 
 class InterruptedWriting:
-    """Whose state comes with a Ctrl-C in the middle of being written."""
+    """Raises KeyboardInterrupt while its state is written."""
 
     def state_dict(self):
         return {"weights": torch.zeros(100_000), "more": Interrupting(torch.zeros(10))}
@@ -160,7 +160,7 @@ class Stateless:
 
 
 def test_ctrl_c_while_a_checkpoint_is_written(tmp_path):
-    """It is a Ctrl-C, whatever torch.save makes of it, and the checkpoint before stays whole."""
+    """The caller gets KeyboardInterrupt, not an error of torch.save, and the previous checkpoint is still complete."""
     save_checkpoint(tmp_path, 1, {"part": Stateless()})
     with pytest.raises(KeyboardInterrupt):
         save_checkpoint(tmp_path, 2, {"part": InterruptedWriting()})
@@ -170,7 +170,7 @@ def test_ctrl_c_while_a_checkpoint_is_written(tmp_path):
     ]
 
 
-def test_a_full_disk_leaves_the_checkpoint_before(tmp_path):
+def test_a_full_disk_leaves_the_previous_checkpoint(tmp_path):
     save_checkpoint(tmp_path, 1, {"part": Stateless()})
     script = """
 import resource, sys, warnings

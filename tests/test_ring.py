@@ -1,4 +1,4 @@
-"""Ring: order, wrapping, rows that come late, and rows that only the device counted."""
+"""Ring: the order of rows, wrapping around, late rows, and rows that only the device counted."""
 
 import gc
 import weakref
@@ -40,7 +40,7 @@ def test_rows_wrap_around():
     assert numbers(ring_with(5, ring).take(wait=True)) == [(RING_ROWS - 2, list(range(RING_ROWS - 2, RING_ROWS + 3)))]
 
 
-def test_what_leaves_is_a_copy():
+def test_taken_rows_are_copies():
     ring = ring_with(1)
     part = ring.take(wait=True)[0]
     ring.rows.fill_(-1)
@@ -67,20 +67,20 @@ def test_skipped_steps_count_for_the_next_row():
     assert ring_with(RING_ROWS, ring).take(wait=True)[0].skipped.tolist() == [1] + [0] * (RING_ROWS - 1)
 
 
-def test_restart_numbers_rows_from_there():
+def test_restart_sets_the_number_of_the_next_row():
     ring = ring_with(5)
     ring.restart(2)
     assert numbers(ring_with(1, ring).take(wait=True)) == [(2, [2])]
 
 
-def test_a_late_ring_gives_each_part_when_the_next_leaves():
+def test_a_late_ring_returns_each_part_at_the_next_take():
     ring = ring_with(16, late=True)
     assert ring.take(wait=False) == []
     ring_with(SHARD_ROWS - 16, ring)
     assert ring.waiting == SHARD_ROWS
     assert numbers(ring.take(wait=False)) == [(0, list(range(16)))]
     ring_with(3, ring)
-    ring.rows[20] = -1  # what has left is a copy
+    ring.rows[20] = -1  # these rows have been copied
     rest = ring.take(wait=True)
     assert numbers(rest) == [
         (16, list(range(16, SHARD_ROWS))),
@@ -106,12 +106,12 @@ def test_rows_that_arrived_are_in_the_folder_when_the_device_fails(tmp_path, mon
     assert wsf.RWCHistory.load(tmp_path / "run").steps.tolist() == list(range(1, SHARD_ROWS + 1))
     assert found == []
     monitor.close()
-    assert [(finding.kind, finding.step) for finding in found] == [("still", 1)]  # and those rows were looked at, too
+    assert [(finding.kind, finding.step) for finding in found] == [("still", 1)]  # close checks these rows too
     assert len(monitor.history()) == SHARD_ROWS + 10
 
 
 @pytest.mark.parametrize("captured", [True, False])
-def test_what_a_graph_records_to_outlives_the_monitor(captured, monkeypatch):
+def test_memory_of_a_captured_graph_outlives_the_monitor(captured, monkeypatch):
     monkeypatch.setattr(graph_capture, "_replayed", [])
     monitor = wsf.RWCMonitor(nn.Linear(2, 2))
     monkeypatch.setattr(recording, "is_capturing", lambda device: captured)
@@ -120,7 +120,7 @@ def test_what_a_graph_records_to_outlives_the_monitor(captured, monkeypatch):
     memory = [weakref.ref(owner) for owner in (held._ring, held._plan, *held._plan.prev)]
     del held
     with torch.no_grad():
-        monitor.model.weight.set_(torch.ones(2, 2))  # elsewhere: the monitor gets another plan
+        monitor.model.weight.set_(torch.ones(2, 2))  # at another address, so the monitor builds another plan
     monkeypatch.setattr(recording, "is_capturing", lambda device: False)
     monitor.record()
     del monitor

@@ -1,4 +1,4 @@
-"""The record on disk: what survives kills, full disks and strangers' files."""
+"""The record on disk: kills, full disks, damaged files and files of other runs."""
 
 import json
 import os
@@ -18,7 +18,7 @@ from weightscale_fast.record.run_folder import RunFolder
 
 @pytest.fixture
 def run(tmp_path):
-    """A folder with two shards of a run, 300 steps of one layer."""
+    """A run folder with 300 steps of one layer, in two shards."""
     model = nn.Linear(3, 2)
     with wsf.RWCMonitor(model, run_dir=tmp_path / "run") as monitor:
         for _ in range(300):
@@ -50,7 +50,7 @@ def test_files(run):
     assert {"numel", "kinds", "definition", "every", "settings", "versions"} <= meta.keys()
 
 
-def test_shards_from_before_there_were_flags(run):
+def test_shards_without_flags(run):
     for shard in shards(run):
         arrays = safetensors.numpy.load_file(shard)
         del arrays["flags"]
@@ -60,24 +60,24 @@ def test_shards_from_before_there_were_flags(run):
     assert not history.flags.any()
 
 
-class TestWhatCannotBeRead:
+class TestReadErrors:
     def test_no_run(self, tmp_path):
         for path in (tmp_path, tmp_path / "nothing"):
             with pytest.raises(wsf.WeightScaleError, match="is not a run folder: it has no meta.json"):
                 wsf.RWCHistory.load(path)
 
     @pytest.mark.parametrize("text", ['{"format": "other"}', "[]", "{"])
-    def test_a_strangers_meta(self, tmp_path, text):
+    def test_a_meta_file_of_something_else(self, tmp_path, text):
         (tmp_path / "meta.json").write_text(text)
         with pytest.raises(wsf.WeightScaleError, match="not a run folder|cannot be read"):
             wsf.RWCHistory.load(tmp_path)
 
-    def test_a_torn_shard(self, run):
+    def test_a_damaged_shard(self, run):
         shard = shards(run)[1]
         shard.write_bytes(shard.read_bytes()[:-100])
         with pytest.raises(wsf.WeightScaleError, match=r"part-000000257-000000300.* is damaged.*move it away"):
             wsf.RWCHistory.load(run)
-        shard.rename(run / "torn")
+        shard.rename(run / "damaged")
         assert len(wsf.RWCHistory.load(run)) == 256
 
     def test_a_shard_of_another_run(self, run):
@@ -94,8 +94,8 @@ class TestWhatCannotBeRead:
             wsf.RWCHistory.load(run)
 
 
-class TestWhatCannotBeWritten:
-    def test_a_file_is_in_the_way(self, tmp_path):
+class TestWriteErrors:
+    def test_a_file_has_the_name_of_the_folder(self, tmp_path):
         (tmp_path / "run").write_text("")
         with pytest.raises(wsf.WeightScaleError, match="exists"):
             wsf.RWCMonitor(nn.Linear(2, 2), run_dir=tmp_path / "run")
@@ -109,13 +109,13 @@ class TestWhatCannotBeWritten:
             wsf.RWCMonitor(nn.Linear(2, 2), run_dir=tmp_path / "run", settings={"x": object()})
         assert not list(tmp_path.iterdir())
 
-    def test_an_empty_folder_is_taken(self, tmp_path):
+    def test_an_empty_folder_is_no_error(self, tmp_path):
         wsf.RWCMonitor(nn.Linear(2, 2), run_dir=tmp_path).close()
         assert len(wsf.RWCHistory.load(tmp_path)) == 0
 
 
-def test_a_full_disk_stops_neither_the_training_nor_loses_a_row(tmp_path):
-    """The process may write files of 8 KB at most (a real limit of the system), until it is lifted."""
+def test_a_full_disk_neither_stops_the_training_nor_loses_a_row(tmp_path):
+    """A limit of the operating system lets the process write files of at most 8 KB."""
     script = f"""
 import resource, sys, warnings, torch, weightscale_fast as wsf
 from torch import nn
@@ -151,7 +151,7 @@ with warnings.catch_warnings(record=True) as caught:
 
 
 def test_kill_9_at_random_moments(tmp_path):
-    """50 processes killed while they record as fast as they can: what was closed loads, and is right."""
+    """50 processes are killed while they record as fast as they can. Complete shards load and are right."""
     script = f"""
 import os, random, signal, sys, time, torch, weightscale_fast as wsf
 from torch import nn
@@ -183,10 +183,10 @@ for i in range(50):
         np.testing.assert_array_equal(history.delta_l1, np.full((len(history), 1), 100.0))
         np.testing.assert_array_equal(history.prev_l1[:, 0], 100.0 * history.steps)
     assert min(lengths) == 0  # killed before its first shard
-    assert max(lengths) > SHARD_ROWS  # and after several
+    assert max(lengths) > SHARD_ROWS  # killed after several shards
 
 
-def test_a_resume_killed_between_its_two_steps_has_no_double_row(run):
+def test_a_killed_resume_leaves_no_double_row(run):
     """`drop_after` writes the shortened shard before it deletes the long one."""
     long = shards(run)[0]
     copy = long.read_bytes()
@@ -198,7 +198,7 @@ def test_a_resume_killed_between_its_two_steps_has_no_double_row(run):
 
 
 def test_a_hundred_thousand_steps_take_no_more_memory_than_ten(tmp_path):
-    """Resident memory stays flat, and the files are as large as computed."""
+    """Resident memory does not grow, and the files have the computed size."""
     script = f"""
 import torch, weightscale_fast as wsf
 from torch import nn
@@ -216,7 +216,7 @@ print(resident() - before)
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert int(done.stdout) < 2_000_000  # 100,000 rows of two layers are 4.8 MB
     sizes = [os.path.getsize(shard) for shard in shards(tmp_path / "run")]
-    header = 500  # bytes of JSON a shard, at the most
+    header = 500  # bytes of JSON in each shard, at most
     rows = 100_000 * (8 + 1 + 2 * 3 * 8)
     assert len(sizes) == -(-100_000 // SHARD_ROWS)
     assert rows < sum(sizes) < rows + len(sizes) * header

@@ -1,5 +1,7 @@
-"""Several processes, real ones under torchrun on gloo: tests/sharding_worker.py has the cases, one launch for all of a
-number of ranks, for a start takes longer than any of them."""
+"""Several real processes under torchrun, with Gloo. tests/sharding_worker.py has the cases.
+
+One launch runs all cases of a number of ranks, because a launch takes longer than any case.
+"""
 
 import functools
 import importlib.util
@@ -24,25 +26,25 @@ from weightscale_fast.record.rows import RESUMED
 
 ROOT = Path(__file__).parents[1]
 WORKER = Path(__file__).with_name("sharding_worker.py")
-SECONDS = 180  # a launch that takes longer hangs
+SECONDS = 180  # if a launch takes longer, it hangs
 pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="torch was built without distributed")
 
 
 def environment(**variables):
-    package = str(Path(wsf.__file__).parents[1])  # the workers must test what we test
+    package = str(Path(wsf.__file__).parents[1])  # the workers must import the package that is tested here
     path = os.pathsep.join([package, *filter(None, [os.environ.get("PYTHONPATH")])])
     return {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", **{k: str(v) for k, v in variables.items()}}
 
 
 def cases():
-    """(ranks, case) of every case of the worker, read from its source: importing it would import half of torch."""
+    """(ranks, case) for each case of the worker. They are read from its source, because importing it is slow."""
     found = re.findall(r"^@case\(([\d, ]+)\)\ndef (\w+)", WORKER.read_text(), re.MULTILINE)
     return [(int(size), name) for sizes, name in found for size in sizes.split(",")]
 
 
 @functools.cache
 def outcomes_of(ranks, folder):
-    """What every case ended with on each rank, {case: None or a traceback}, and the launch's output."""
+    """For each rank, {case: None or a traceback}; and the output of the launch."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
     try:
         run = subprocess.run(
@@ -70,7 +72,7 @@ def results(tmp_path_factory):
 def test_case(ranks, case, results):
     outcomes, output = results(ranks)
     for rank, of_rank in enumerate(outcomes):
-        assert case in of_rank, f"rank {rank} did not come to it; the launch ended with:\n{output[-4000:]}"
+        assert case in of_rank, f"rank {rank} did not run this case; the launch ended with:\n{output[-4000:]}"
         assert of_rank[case] is None, f"rank {rank}:\n{of_rank[case]}"
 
 
@@ -81,7 +83,7 @@ def free_port():
 
 
 def start(source, ranks=2):
-    """The source on each rank, without torchrun: it would kill the others itself where one dies."""
+    """Run the source on each rank, without torchrun: if one process died, torchrun would kill the others."""
     shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(), "WORLD_SIZE": ranks, "LOCAL_WORLD_SIZE": ranks}
     return [
         subprocess.Popen(
@@ -128,7 +130,7 @@ DIES = """
     ids=["found by the monitor", "found by the training"],
 )
 def test_a_process_that_dies(tmp_path, model, argument, error):
-    """The other ends at once, with an error and no hang, and the record of what was added up loads."""
+    """The other process ends with an error and does not hang. The rows that were added up can be loaded."""
     folder = tmp_path / "run"
     survivor, dead = start(DIES.format(model=model, argument=argument, folder=str(folder)))
     output = output_of(survivor)
@@ -158,7 +160,7 @@ ABSENT = """
 
 
 def test_a_rank_that_makes_no_monitor():
-    """The usual slip of `if rank == 0`: the group's timeout ends it with what is wanted."""
+    """The usual mistake is `if rank == 0`. After the group's timeout the error says what to do."""
     waiting, absent = start(ABSENT)
     output = output_of(waiting)
     output_of(absent)
@@ -204,7 +206,7 @@ FORKED = """
 """
 
 
-def test_a_forked_child_that_closes_makes_no_collective_call():
+def test_close_in_a_forked_child_makes_no_collective_call():
     for rank in start(FORKED):
         assert "closed with 1 row" in output_of(rank)
 
@@ -326,7 +328,7 @@ FRAMEWORKS = {"lightning": LIGHTNING, "transformers": TRANSFORMERS, "accelerate"
 
 @pytest.mark.parametrize("package", FRAMEWORKS)
 def test_frameworks_on_two_ranks(tmp_path, package):
-    """The ranks share the counting, though frameworks hand out models and checkpoints as if there were one."""
+    """The ranks share the counting, although frameworks give callbacks the model and checkpoints of one process."""
     pytest.importorskip(package, reason="needs pip install 'weightscale_fast[integrations]'")
     ranks = start(FRAMEWORKS[package].format(folder=str(tmp_path)))
     outputs = [output_of(rank) for rank in ranks]
@@ -347,7 +349,7 @@ def piece(held, *, size=4, dense=True):
 
 
 @pytest.mark.parametrize("parts", [1, 2, 3, 4, 7])
-def test_cuts_cover_everything_once_and_evenly(parts):
+def test_each_weight_is_in_one_part_and_the_parts_are_even(parts):
     generator = np.random.default_rng(0)
     row = [piece(int(n), size=s) for n, s in zip(generator.integers(0, 10 * CHUNK, 40), [2, 4, 8, 4] * 10, strict=True)]
     row += [piece(5 * CHUNK, dense=False), piece(1)]
@@ -362,13 +364,13 @@ def test_cuts_cover_everything_once_and_evenly(parts):
     assert load.max() - load.min() <= 5 * CHUNK * 4 + 2 * 8 * CHUNK
 
 
-def test_arguments_that_need_processes():
+def test_arguments_that_need_several_processes():
     with pytest.raises(ValueError, match="process_group and pipeline need several processes: call torch.distributed"):
         wsf.RWCMonitor(nn.Linear(2, 2), pipeline=True)
 
 
-def test_one_process_imports_no_more(tmp_path):
-    """A monitor of one process loads nothing of DTensors or FSDP."""
+def test_one_process_imports_nothing_distributed():
+    """A monitor of one process does not import the modules for DTensors and FSDP."""
     source = """
         import sys, weightscale_fast as wsf
         from torch import nn

@@ -1,4 +1,4 @@
-"""snapshot, fast_rwc and layer_sums as a training loop uses and misuses them."""
+"""snapshot, fast_rwc and layer_sums: normal use in a training loop, and mistakes."""
 
 import copy
 import pickle
@@ -52,7 +52,7 @@ def test_rwc_over_one_step_and_over_several():
     ],
     ids=["module", "state_dict", "clones", "clones of the layers"],
 )
-def test_what_people_have_at_hand(take, backend):
+def test_other_kinds_of_prev(take, backend):
     model = network()
     prev = take(model)
     moved_by(model, 1.5)
@@ -71,10 +71,10 @@ def test_no_autograd_graph(grad_mode, backend):
         sums = wsf.layer_sums(model, prev, ratio_sum=True, backend=backend)
     assert not rwc.requires_grad
     assert not any(tensor.requires_grad for tensor in sums)
-    loss.backward()  # the weights the graph saved are as they were
+    loss.backward()  # raises if the weights that autograd saved were changed
 
 
-def test_next_to_compiled_models():
+def test_compiled_models():
     model = network().eval()
     compiled = torch.compile(model, backend="aot_eager")
     prev = wsf.snapshot(compiled)
@@ -87,7 +87,7 @@ def test_next_to_compiled_models():
 
 
 def test_inside_a_compiled_step():
-    """The graph ends before the pass: it must see the weights that the graph has moved."""
+    """The compiled graph ends before the pass, so the pass sees the weights that the graph has changed."""
     model = network()
     prev = wsf.snapshot(model)
 
@@ -139,7 +139,7 @@ def test_state_dict_round_trip():
         other.load_state_dict({"0.weight": torch.zeros(4, 3, 3, 3), "x": torch.zeros(2)})
     with pytest.raises(ValueError, match=r"layer '3.weight' .*expected shape \[2, 16\], got \[2, 3\]"):
         other.load_state_dict({"0.weight": torch.zeros(4, 3, 3, 3), "3.weight": torch.zeros(2, 3)})
-    assert wsf.fast_rwc(model, other).tolist() == [0, 0]  # nothing was loaded
+    assert wsf.fast_rwc(model, other).tolist() == [0, 0]  # the failed calls loaded nothing
 
 
 class TestAParameterChangesBetweenSteps:
@@ -184,7 +184,7 @@ class TestAParameterChangesBetweenSteps:
         prev = wsf.snapshot(model)
         wsf.fast_rwc(model, prev, backend=backend)
         model[3].weight.data = model[3].weight.data[:1]  # at the same address
-        with pytest.raises(ValueError, match=r"layer '3.weight' .*expected shape \[2, 16\], got \[1, 16\].*Take a new"):
+        with pytest.raises(ValueError, match=r"layer '3.weight' .*expected shape \[2, 16\], got \[1, 16\].*take a new"):
             wsf.fast_rwc(model, prev, backend=backend)
 
     def test_dtype(self, backend):
@@ -195,7 +195,7 @@ class TestAParameterChangesBetweenSteps:
             wsf.fast_rwc(model, prev, backend=backend)
 
     def test_dtype_at_the_same_address(self, backend):
-        """An allocator may hand the old address out again: the numbers there are then of another kind."""
+        """An allocator may use an old address again, for numbers of another dtype."""
         model = network()
         prev = wsf.snapshot(model)
         wsf.fast_rwc(model, prev, backend=backend)

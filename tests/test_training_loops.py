@@ -1,6 +1,6 @@
-"""RWCMonitor in the training loops that people write: scalers, closures, several optimizers, compilers, adapters.
+"""RWCMonitor in common training loops: scalers, closures, several optimizers, compilers, adapters.
 
-Every test trains a real model; what a row must be is taken from weights copied by hand.
+Each test trains a real model. The expected rows are computed from copies of the weights.
 """
 
 import copy
@@ -39,7 +39,7 @@ def train(model, optimizer, steps):
 
 
 class ByHand:
-    """The sums of every layer between two calls, from clones."""
+    """The expected rows: the sums of every layer between two calls, from clones of the weights."""
 
     def __init__(self, model):
         self.model = model
@@ -71,14 +71,14 @@ class TestGradientScaler:
             scaler.update()
         return monitor
 
-    def test_unfused_a_skipped_step_is_no_row(self):
+    def test_an_unfused_optimizer_makes_no_row_for_a_skipped_step(self):
         model = network()
         history = self.run(torch.optim.Adam(model.parameters()), model, {2, 3}).history()
         assert history.steps.tolist() == [1, 2, 3, 4]
         assert (history.rwc > 0).all()
         assert not history.flags.any()
 
-    def test_fused_a_skipped_step_is_a_flagged_row(self, tmp_path):
+    def test_a_fused_optimizer_makes_a_flagged_row_for_a_skipped_step(self, tmp_path):
         model = network()
         optimizer = torch.optim.Adam(model.parameters(), fused=True)
         with self.run(optimizer, model, {2, 5}, run_dir=tmp_path / "run") as monitor:
@@ -99,7 +99,7 @@ class TestGradientScaler:
             rows.append(history.select(steps=~history.skipped).rwc)
         np.testing.assert_allclose(*rows, rtol=1e-4)
 
-    def test_a_longer_row_is_flagged_if_a_step_of_it_was_skipped(self):
+    def test_a_row_of_several_steps_is_flagged_if_one_was_skipped(self):
         model = network()
         optimizer = torch.optim.Adam(model.parameters(), fused=True)
         history = self.run(optimizer, model, {2}, every=2).history()
@@ -112,13 +112,13 @@ class TestGradientScaler:
         monitor = wsf.RWCMonitor(model, optimizer)
         backward(model)
         expected = np.arange(3 * SHARD_ROWS) % 7 == 3
-        for infinite in expected:  # what GradScaler does for an optimizer that takes it
+        for infinite in expected:  # GradScaler does this for a fused optimizer
             optimizer.found_inf = torch.tensor(float(infinite))
             optimizer.step()
             del optimizer.found_inf
         assert np.array_equal(monitor.history().skipped, expected)
 
-    def test_nothing_is_read_back_to_the_host(self, monkeypatch):
+    def test_the_host_does_not_wait_for_the_device(self, monkeypatch):
         def item(*_):
             raise AssertionError("the host waits for the device")
 
@@ -193,7 +193,7 @@ class TestSeveralOptimizers:
         assert all((history.rwc > 0).all() for history in histories)
 
 
-def test_lbfgs_is_one_row_a_step_whatever_its_closure_does():
+def test_lbfgs_makes_one_row_per_step_for_any_number_of_closure_calls():
     model = network()
     optimizer = torch.optim.LBFGS(model.parameters(), lr=0.1, max_iter=5)
     monitor, by_hand = wsf.RWCMonitor(model, optimizer), ByHand(model)
@@ -212,7 +212,7 @@ def test_lbfgs_is_one_row_a_step_whatever_its_closure_does():
 
 
 def test_an_optimizer_in_backward_with_record():
-    """One optimizer a parameter, which steps as soon as its gradient is there and frees it."""
+    """Each parameter has its own optimizer. It steps when the gradient is ready, and then frees the gradient."""
     model = network()
     optimizers = {p: torch.optim.SGD([p], lr=0.1) for p in model.parameters()}
 
@@ -231,7 +231,7 @@ def test_an_optimizer_in_backward_with_record():
 
 
 class TestCompile:
-    """With Inductor, which compiles all of it for this machine; a graph ends before each record."""
+    """Inductor compiles the code for this machine. A graph ends before each record."""
 
     def check(self, prepare):
         model = network()
@@ -282,7 +282,7 @@ class TestCompile:
 
 
 class TestSwappedWeights:
-    """Weights that are exchanged for an evaluation and put back leave no trace in the record."""
+    """Weights that are swapped for an evaluation and swapped back do not change the record."""
 
     @pytest.mark.parametrize("how", ["copy", "data", "load_state_dict"])
     def test_averages_for_an_evaluation(self, how):
@@ -316,7 +316,7 @@ class TestSwappedWeights:
                     a.copy_(b)
                     b.copy_(kept)
 
-    def test_averages_that_stay_are_movement(self):
+    def test_averages_that_stay_count_as_movement(self):
         model = network()
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
         average = torch.optim.swa_utils.AveragedModel(model)
@@ -360,7 +360,7 @@ class TestLoadStateDict:
         model.load_state_dict(copy.deepcopy(model.state_dict()), assign=True)
         with pytest.warns(UserWarning, match="no parameter of the SGD that this monitor watches is in the model"):
             optimizer.step()
-        optimizer.step()  # once is enough
+        optimizer.step()  # no second warning
         assert len(monitor.history()) == 3
 
 
@@ -377,8 +377,8 @@ class TestFrozenWeights:
         by_hand.check(history)
         assert (history.rwc[:, 0] == 0).tolist() == [False] * 3 + [True] * 3 + [False] * 3
 
-    def test_one_that_moves_is_reported_once(self):
-        """The classical mistake: frozen with zeroed gradients in place, so that AdamW decays it all the same."""
+    def test_a_frozen_layer_that_moves_is_reported_once(self):
+        """A common mistake: the gradients are zeroed but kept, so AdamW's weight decay changes the frozen layer."""
         model = network()
         optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
         monitor = wsf.RWCMonitor(model, optimizer)
@@ -394,7 +394,7 @@ class TestFrozenWeights:
         optimizer.step()
         monitor.close()
 
-    def test_one_that_is_frozen_from_the_start(self):
+    def test_a_layer_that_is_frozen_from_the_start(self):
         model = network().requires_grad_(False)
         monitor = wsf.RWCMonitor(model)
         monitor.record()
@@ -403,8 +403,8 @@ class TestFrozenWeights:
         with pytest.warns(UserWarning, match=r"^'2.weight' at step 2 moved while frozen"):
             monitor.close()
 
-    def test_one_in_a_large_model(self):
-        """Only 64 layers are looked at in each row; what they do while nobody looks is not lost."""
+    def test_a_frozen_layer_in_a_large_model(self):
+        """Each row looks at only 64 layers. Layers that move between two looks are found all the same."""
         model = nn.ParameterList([nn.Parameter(torch.ones(1, 2)) for _ in range(300)])
         monitor = wsf.RWCMonitor(model)
         for step in range(30):
@@ -420,8 +420,8 @@ class TestFrozenWeights:
         with pytest.warns(UserWarning, match=r"^'10' at step 7, '250' at step 5 moved while frozen"):
             monitor.flush()
 
-    def test_taking_turns_while_trained_is_no_news(self):
-        """Frozen between its own steps only, as a critic is: at each record it is trained again."""
+    def test_alternating_training_gives_no_warning(self):
+        """A layer is frozen only while another one trains, like a critic. At each record it is not frozen."""
         model = network()
         monitor = wsf.RWCMonitor(model)
         for _ in range(3):
@@ -441,7 +441,7 @@ class TestNewLayers:
         config = peft.LoraConfig(r=2, target_modules=["2"])
         return lambda model: peft.get_peft_model(model, config)
 
-    def test_a_new_parameter_group_is_reported_and_stops_nothing(self):
+    def test_a_new_parameter_group_gives_a_warning_and_recording_continues(self):
         model = network()
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
         monitor = wsf.RWCMonitor(model, optimizer)
@@ -454,16 +454,16 @@ class TestNewLayers:
         assert history.names == ("0.weight", "2.weight")
         assert (history.rwc > 0).all()
         optimizer.step()
-        monitor.close()  # and no second time
+        monitor.close()  # no second warning
 
-    def test_new_biases_are_no_layers(self):
+    def test_new_biases_give_no_warning(self):
         model = network()
         monitor = wsf.RWCMonitor(model)
         model.register_parameter("scale", nn.Parameter(torch.ones(1)))
         monitor.record()
         monitor.close()
 
-    def test_a_layer_that_lora_wraps_is_an_error_that_names_it(self, lora):
+    def test_the_error_names_a_layer_that_lora_wrapped(self, lora):
         model = network()
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
         monitor = wsf.RWCMonitor(model, optimizer)
@@ -472,10 +472,10 @@ class TestNewLayers:
         with pytest.raises(wsf.WeightScaleError, match=r"no parameter '2.weight'.*now '2.base_layer.weight'.*monitor"):
             train(model, optimizer, 1)
         with pytest.warns(UserWarning, match="new layers"):
-            assert len(monitor.history()) == 2  # what was recorded stays
+            assert len(monitor.history()) == 2  # the recorded rows are kept
 
     def test_lora(self, lora):
-        """Only the adapters move; B begins at 0, so that its first value is infinite."""
+        """Only the adapters move. B begins at 0, so its first value is infinite."""
         model = lora(network())
         optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
         by_hand = ByHand(model)
@@ -513,7 +513,7 @@ class TestOptimizersThatDoNotTrainTheModel:
             assert len(monitor.history()) == 0
         monitor.close()
 
-    def test_rebuilt_in_mid_run(self):
+    def test_rebuilt_during_the_run(self):
         model = network()
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
         monitor = wsf.RWCMonitor(model, optimizer)
@@ -525,7 +525,7 @@ class TestOptimizersThatDoNotTrainTheModel:
             monitor.close()
         assert len(monitor.history()) == 2
 
-    def test_one_that_is_gone_after_training_is_no_news(self):
+    def test_deleted_after_training_gives_no_warning(self):
         def trained():
             model = network()
             optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
@@ -538,7 +538,7 @@ class TestOptimizersThatDoNotTrainTheModel:
         assert len(monitor.history()) == 2
         monitor.close()
 
-    def test_one_without_hooks(self):
+    def test_without_hooks(self):
         class Bare(torch.optim.Optimizer):
             def __init__(self, parameters):
                 self.param_groups = [{"params": list(parameters)}]

@@ -1,4 +1,4 @@
-"""RWCTrainerCallback in real trainings of a tiny transformer: when it records, how it resumes, what it reports."""
+"""RWCTrainerCallback in real trainings of a tiny transformer: when it records, how it resumes, what it logs."""
 
 import shutil
 
@@ -14,7 +14,7 @@ import transformers
 
 from weightscale_fast.integrations.transformers import RWCTrainerCallback
 
-LAYERS = 10  # two embeddings, and four of each of the two blocks; the head is tied to the first embedding
+LAYERS = 10  # two embeddings, and four layers in each of two blocks; the head is tied to the first embedding
 
 
 class Tokens(torch.utils.data.Dataset):
@@ -48,7 +48,7 @@ def trainer_with(folder, *callbacks, **arguments):
     )
 
 
-def test_one_row_a_step(tmp_path):
+def test_one_row_per_step(tmp_path):
     prev, expected = None, []
 
     class ByHand(transformers.TrainerCallback):
@@ -58,13 +58,13 @@ def test_one_row_a_step(tmp_path):
     trainer = trainer_with(tmp_path, RWCTrainerCallback(tmp_path / "run"), ByHand())
     prev = wsf.snapshot(trainer.model)
     trainer.train()
-    history = wsf.RWCHistory.load(tmp_path / "run")  # closed: nothing has to be flushed
+    history = wsf.RWCHistory.load(tmp_path / "run")  # the callback has closed the record
     assert history.steps.tolist() == list(range(1, trainer.state.global_step + 1)) == list(range(1, 13))
     assert len(history.names) == LAYERS
     np.testing.assert_allclose(history.rwc, torch.stack(expected), rtol=1e-6)
 
 
-def test_findings_are_told(tmp_path):
+def test_on_finding_is_called(tmp_path):
     class Breaks(transformers.TrainerCallback):
         def on_step_begin(self, args, state, control, *, model, **_):
             if state.global_step == 5:
@@ -86,8 +86,10 @@ def test_accumulated_batches_are_one_row(tmp_path):
 
 @pytest.mark.parametrize("fused", [False, True])
 def test_steps_that_the_scaler_skips(tmp_path, fused):
-    """A loss scale of 2^70 overflows the norm of the gradients until it has been halved often enough. A fused
-    optimizer, the Trainer's default, is called all the same, and leaves a row of 0 with a flag."""
+    """A loss scale of 2^70 overflows the norm of the gradients until the scaler has halved it several times.
+
+    A fused optimizer, the Trainer's default, is called even for a skipped step and makes a row of 0 with a flag.
+    """
     callback = RWCTrainerCallback()
     options = {"max_grad_norm": 0} | ({} if fused else {"optim": "adamw_torch"})
     trainer = trainer_with(tmp_path, callback, **options)
@@ -121,8 +123,8 @@ def test_two_callbacks_resume_each_with_its_own_state(tmp_path):
 
 
 @pytest.mark.parametrize(("to_folder", "every"), [(False, 1), (True, 3)], ids=["memory", "folder-every-3"])
-def test_resume_equals_the_unbroken_run(tmp_path, to_folder, every):
-    """Checkpoints after steps 5 and 10, die after step 14, resume from 10."""
+def test_resume_equals_the_uninterrupted_run(tmp_path, to_folder, every):
+    """Save checkpoints after steps 5 and 10, fail after step 14, resume from step 10."""
 
     def run_dir(name):
         return tmp_path / name if to_folder else None
@@ -138,7 +140,7 @@ def test_resume_equals_the_unbroken_run(tmp_path, to_folder, every):
     assert np.array_equal(resumed.history().rwc, unbroken.history().rwc)
 
 
-def test_a_moved_checkpoint_is_found_where_the_arguments_say(tmp_path):
+def test_a_moved_checkpoint_is_found_by_resume_from_checkpoint(tmp_path):
     options = {"save_strategy": "steps", "save_steps": 5, "num_train_epochs": 1}
     trainer_with(tmp_path / "a", RWCTrainerCallback(tmp_path / "run"), **options).train()
     moved = str(shutil.move(tmp_path / "a" / "checkpoint-10", tmp_path / "moved"))
@@ -148,16 +150,16 @@ def test_a_moved_checkpoint_is_found_where_the_arguments_say(tmp_path):
     assert resumed.history().steps.tolist() == list(range(1, 13))
 
 
-def test_a_checkpoint_from_before_the_callback(tmp_path):
+def test_a_checkpoint_that_was_saved_without_the_callback(tmp_path):
     trainer_with(tmp_path, save_strategy="steps", save_steps=5).train()
     callback = RWCTrainerCallback(tmp_path / "run")
-    with pytest.warns(UserWarning, match=r"no weightscale_fast_\w+.pt in .*the record goes on at step 10"):
+    with pytest.warns(UserWarning, match=r"no weightscale_fast_\w+.pt in .*the record continues after step 10"):
         trainer_with(tmp_path, callback).train(resume_from_checkpoint=str(tmp_path / "checkpoint-10"))
     assert callback.history().steps.tolist() == [11, 12]
     assert (callback.history().rwc < 1).all()
 
 
-def test_a_smaller_batch_after_running_out_of_memory_begins_anew(tmp_path):
+def test_the_record_starts_again_if_the_trainer_retries_with_a_smaller_batch(tmp_path):
     class Small(transformers.TrainerCallback):
         def on_step_end(self, args, state, control, *, train_dataloader, **_):
             if state.global_step == 2 and train_dataloader.total_batch_size > 2:
@@ -169,7 +171,7 @@ def test_a_smaller_batch_after_running_out_of_memory_begins_anew(tmp_path):
     assert trainer.state.global_step == 24
     assert wsf.RWCHistory.load(tmp_path / "run").steps.tolist() == list(range(1, 25))
     with pytest.raises(wsf.WeightScaleError, match=r"run folder .*run exists"):
-        trainer.train()  # a record that is complete is not overwritten
+        trainer.train()  # a complete record is not overwritten
 
 
 def test_model_only_checkpoints_stay_small(tmp_path):
@@ -178,7 +180,7 @@ def test_model_only_checkpoints_stay_small(tmp_path):
     assert not list(tmp_path.glob("checkpoint-*/weightscale_fast*"))
 
 
-def test_the_tracker_gets_eight_numbers_a_log(tmp_path):
+def test_the_tracker_gets_eight_numbers_at_each_log(tmp_path):
     logged = []
 
     class Tracker:

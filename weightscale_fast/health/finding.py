@@ -7,16 +7,18 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Finding:
-    """What a person should know of a layer, or of several at once.
+    """Something that is wrong with one layer, or with several layers at the same time.
 
     Args:
         kind: one of `"not_finite"`, `"runaway"`, `"stopped"`, `"stuck"`, `"still"`; see `check_health`.
-        layer: its name; of several the first of the network, but of those not finite the first that broke.
-        step: since when.
-        last: the step at which it was certain.
-        value: its RWC at `last`, the median of a block; of `stuck` the share of its weights that moves at a step.
-        median: the other layers' RWC at the same steps, their median; NaN where nothing is compared.
-        others: further layers of which the same became true within the same block.
+        layer: the name of the layer. If there are several, the first in network order; for `"not_finite"`, the first
+            that became not finite.
+        step: the step since which it is so.
+        last: the step at which the check was certain.
+        value: the layer's RWC at `last`, the median of a block. For `"stuck"`, the fraction of its weights that move at
+            a step.
+        median: the median RWC of the other layers at the same steps. NaN if nothing is compared.
+        others: the other layers for which the same became true in the same block.
 
     Example:
         >>> print(Finding("runaway", "fc.weight", step=65, last=112, value=0.5, median=0.001))

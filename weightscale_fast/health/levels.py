@@ -1,4 +1,4 @@
-"""A layer's level: the one number that says how much it moves over some steps.
+"""A layer's level: one number that says how much the layer moves over some steps.
 
 Letters: S recorded steps, L layers.
 """
@@ -18,15 +18,15 @@ from ..record.history import RWCHistory
 class LayerLevels(NamedTuple):
     """What `layer_levels` returns."""
 
-    level: FloatArray  # [L] median RWC over the steps; NaN if it was finite at no step
+    level: FloatArray  # [L] median RWC over the steps; NaN if RWC was finite at no step
     finite: NDArray[np.bool_]  # [L] whether the weights were finite at every step
 
 
 def layer_levels(history: RWCHistory) -> LayerLevels:
-    """The median RWC of each layer, over the steps at which it is finite, and whether the weights were finite.
+    """The median RWC of each layer over the steps at which RWC is finite, and whether its weights were finite.
 
-    A layer is not finite if one of its sums is NaN or infinite. An infinite RWC alone says nothing of the kind: weights
-    that begin at zero, such as LoRA's B, have it at their first step.
+    A layer is not finite if one of its sums is NaN or infinite. An infinite RWC alone does not mean that: weights that
+    begin at zero, such as LoRA's B, have an infinite RWC at their first step.
 
     Example:
         >>> history = RWCHistory(

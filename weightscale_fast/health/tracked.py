@@ -1,4 +1,4 @@
-"""summarize: a stretch of a record in eight numbers, however many layers the network has.
+"""summarize: some steps of a record in eight numbers, for a network with any number of layers.
 
 Letters: S recorded steps, L layers.
 """
@@ -14,22 +14,23 @@ QUANTILES = {"min": 0.0, "q25": 0.25, "median": 0.5, "q75": 0.75, "max": 1.0}
 
 
 def summarize(history: RWCHistory, prefix: str = "rwc") -> dict[str, float]:
-    """Eight numbers for a tracker; their names stay, whatever the network.
+    """Eight numbers for a tracker. Their names are the same for every network.
 
-    One curve for each layer would be hundreds of scalars a step. Trackers are slow with so many and do not show them
-    legibly. These eight tell whether a run is healthy. The figures and the report tell which layers do what.
+    One curve for each layer would be hundreds of scalars per step. Trackers are slow with so many, and their charts
+    become unreadable. These eight numbers show whether a run is healthy. The figures and the report show which layers
+    do what.
 
     Args:
-        history: the steps to sum up, as `RWCMonitor.recent` gives them.
-        prefix: what the names begin with, as in `"rwc/median"`.
+        history: the steps to sum up, such as `RWCMonitor.recent` returns.
+        prefix: the first part of the names, such as `"rwc"` in `"rwc/median"`.
 
     Returns:
         | name | what it is |
         |---|---|
         | `min`, `q25`, `median`, `q75`, `max` | quantiles over the layers, of each layer's median RWC over the steps |
-        | `moved_fraction` | the share of all weights that changed in a step, 0 to 1 |
-        | `layers_still` | how many layers never moved |
-        | `layers_not_finite` | how many had NaN or infinity among their weights; the quantiles are over the others |
+        | `moved_fraction` | the fraction of all weights that changed in a step, 0 to 1 |
+        | `layers_still` | the number of layers that never moved |
+        | `layers_not_finite` | the number of layers with NaN or infinite weights; the quantiles leave them out |
 
     Raises:
         ValueError: the history has no rows.
@@ -45,7 +46,7 @@ def summarize(history: RWCHistory, prefix: str = "rwc") -> dict[str, float]:
          'rwc/moved_fraction': 0.5, 'rwc/layers_still': 1, 'rwc/layers_not_finite': 0}
     """
     if not len(history):
-        raise ValueError("the history has no rows: record at least one step before it is summed up")
+        raise ValueError("the history has no rows: record at least one step before you sum it up")
     level, finite = layer_levels(history)
     levels = level[finite & ~np.isnan(level)]
     numbers = {name: float(np.quantile(levels, q)) if len(levels) else np.nan for name, q in QUANTILES.items()}

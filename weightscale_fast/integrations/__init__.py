@@ -1,1 +1,1 @@
-"""The record in the loops of other frameworks, and its summaries in trackers; each module imports what it needs."""
+"""Recording in the training loops of other frameworks, and logging to trackers."""

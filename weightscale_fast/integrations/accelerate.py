@@ -9,13 +9,13 @@ from ..monitor import RWCMonitor
 
 
 class RWCState:
-    """What `accelerator.register_for_checkpointing` takes, so that `save_state` and `load_state` hold the record too.
+    """An object for `accelerator.register_for_checkpointing`: checkpoints then contain the record too.
 
-    Accelerate keeps what the first process says and tells it to all of them, while each has the previous weights of its
-    own share: see `RWCMonitor.checkpoint_state`.
+    Accelerate saves the state of the first process only, and every process loads it. But each process has the previous
+    weights of its own share only. So this class saves `RWCMonitor.checkpoint_state`, which every process can load.
 
     Args:
-        monitor: of the prepared model.
+        monitor: the monitor of the prepared model.
 
     Example:
         `accelerator.register_for_checkpointing(RWCState(monitor))`
@@ -25,7 +25,7 @@ class RWCState:
         self._monitor = monitor
 
     def state_dict(self) -> dict[str, Any]:
-        """The monitor's part of a checkpoint; every process must call it."""
+        """The monitor's part of a checkpoint. Every process must call this."""
         return self._monitor.checkpoint_state()
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:

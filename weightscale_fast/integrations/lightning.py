@@ -27,23 +27,24 @@ else:
 class RWCCallback(Callback):
     """Record the relative weight change of every layer after each real step of the optimizer.
 
-    Accumulated batches and steps that a gradient scaler skips leave no row. Checkpoints hold the state of the record,
-    so that `trainer.fit(ckpt_path=...)` goes on with no hole, no double row and no false first value. The trainer's
-    loggers get the eight numbers of `summarize` every `log_every_n_steps` steps.
+    Accumulated batches make one row. Steps that a gradient scaler skips make no row. Checkpoints contain the state of
+    the record, so after `trainer.fit(ckpt_path=...)` the record has no hole, no double row and no false first value.
+    The trainer's loggers get the eight numbers of `summarize` every `log_every_n_steps` steps.
 
-    With several processes they share the counting, as `RWCMonitor` says; `history()` is then for all of them to call
-    until training ends, and afterwards the first has the record of `run_dir`.
+    Several processes record together, as described in `RWCMonitor`. `history()` is then a collective call until
+    training ends. Afterwards only the first process has the record of a `run_dir`.
 
-    With several optimizers (manual optimization, GANs) each has a record of its own, of the layers it trains and after
-    its own steps, in `run_dir/optimizer_0` and so on: in one record of all, most values would be zeros.
+    With several optimizers (manual optimization, GANs), each optimizer has its own record, in `run_dir/optimizer_0` and
+    so on. It has the layers that the optimizer trains, and a row for each of its steps. In a record of all optimizers,
+    most values would be zero.
 
     Args:
-        run_dir: a new folder for the record; None keeps it in memory. Where training goes on from a checkpoint, that
-            run's folder.
-        every: as for `RWCMonitor`, and so are `layers`, `definition` and `on_finding`.
+        run_dir: a new folder for the record; None keeps the record in memory. If training continues from a checkpoint,
+            the folder of that run.
+        every, layers, definition, on_finding: as for `RWCMonitor`.
 
     Raises:
-        WeightScaleError: Lightning is not installed; and when training starts, what `RWCMonitor` raises.
+        WeightScaleError: Lightning is not installed. When training starts, the errors of `RWCMonitor`.
 
     Example:
         `Trainer(callbacks=[RWCCallback("runs/first")])`, and after `fit` `weightscale analyze runs/first`
@@ -59,41 +60,42 @@ class RWCCallback(Callback):
         on_finding: Callable[[Finding], object] | None = None,
     ) -> None:
         super().__init__()
-        self.monitors: list[RWCMonitor] = []  # one for each optimizer that trains layers, once training started
+        self.monitors: list[RWCMonitor] = []  # one for each optimizer that trains layers; empty before training
         self._run_dir = None if run_dir is None else Path(run_dir)
         self._layers = layers
-        self._options: dict[str, Any] = {"every": every, "definition": definition}  # what tells two callbacks apart
+        self._options: dict[str, Any] = {"every": every, "definition": definition}  # they are part of state_key
         self._on_finding = on_finding
         self._loaded: list[dict[str, Any]] = []  # the monitors' states in the checkpoint
-        self._logged: list[int] = []  # the last step of each monitor that the loggers know
+        self._logged: list[int] = []  # for each monitor, the last step that was logged
 
     @property
     def state_key(self) -> str:
-        """Tells several of these callbacks apart in one checkpoint, as one a step and one an epoch."""
-        layers = self._layers if isinstance(self._layers, str) else None  # what else it may be has no lasting name
+        """The key of this callback in a checkpoint. It differs for callbacks with other options."""
+        layers = self._layers if isinstance(self._layers, str) else None  # a predicate has no lasting name
         return self._generate_state_key(**self._options, layers=layers)
 
     def history(self, optimizer: int = 0) -> RWCHistory:
-        """Everything recorded so far; where there are several optimizers, of the one with this number.
+        """Everything recorded so far. With several optimizers, the record of the one with this number.
 
         Raises:
-            WeightScaleError: training has not started, or trains layers with fewer optimizers.
+            WeightScaleError: training has not started, or there are fewer optimizers that train layers.
         """
         if not 0 <= optimizer < len(self.monitors):
             raise WeightScaleError(
-                f"optimizer must be one of the {len(self.monitors)} recorded, got {optimizer}; none is before training"
+                f"optimizer must be the number of one of the {len(self.monitors)} recorded, counted from 0, got "
+                f"{optimizer}; none is recorded before training starts"
             )
         return self.monitors[optimizer].history()
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Forget what a checkpoint for testing brought: the next training does not go on from there."""
+        """Forget the state of a checkpoint that was loaded for testing. The next training does not continue from it."""
         self._loaded = []
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take the snapshots: weights, checkpoint and optimizers are in place now."""
+        """Make the monitors. The optimizers exist and a checkpoint is loaded by now."""
         chosen = _layers_by_optimizer(pl_module, trainer.optimizers, self._layers)
         monitors = []
-        model = pl_module if trainer.model is None else trainer.model  # in its wrapper, which names the processes
+        model = pl_module if trainer.model is None else trainer.model  # with its wrapper, which names the processes
         for i, (optimizer, layers) in enumerate(chosen):
             run_dir = self._run_dir if self._run_dir is None or len(chosen) == 1 else self._run_dir / f"optimizer_{i}"
             monitor = start_monitor(
@@ -110,30 +112,30 @@ class RWCCallback(Callback):
             monitors.append(monitor)
         self.monitors, self._loaded = monitors, []
         self._logged = [monitor.step for monitor in monitors]
-        self._interval: int = trainer.log_every_n_steps  # type: ignore[attr-defined]  # it is set from elsewhere
+        self._interval: int = trainer.log_every_n_steps  # type: ignore[attr-defined]  # Lightning sets it
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
-        """Sum up for the loggers, when it is time."""
+        """Log a summary every `log_every_n_steps` steps."""
         if sum(monitor.step for monitor in self.monitors) - sum(self._logged) >= self._interval:
             self._log(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write what is left."""
+        """Log a last summary and close the monitors."""
         self._log(trainer)
         for monitor in self.monitors:
             monitor.close()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Write what was recorded until then."""
+        """Write what was recorded up to the error."""
         for monitor in self.monitors:
             monitor.abandon()
 
     def state_dict(self) -> dict[str, Any]:
-        """The records' part of a checkpoint; without `run_dir`, the records themselves."""
+        """The records' part of a checkpoint. Without `run_dir` it contains the records themselves."""
         return {"monitors": [monitor.checkpoint_state() for monitor in self.monitors]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Keep it until training starts: here the model may not be where it will be trained."""
+        """Keep the state until training starts. At this moment the model may not be on its device yet."""
         self._loaded = state_dict["monitors"]
 
     def _log(self, trainer: Trainer) -> None:
@@ -151,7 +153,7 @@ class RWCCallback(Callback):
 def _layers_by_optimizer(
     module: LightningModule, optimizers: list[Optimizer], layers: LayerSelector
 ) -> list[tuple[Optimizer, LayerSelector]]:
-    """The optimizers and which layers to record after each one's steps: those it trains, where there are several."""
+    """Each optimizer with the layers to record after its steps. With several optimizers, those that it trains."""
     if len(optimizers) == 1:
         return [(optimizers[0], layers)]
     chosen = select_layers(module, layers)

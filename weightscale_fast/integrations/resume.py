@@ -1,4 +1,4 @@
-"""start_monitor: the monitor that goes on from where a framework's training does."""
+"""start_monitor: a monitor that starts or continues together with a framework's training."""
 
 from __future__ import annotations
 
@@ -21,17 +21,18 @@ def start_monitor(
     again: bool = False,
     **options: Any,
 ) -> RWCMonitor:
-    """A monitor that begins a record at step 0 and goes on with one at any other.
+    """A monitor that begins a record if `step` is 0, and continues one otherwise.
 
     Args:
-        model: its weights are those at `step`.
+        model: the network with its weights at `step`.
         optimizer: as for `RWCMonitor`.
-        step: the steps done so far; where there are none, an existing run folder is an error.
-        state: what `RWCMonitor.checkpoint_state` put into the checkpoint that training goes on from.
-        earlier: without a state, the monitor to go on from, but with the weights of now: someone may have changed them.
-            Without it, too, the record goes on at `step`.
-        again: the first steps are done once more: what an existing run folder has of them is dropped.
-        options: the others of `RWCMonitor`.
+        step: the number of steps so far. If it is 0, an existing run folder is an error.
+        state: the return value of `RWCMonitor.checkpoint_state` from the checkpoint that training continues from.
+        earlier: if there is no state, the monitor whose record continues. The next row compares with the model's
+            current weights, because other code may have changed them. If this is None too, the next row follows `step`.
+        again: training repeats the first steps. An existing run folder is continued, and its rows after `step` are
+            deleted.
+        options: further arguments of `RWCMonitor`.
     """
     if not step and not again:
         return RWCMonitor(model, optimizer, **options)

@@ -1,4 +1,4 @@
-"""Summaries and figures to TensorBoard, Weights & Biases, Trackio and MLflow: eight numbers a log, not one a layer."""
+"""Log summaries and figures to TensorBoard, Weights & Biases, Trackio and MLflow."""
 
 from __future__ import annotations
 
@@ -16,37 +16,37 @@ from ..extras import import_extra
 from ..health.tracked import summarize
 from ..record.history import RWCHistory
 
-FIGURES = ("clustered_curves", "heat_map")  # of the report, those that tell most by themselves
+FIGURES = ("clustered_curves", "heat_map")  # the two figures of the report that say most without its text
 EXTRA = "integrations"
 
 
 @runtime_checkable
 class Tracker(Protocol):
-    """What a tracker must be able to do; an object with these three methods is one."""
+    """An object to log to. Any object with these three methods is a tracker."""
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
-        """Numbers by name, at an optimizer step."""
+        """Log numbers by name, at an optimizer step."""
 
     def image(self, name: str, png: Path, step: int) -> None:
-        """A PNG file."""
+        """Log a PNG file."""
 
     def page(self, html: Path) -> None:
-        """A self-contained HTML page."""
+        """Log a self-contained HTML page."""
 
 
 def log_summary(history: RWCHistory, tracker: Any, step: int | None = None) -> None:
     """Log the eight numbers of `summarize`.
 
     Args:
-        history: the steps to sum up, as `RWCMonitor.recent` gives them (of several processes all must call that, though
-            one may log); nothing is logged of an empty one.
-        tracker: a TensorBoard `SummaryWriter`; `wandb` or a run of it; `trackio`; `mlflow`, a run or a client's
+        history: the steps to sum up, such as `RWCMonitor.recent` returns. With several processes all must call
+            `recent`, but one process may log alone. If the history is empty, nothing is logged.
+        tracker: a TensorBoard `SummaryWriter`; `wandb` or a run of it; `trackio`; `mlflow`, a run of it or
             `(client, run_id)`; a Lightning logger of one of these; or any `Tracker`.
-        step: where to log, the last step of the history if not given.
+        step: the step to log at. By default the last step of the history.
 
     Raises:
-        TypeError: a tracker of no kind that is listed here.
-        WeightScaleError: its run was not started.
+        TypeError: `tracker` is none of these.
+        WeightScaleError: no run of the tracker is active.
 
     Example:
         `log_summary(monitor.recent(after=monitor.step - 50), writer)`
@@ -57,12 +57,13 @@ def log_summary(history: RWCHistory, tracker: Any, step: int | None = None) -> N
 
 
 def log_report(page: str | Path, tracker: Any, step: int = 0) -> None:
-    """Log a report and two of its figures, the curves by cluster and the heat map.
+    """Log a report and two of its figures, the clustered curves and the heat map.
 
     Args:
-        page: `report.html`, as `write_report` returns it and `weightscale analyze` prints it; the figures lie beside.
+        page: the path of `report.html`. `write_report` returns it, and `weightscale analyze` prints it. The figures are
+            in the same folder.
         tracker: as for `log_summary`.
-        step: where to log the figures.
+        step: the step to log the figures at.
 
     Raises:
         FileNotFoundError: the page or its figures are not there.
@@ -83,7 +84,7 @@ def log_report(page: str | Path, tracker: Any, step: int = 0) -> None:
 
 
 def tracker_for(target: Any) -> Tracker:
-    """What speaks to `target`; see `log_summary` for what that may be."""
+    """The `Tracker` that logs to `target`. `log_summary` lists what `target` may be."""
     if isinstance(target, Tracker):
         return target
     if hasattr(target, "add_scalar"):
@@ -103,8 +104,8 @@ def tracker_for(target: Any) -> Tracker:
         experiment = target.experiment
         return tracker_for((experiment, target.run_id) if hasattr(experiment, "log_batch") else experiment)
     raise TypeError(
-        "tracker must be a TensorBoard SummaryWriter, wandb, trackio or mlflow or a run of theirs, a Lightning logger "
-        f"of one of these, or an object with scalars, image and page; got {type(target).__name__}"
+        "tracker must be a TensorBoard SummaryWriter, wandb, trackio, mlflow, a run of one of these, a Lightning "
+        f"logger of one of these, or an object with scalars, image and page; got {type(target).__name__}"
     )
 
 
@@ -127,11 +128,11 @@ class _TensorBoard:
             self._writer.add_image(name, np.asarray(image.convert("RGB")), step, dataformats="HWC")
 
     def page(self, html: Path) -> None:
-        shutil.copy(html, self._writer.log_dir)  # TensorBoard shows no pages, so it lies beside its files
+        shutil.copy(html, self._writer.log_dir)  # TensorBoard shows no pages
 
 
 class _WandB:
-    """Steps are the metric `rwc/step`, for W&B's own step only rises: a value at an earlier one would be dropped."""
+    """The steps are the metric `rwc/step`. W&B's own step only rises, so W&B would drop values at earlier steps."""
 
     def __init__(self, run: Any) -> None:
         self._run = run
@@ -149,7 +150,7 @@ class _WandB:
 
 class _Trackio:
     def __init__(self, run: Any) -> None:
-        self._run = run  # or the module, whose functions are those of its current run
+        self._run = run  # or the module, whose functions log to its current run
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
         self._run.log(dict(values), step=step)

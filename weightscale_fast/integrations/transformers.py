@@ -30,24 +30,24 @@ else:
 class RWCTrainerCallback(TrainerCallback):
     """Record the relative weight change of every layer after each real step of the optimizer.
 
-    Accumulated batches and steps that a gradient scaler skips leave no row, or with a fused optimizer, which is the
-    Trainer's default, a row of 0 with a flag. The state of the record lies in the
-    Trainer's checkpoints, so that `trainer.train(resume_from_checkpoint=True)` goes on with no hole, no double row and
-    no false first value; with `save_only_model` it is left out.
+    Accumulated batches make one row. A step that a gradient scaler skips makes no row. With a fused optimizer, which is
+    the Trainer's default, it makes a row of 0 that `history().skipped` marks. The Trainer's checkpoints contain the
+    state of the record, so after `trainer.train(resume_from_checkpoint=True)` the record has no hole, no double row and
+    no false first value. With `save_only_model` the state is left out.
 
-    With several processes they share the counting, as `RWCMonitor` says; `history()` is then for all of them to call
-    until training ends, and afterwards the first has the record of `run_dir`.
+    Several processes record together, as described in `RWCMonitor`. `history()` is then a collective call until
+    training ends. Afterwards only the first process has the record of a `run_dir`.
 
     Args:
-        run_dir: a new folder for the record; None keeps it in memory. Where training goes on from a checkpoint, that
-            run's folder.
-        every: as for `RWCMonitor`, and so are `layers`, `definition` and `on_finding`.
-        tracker: gets the eight numbers of `summarize` whenever the Trainer logs; what `log_summary` takes. A Trainer
-            has no way to hand its own trackers on, so name the one you use: `wandb`, `mlflow`, a `SummaryWriter`, ...
-            Of several processes give it to all: they add the numbers up together, and the first logs them.
+        run_dir: a new folder for the record; None keeps the record in memory. If training continues from a checkpoint,
+            the folder of that run.
+        every, layers, definition, on_finding: as for `RWCMonitor`.
+        tracker: gets the eight numbers of `summarize` whenever the Trainer logs; see `log_summary`. A callback cannot
+            reach the Trainer's own trackers, so pass the one that you use: `wandb`, `mlflow`, a `SummaryWriter`, ...
+            With several processes pass it on all of them: they add up the numbers together, and the first logs them.
 
     Raises:
-        WeightScaleError: Transformers is not installed; and when training starts, what `RWCMonitor` raises.
+        WeightScaleError: Transformers is not installed. When training starts, the errors of `RWCMonitor`.
 
     Example:
         `Trainer(..., callbacks=[RWCTrainerCallback("runs/first")])`, and after `train` `weightscale analyze runs/first`
@@ -63,7 +63,7 @@ class RWCTrainerCallback(TrainerCallback):
         on_finding: Callable[[Finding], object] | None = None,
         tracker: Any = None,
     ) -> None:
-        self.monitor: RWCMonitor | None = None  # from the start of training on
+        self.monitor: RWCMonitor | None = None  # None before training
         self._options: dict[str, Any] = {
             "run_dir": run_dir,
             "every": every,
@@ -72,7 +72,7 @@ class RWCTrainerCallback(TrainerCallback):
             "on_finding": on_finding,
         }
         self._tracker = tracker
-        self._logged = 0  # the last step that the tracker knows
+        self._logged = 0  # the last step that was logged
         self._training = False
 
     def history(self) -> RWCHistory:
@@ -88,10 +88,10 @@ class RWCTrainerCallback(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Take the snapshot: the weights, those of a checkpoint too, are in place now."""
+        """Make the monitor. The model has its weights by now, also those of a checkpoint."""
         again = False
         if self.monitor is not None:
-            again = args.auto_find_batch_size and self._training  # the Trainer tries once more, with smaller batches
+            again = args.auto_find_batch_size and self._training  # the Trainer starts again with smaller batches
             self.monitor.close()
         self.monitor = start_monitor(
             kwargs["model"],
@@ -106,7 +106,7 @@ class RWCTrainerCallback(TrainerCallback):
         self._logged = self.monitor.step
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Sum up for the tracker."""
+        """Log a summary to the tracker."""
         if self._tracker is None or self.monitor is None:
             return
         history = self.monitor.recent(after=self._logged)
@@ -124,18 +124,18 @@ class RWCTrainerCallback(TrainerCallback):
             torch.save(monitor_state, folder / self._file(monitor_state["names"]))
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Write what is left."""
+        """Close the monitor."""
         self._training = False
         if self.monitor is not None:
             self.monitor.close()
 
     def _file(self, names: Iterable[str]) -> str:
-        """Another for each of several callbacks, as one a step and one an epoch, or of other layers."""
+        """The name of the state's file. It differs for callbacks with other options or other layers."""
         what = (self._options["every"], self._options["definition"], *names)
         return f"weightscale_fast_{hashlib.sha256(repr(what).encode()).hexdigest()[:12]}.pt"
 
     def _load(self, args: TrainingArguments, state: TrainerState, model: nn.Module) -> dict[str, Any] | None:
-        """The record's state in the checkpoint that training goes on from, if it does and if it is there."""
+        """The record's state in the checkpoint that training continues from; None if there is none."""
         if not state.global_step:
             return None
         folders = [_checkpoint(args, state)]
@@ -147,15 +147,16 @@ class RWCTrainerCallback(TrainerCallback):
                 loaded: dict[str, Any] = torch.load(folder / file, map_location="cpu", weights_only=True)
                 return loaded
         warnings.warn(
-            f"no {file} in {' or '.join(map(str, folders))}: the record goes on at step {state.global_step} from "
-            "the weights of now; to resume from elsewhere, name it in TrainingArguments(resume_from_checkpoint=...)",
+            f"no {file} in {' or '.join(map(str, folders))}: the record continues after step {state.global_step}, "
+            "from the current weights; if the checkpoint is elsewhere, pass its folder as "
+            "TrainingArguments(resume_from_checkpoint=...)",
             stacklevel=2,
         )
         return None
 
 
 def _replicas(args: TrainingArguments, model: nn.Module) -> Any:
-    """The processes that hold the same weights, if several do: the Trainer shows the model without its wrapper."""
+    """The processes that hold the same weights, if there are several. The Trainer hides the wrapper that names them."""
     if args.world_size == 1 or any(map(is_dtensor, model.parameters())):
         return None
     return torch.distributed.group.WORLD

@@ -1,4 +1,4 @@
-"""DTensors: find the local shard of a distributed weight. Nothing here communicates."""
+"""DTensors: find the local shard of a distributed weight. No function here communicates."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from torch import Tensor
 
 
 def is_dtensor(weights: Tensor) -> bool:
-    """Whether the weights are a DTensor, as FSDP2 and tensor parallelism make them."""
-    module = sys.modules.get("torch.distributed.tensor")  # imported already if a DTensor exists
+    """Whether the weights are a DTensor. FSDP2 and tensor parallelism make DTensors."""
+    module = sys.modules.get("torch.distributed.tensor")  # if a DTensor exists, it is imported
     return module is not None and isinstance(weights, module.DTensor)
 
 
@@ -23,8 +23,8 @@ def local_part(name: str, weights: Tensor) -> Tensor:
         return weights.detach()
     if any(placement.is_partial() for placement in weights.placements):  # type: ignore[attr-defined]
         raise TypeError(
-            f"layer {name!r} is a DTensor with a pending partial sum (placements {placements(weights)}), of which no "
-            "process has the weights: redistribute it to Replicate() or Shard(...), or leave the layer out with layers="
+            f"layer {name!r} is a DTensor with a pending partial sum (placements {placements(weights)}), so no process "
+            "has its weights: redistribute it to Replicate() or Shard(...), or leave the layer out with layers="
         )
     local: Tensor = weights._local_tensor  # type: ignore[attr-defined]  # to_local() is an autograd function
     return local.detach()
@@ -33,7 +33,7 @@ def local_part(name: str, weights: Tensor) -> Tensor:
 def shard_position(weights: Tensor) -> tuple[int, ...] | None:
     """The coordinates of this process along the mesh dimensions that shard the weights.
 
-    Processes with equal positions have equal weights. None if this process is not in the mesh and has no weights.
+    Processes with equal positions have equal weights. None if this process is not in the mesh, and so has no weights.
     """
     if not is_dtensor(weights):
         return ()
@@ -45,7 +45,7 @@ def shard_position(weights: Tensor) -> tuple[int, ...] | None:
 
 
 def placements(weights: Tensor) -> str:
-    """The placements as text, to compare and to show."""
+    """The placements as text, for comparisons and messages."""
     if not is_dtensor(weights):
         return "whole"
     return ", ".join(map(str, weights.placements))  # type: ignore[attr-defined]

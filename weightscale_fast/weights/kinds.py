@@ -1,4 +1,4 @@
-"""The kind of a layer, from the types and shapes of its modules, and from timm's names where they say more."""
+"""The kind of a layer, from the types, shapes and names of its modules. Some names are timm's."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from .layers import unwrap
 
 _ATTENTION = re.compile(r"attn|attention", re.IGNORECASE)  # in the name or the class of a module
-# The names of the projections inside an attention module, whatever type they have.
+# The names of projections inside an attention module. Their type does not matter.
 _PROJECTION = re.compile(
     r"w?(qkv|kv|[qkvo])|(qkv|kv|[qkvo]|in|out|c)_proj|proj|query|key|value|query_key_value|dense|c_attn|to_(qkv|kv|[qkv]|out)",
     re.IGNORECASE,
@@ -27,8 +27,8 @@ def layer_kind(model: nn.Module, name: str) -> str:
     - `squeeze_excite`: inside a squeeze-and-excite module
     - `depthwise`: a convolution with one group per channel
     - `pointwise_linear`: a 1x1 convolution that timm calls `conv_pwl`, a projection without an activation after it
-    - `pointwise`: any other 1x1 convolution, except timm's `conv_head`: it is not part of a block and counts as `conv`
-    - `conv`: any other convolution, including stems
+    - `pointwise`: any other 1x1 convolution, except timm's `conv_head`, which is not part of a block
+    - `conv`: any other convolution, including stems and timm's `conv_head`
     - `embedding`: a table of vectors, including learned positions and tokens
     - `linear`: a matrix product; also a custom module with a matrix `weight` and a `bias` as long as one of its sides
     - `other`: anything else

@@ -16,7 +16,7 @@ FLOATING_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
 def unwrap(model: nn.Module) -> nn.Module:
-    """The module inside the wrappers of `torch.compile`, DataParallel and DistributedDataParallel."""
+    """The module inside any wrappers of `torch.compile`, DataParallel and DistributedDataParallel."""
     while True:
         if isinstance(getattr(model, "_orig_mod", None), nn.Module):
             model = model._orig_mod  # type: ignore[assignment]
@@ -30,12 +30,12 @@ def select_layers(model: nn.Module, layers: LayerSelector = None, *, shards: boo
     """Select the parameters that are layers, by name, in the order of `named_parameters()`.
 
     Args:
-        model: any module, also inside the wrappers of `torch.compile` and data parallelism.
+        model: any module, with or without the wrappers of `torch.compile` and data parallelism.
         layers: None for the authors' rule, every parameter of more than one dimension (no biases, no norm scales); a
-            regular expression that is searched in the name; a predicate `(name, parameter) -> bool`; or `"all"`.
-        shards: True if the model is distributed. DTensors are then allowed, and this process may have no layer.
+            regular expression to search for in the name; a predicate `(name, parameter) -> bool`; or `"all"`.
+        shards: whether the model is distributed. If so, DTensors are allowed, and this process may have no layers.
 
-    If two parameters share their storage, only the first name is a layer.
+    If two parameters share their memory, only the first one is a layer.
 
     Raises:
         TypeError: `model` is not a module, or a selected weight is complex, integer, sparse or a tensor subclass.
@@ -54,7 +54,7 @@ def select_layers(model: nn.Module, layers: LayerSelector = None, *, shards: boo
     seen: set[tuple[torch.device, int, int]] = set()
     for name, parameter in unwrap(model).named_parameters():
         if nn.parameter.is_lazy(parameter):
-            raise ValueError(f"layer {name!r} is not initialised yet: run the model once before the snapshot")
+            raise ValueError(f"layer {name!r} is not initialised yet: run the model once before you record it")
         if not keep(name, parameter):
             continue
         weights = local_part(name, parameter) if shards else parameter
@@ -75,7 +75,7 @@ def no_layer(model: nn.Module, layers: LayerSelector) -> ValueError:
     found = f"its {len(names)} parameters are {listing(names)}" if names else "it has no parameters"
     return ValueError(
         f"no layer of {type(model).__name__} matches layers={layers!r}: {found} "
-        '(the default takes parameters of more than one dimension; layers="all" takes every one)'
+        '(the default takes parameters of more than one dimension; layers="all" takes every parameter)'
     )
 
 
@@ -97,12 +97,12 @@ def layer_predicate(layers: LayerSelector) -> Callable[[str, nn.Parameter], bool
 
 
 def check_weights(name: str, weights: Tensor) -> None:
-    """Raise `TypeError` or `ValueError`, naming the layer, unless the pass can read these weights."""
+    """Raise `TypeError` or `ValueError` with the layer's name if the pass cannot read these weights."""
     advice = "leave the layer out with layers="
     if is_dtensor(weights):
         raise TypeError(
-            f"layer {name!r} is a DTensor, of which this process has only a part: record the model with RWCMonitor, "
-            "which adds the parts of all processes up"
+            f"layer {name!r} is a DTensor, and this process has only a part of it: record the model with RWCMonitor, "
+            "which adds up the parts of all processes"
         )
     if weights.layout != torch.strided:
         raise TypeError(f"layer {name!r} must be dense, got layout {weights.layout}; {advice}")
@@ -110,6 +110,8 @@ def check_weights(name: str, weights: Tensor) -> None:
         wanted = ", ".join(str(dtype).removeprefix("torch.") for dtype in FLOATING_DTYPES)
         raise TypeError(f"layer {name!r} must be one of {wanted}, got {weights.dtype}; {advice}")
     if type(weights) not in (Tensor, nn.Parameter) and not type(weights).__module__.startswith("torch.nn."):
-        raise TypeError(f"layer {name!r} is a {type(weights).__name__}, whose memory is not plain weights; {advice}")
+        raise TypeError(
+            f"layer {name!r} is a {type(weights).__name__}, whose memory may not hold plain weights; {advice}"
+        )
     if weights.device.type == "meta":
-        raise ValueError(f"layer {name!r} is on the meta device and has no data: materialise the model first")
+        raise ValueError(f"layer {name!r} is on the meta device and has no data: move the model to a real device first")

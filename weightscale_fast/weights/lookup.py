@@ -1,4 +1,4 @@
-"""Find a model's layers at every step, and notice when they have changed."""
+"""Find a model's layers at every step, and notice if they have changed."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ class LayerLookup:
     """Finds the current parameters of named layers in a model.
 
     A parameter or a whole submodule may be replaced between two steps. So each call follows every name through the
-    modules' own tables. That costs about 40 ns per layer.
+    modules' own dictionaries. That costs about 40 ns per layer.
     """
 
     def __init__(self, model: nn.Module, names: tuple[str, ...]) -> None:
         self.model = model
         self.names = names
-        self.places: Sequence[int] = range(len(names))  # the index of each name among all recorded layers
+        self.places: Sequence[int] = range(len(names))  # the index of each name among the recorded layers
         self._walk()
 
     def __call__(self) -> tuple[list[Tensor], Fingerprint]:
         """The parameters in the order of the names, and their fingerprint.
 
         Raises:
-            WeightScaleError: the model has lost one of them.
+            WeightScaleError: the model no longer has one of them.
         """
         try:
             found = self.parameters()
@@ -45,11 +45,11 @@ class LayerLookup:
             raise
 
     def requires_grad(self, start: int, end: int) -> list[bool]:
-        """Whether each parameter of names[start:end] is trained. Reads the parameters that were found last."""
+        """Whether each parameter of names[start:end] requires a gradient, for the parameters that were found last."""
         return [table[key].requires_grad for table, key in self._slots[start:end]]  # type: ignore[union-attr]
 
     def parameters(self) -> list[Tensor]:
-        """The parameters in the order of the names, unchecked: a removed parameter is None, or raises KeyError."""
+        """The parameters in the order of the names. If one was removed, it is None, or this raises KeyError."""
         if [table.get(key) for table, key in self._edges] != self._children:
             self._walk()
         return [table[key] for table, key in self._slots]  # type: ignore[misc]
@@ -77,8 +77,8 @@ class LayerLookup:
         module, _, key = name.rpartition(".")
         inside = (other for other, _ in unwrap(self.model).named_parameters() if other.startswith(f"{module}."))
         moved = next((other for other in inside if module and other.endswith(f".{key}")), None)
-        why = "the layer was removed" if moved is None else f"it was wrapped, and is now {moved!r} (an adapter?)"
+        why = "the layer was removed" if moved is None else f"the layer was wrapped and is now {moved!r} (an adapter?)"
         return WeightScaleError(
-            f"{type(unwrap(self.model)).__name__} has no parameter {name!r}: this is another model than the one "
-            f"the snapshot was taken of, or {why}; take a new snapshot, or make a new monitor"
+            f"{type(unwrap(self.model)).__name__} has no parameter {name!r}: the snapshot is of another model, or "
+            f"{why}; take a new snapshot, or make a new monitor"
         )

@@ -1,4 +1,4 @@
-"""master_weights: the float32 weights that an optimizer keeps for a 16-bit model, as a module that can be recorded."""
+"""master_weights: the float32 weights that an optimizer keeps for a 16-bit model, as a module to record."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .lookup import LayerLookup
 
 
 class MasterWeights(nn.Module):
-    """See `master_weights`."""
+    """What `master_weights` returns."""
 
     model: nn.Module
 
@@ -22,7 +22,7 @@ class MasterWeights(nn.Module):
         object.__setattr__(self, "model", unwrap(model))  # not a submodule, because its weights are not master weights
         self._find: Callable[[Any], Tensor | None] = find
         self._lookup = LayerLookup(model, tuple(select_layers(model, layers)))
-        self._slots: list[tuple[nn.Module, str]] = []  # for each layer, the module in here that has it, and its key
+        self._slots: list[tuple[nn.Module, str]] = []  # for each layer, the submodule that has it, and its key
         for name in self._lookup.names:
             *path, key = name.split(".")
             holder: nn.Module = self
@@ -32,16 +32,16 @@ class MasterWeights(nn.Module):
                 holder = holder._modules[part]  # type: ignore[assignment]
             self._slots.append((holder, key))
         self._held: list[nn.Parameter] = []
-        self._trained: list[bool] = []  # whether each parameter of the model was trained at the last _hold
+        self._trained: list[bool] = []  # requires_grad of each parameter at the last _hold
         self.refresh()
 
     def refresh(self) -> None:
-        """Find all master weights again, because loading an optimizer's state replaces them.
+        """Find all master weights again. Loading an optimizer's state replaces them.
 
-        This runs at each step. If nothing has changed, all calls per layer are in C, except `find`.
+        This runs at each step. If nothing has changed, the only Python code that runs for each layer is `find`.
 
         Raises:
-            WeightScaleError: a layer has no master weight, or the model has lost the layer.
+            WeightScaleError: a layer has no master weight, or the model no longer has the layer.
         """
         try:
             parameters = self._lookup.parameters()
@@ -66,8 +66,8 @@ class MasterWeights(nn.Module):
             master = None
         if not isinstance(master, Tensor):
             raise WeightScaleError(
-                f"layer {name!r} has no master weight, find gave {type(master).__name__}: many optimizers "
-                "make them in their first step, so call master_weights after it; or leave it out with layers="
+                f"layer {name!r} has no master weight, find gave {type(master).__name__}: many optimizers make master "
+                "weights in their first step, so call master_weights after it; or leave the layer out with layers="
             )
         held = holder._parameters.get(key)
         if held is None or held.data_ptr() != master.data_ptr():
@@ -83,10 +83,10 @@ def master_weights(
 ) -> MasterWeights:
     """The float32 master weights of a 16-bit model, as a module for `RWCMonitor`, `snapshot` or `fast_rwc`.
 
-    The 16-bit weights are the rounded master weights. Most small updates are lost in the rounding; the master weights
-    have all of them. Nothing is copied. The optimizer may replace its master weights, for example when its state is
-    loaded. Under autocast, and with FSDP2's `MixedPrecisionPolicy`, the model's own parameters are the master weights,
-    and this function is not needed.
+    The 16-bit weights are the rounded master weights. Rounding loses most small updates; the master weights have all of
+    them. Nothing is copied. The optimizer may replace its master weights, for example when its state is loaded. Under
+    autocast, and with FSDP2's `MixedPrecisionPolicy`, the model's own parameters are the master weights, and this
+    function is not needed.
 
     Args:
         model: the 16-bit network.
@@ -104,7 +104,7 @@ def master_weights(
         >>> [(name, weights.dtype) for name, weights in master_weights(model, masters.get).named_parameters()]
         [('weight', torch.float32)]
 
-    If the optimizer keeps them in its state, as Transformer Engine's FusedAdam does, `find` is
+    If the optimizer keeps the master weights in its state, as Transformer Engine's FusedAdam does, `find` is
     `lambda p: optimizer.state[p]["master_param"]`.
     """
     return MasterWeights(model, find, layers)

@@ -1,4 +1,4 @@
-"""Snapshot: one flat copy of every layer's weights, laid out for the pass."""
+"""Snapshot: a copy of every layer's weights, in the memory layout that the pass needs."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from .layers import LayerSelector, check_weights, select_layers
 from .lookup import Fingerprint, LayerLookup
 from .masters import MasterWeights
 
-ALIGNMENT = 64  # bytes; a copy starts as far past a multiple of it as its weights do, so both have the same alignment
+# Bytes. A copy and its weights start equally far after a multiple of this, so that both have the same alignment.
+ALIGNMENT = 64
 
 
 class Snapshot:
-    """The weights of a model's layers at one moment. `fast_rwc` compares the model with it and updates it.
+    """The weights of a model's layers at one moment. `fast_rwc` compares the model with the snapshot and updates it.
 
     Attributes:
         names: the layers, in network order.
@@ -41,8 +42,8 @@ class Snapshot:
         """A snapshot of what `lookup` finds: one entry for each of `names`.
 
         Args:
-            label: who holds the weights, if several ranks share the layers. It becomes part of the names in
-                `state_dict`, so that one checkpoint can hold the entries of all ranks.
+            label: the rank that holds the weights, if several ranks share the layers. It becomes part of the names in
+                `state_dict`, so one checkpoint can hold the entries of all ranks.
         """
         snapshot = cls.__new__(cls)
         snapshot._take(lookup, names, label)
@@ -56,7 +57,7 @@ class Snapshot:
         self._arenas, self._weights = _copy_to_arenas([w.detach() for w in weights])
         self._lookup: LayerLookup | None = lookup
         self._plan: Plan | None = None
-        self._seen: Fingerprint | None = None  # what the plan was made for
+        self._seen: Fingerprint | None = None  # of the weights that the plan was built for
 
     def __len__(self) -> int:
         return len(self.names)
@@ -74,7 +75,7 @@ class Snapshot:
 
     @property
     def nbytes(self) -> int:
-        """Memory that the copy takes, in bytes."""
+        """The memory of the copy, in bytes."""
         return sum(arena.nbytes for arena in self._arenas)
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -85,7 +86,7 @@ class Snapshot:
         """Copy the weights of `state_dict()` into this snapshot.
 
         Raises:
-            ValueError: the names or shapes are not this snapshot's; nothing was then loaded.
+            ValueError: the names or shapes are not this snapshot's. Nothing is loaded in this case.
         """
         entries = self._entries()
         if self._label:
@@ -108,7 +109,7 @@ class Snapshot:
         return {f"{name} ({self._label})": weights for name, weights in entries.items() if weights.numel()}
 
     def _own_entries(self, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The entries with this label. Those of other ranks may be in the state beside them."""
+        """The entries with this label. The state may also contain entries of other ranks."""
         own = {name: weights for name, weights in state_dict.items() if name.endswith(f"({self._label})")}
         if own.keys() != self._entries().keys():
             others = [name for name in state_dict if name not in self._entries()]
@@ -120,10 +121,10 @@ class Snapshot:
         return own
 
     def lookup_in(self, model: nn.Module) -> LayerLookup:
-        """What finds the layers in `model`.
+        """The lookup that finds the layers in `model`.
 
         Raises:
-            WeightScaleError: the model lacks one of them.
+            WeightScaleError: the model lacks one of the layers.
         """
         if self._lookup is None or self._lookup.model is not model:
             self._lookup = LayerLookup(model, self.names)
@@ -150,7 +151,7 @@ class Snapshot:
         return self._plan, cur
 
     def _follow_layout(self, i: int, weights: Tensor) -> None:
-        """Store layer i in the memory order of `weights`, so that the pass reads both in one direction."""
+        """Store layer i in the memory order of `weights`, so that the pass reads both in the same order."""
         old = self._weights[i]
         if is_dense(weights) and not same_order(weights, old):
             new = old.as_strided(weights.shape, weights.stride())
@@ -158,9 +159,9 @@ class Snapshot:
             self._weights[i] = new
 
 
-@torch.inference_mode(False)  # the pass writes to them later, in whatever mode
+@torch.inference_mode(False)  # the pass writes to them later, in any mode
 def _copy_to_arenas(weights: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-    """One flat tensor for each device and dtype; and in these a copy of each layer's weights, in its memory order."""
+    """One flat tensor for each device and dtype, and in these the copies of all layers, each in its memory order."""
     offsets: list[int] = []  # in elements
     ends: dict[tuple[torch.device, torch.dtype], int] = {}
     for w in weights:
@@ -200,8 +201,8 @@ def check_same(name: str, weights: Any, expected: Tensor, *, dtype: bool = True,
     ]
     if differences:
         raise ValueError(
-            f"layer {name!r} is not what the other weights are: expected {'; '.join(differences)}; "
-            "was the model changed, or moved, since the snapshot? Take a new one"
+            f"layer {name!r} does not fit the weights to compare with: expected {'; '.join(differences)}; "
+            "if the model was changed or moved since the snapshot, take a new one"
         )
 
 
@@ -218,7 +219,7 @@ def snapshot(model: nn.Module, *, layers: LayerSelector = None) -> Snapshot:
             `(name, parameter) -> bool`, or `"all"`.
 
     Raises:
-        TypeError: `model` is no module, or a weight is complex, integer, sparse or a tensor subclass.
+        TypeError: `model` is not a module, or a weight is complex, integer, sparse or a tensor subclass.
         ValueError: no layer matches.
 
     Example:
