@@ -336,10 +336,11 @@ class TestLoadStateDict:
         model, other = network(), nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
         monitor, by_hand = wsf.RWCMonitor(model, optimizer), ByHand(model)
-        for _ in range(3):
+        for step in range(4):
             train(model, optimizer, 1)
             by_hand.row()
-            model.load_state_dict(other.state_dict())
+            if step == 1:
+                model.load_state_dict(other.state_dict())
         by_hand.check(monitor.history())
 
     def test_with_assign_the_record_follows_the_new_parameters(self):

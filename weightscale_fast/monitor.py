@@ -20,9 +20,11 @@ from .ratios import check_definition
 from .record import resume as resuming
 from .record.frozen import Watch
 from .record.history import RWCHistory
+from .record.listener import Listener
 from .record.optimizer_hook import OptimizerHook
 from .record.record import Record
 from .record.rows import Rows
+from .record.step_check import StepCheck
 from .text import count
 from .weights.layers import LayerSelector
 
@@ -35,7 +37,8 @@ class RWCMonitor:
 
     Args:
         model: the network.
-        optimizer: the monitor records after each of its steps, so accumulated batches make one row. A step that a
+        optimizer: the monitor records after each of its steps, so accumulated batches make one row. If it wraps another
+            optimizer, as Lookahead does, or calls `super().step()`, the outermost call is the step. A step that a
             gradient scaler skips makes no row. Fused optimizers are called even for such a step: it then makes a row of
             0, which `history().skipped` marks. Without an optimizer, call `record()` where a step ends: after the
             last of several optimizers, or after a backward pass in which parameters are updated one by one. Or make one
@@ -62,6 +65,11 @@ class RWCMonitor:
     Attributes:
         model: the network, as given.
         step: optimizer steps so far. Steps in replays of a CUDA graph count from the next `flush` on.
+
+    A row must be the change between two ends of steps. So the monitor compares the weights before some steps with those
+    of the last row: after the first three rows, and later after 64, 128, 256, ... It warns if the loop changes them
+    after `step`. It also warns if another optimizer steps on the model's layers while the watched one does not, and if
+    `record()` is never called.
 
     The monitor also warns of what a record does not show: a layer that moves while it is frozen
     (`requires_grad=False`), a layer that is new in the model, and an optimizer that was rebuilt or does not train the
@@ -139,6 +147,7 @@ class RWCMonitor:
         )
         self._hook = None if optimizer is None else OptimizerHook(optimizer, model)
         snapshot = self._record.snapshot
+        self._steps = StepCheck(model, snapshot, self._record.last_moved, self._hook.name if self._hook else None)
         self._watch = Watch(model, snapshot.lookup_in(model), layers, snapshot.names)
         self._health = HealthWatch(self._record.meta, on_finding)
         if run_dir is not None:
@@ -148,7 +157,9 @@ class RWCMonitor:
         # With several processes they are lost, because the other ranks may not come any more.
         self._unclosed = weakref.finalize(self, self._record.abandon)
         if self._hook is not None:
-            self._hook.start(self._after_step)
+            self._hook.start(self._before_step, self._after_step, self._steps.other_steps)
+        else:
+            self._listener = Listener(self._steps.other_steps)
 
     @property
     def step(self) -> int:
@@ -174,9 +185,16 @@ class RWCMonitor:
             raise WeightScaleError("the monitor is closed: make a new one to continue recording")
         self._after_step()
 
+    def _before_step(self) -> None:
+        if self._steps.is_due() and not self._record.between_rows and not self._record.is_capturing():
+            self._steps.compare()
+
     @always_eager
     def _after_step(self, found_inf: Tensor | None = None) -> None:
         added = self._record.add_step(self.model, found_inf if isinstance(found_inf, Tensor) else None)
+        self._steps.step_ended(row=added is not None)
+        if self._hook is None:
+            self._listener.end()
         if added is None:
             return
         self._watch.look(self.step)
@@ -198,6 +216,8 @@ class RWCMonitor:
     def _warn_of_missed_steps(self) -> None:
         if self._hook is not None and not self._record.between_rows:
             self._hook.warn_if_steps_missed(self.model, self._record.snapshot)
+        if self._hook is None:
+            self._steps.warn_if_never_called()
 
     @property
     def nbytes(self) -> int:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.hooks import RemovableHandle
 
 from ..eager import always_eager
@@ -15,14 +16,22 @@ from ..errors import WeightScaleError
 from ..functional import layer_sums
 from ..weights.masters import MasterWeights
 from ..weights.snapshot import Snapshot
+from .listener import Listener
+from .outermost import OutermostStep
+
+# Packages whose wrappers of an optimizer do nothing to the weights after its step.
+PASS_ON = ("accelerate", "lightning", "lightning_fabric", "pytorch_lightning")
 
 
 class OptimizerHook:
-    """A hook that an optimizer calls after each of its steps.
+    """Hooks that an optimizer calls before and after each of its steps.
+
+    If one `step` calls another, as an optimizer that wraps a second one or calls `super().step()`, the outermost call
+    is the step.
 
     Args:
-        optimizer: the optimizer that trains the model, or a wrapper with an attribute `optimizer`, such as Accelerate's
-            and Lightning's.
+        optimizer: the optimizer that trains the model; or what Accelerate, Lightning or a learning rate scheduler made
+            of it.
         model: the model that it trains.
 
     Raises:
@@ -41,14 +50,31 @@ class OptimizerHook:
             )
         self._stepped = False  # whether the optimizer has made a step
         self._optimizer = weakref.ref(optimizer)  # the hook must not keep the optimizer alive
-        self._handle: RemovableHandle | None = None
+        self._handles: list[RemovableHandle] = []
+        self._others: Listener | None = None
+        self._outermost = OutermostStep()
         self._warned = False
 
-    def start(self, after_step: Callable[[Tensor | None], None]) -> None:
-        """Call `after_step` after each optimizer step.
+    @property
+    def name(self) -> str:
+        """The name of the optimizer's class."""
+        optimizer = self._optimizer()
+        return "optimizer" if optimizer is None else type(optimizer).__name__
 
-        Its argument is what a gradient scaler told a fused optimizer: one number on a device. It is not 0 if the scaler
-        found infinite gradients, so that the step changed nothing. Without a scaler the argument is None.
+    def start(
+        self,
+        before_step: Callable[[], None],
+        after_step: Callable[[Tensor | None], None],
+        other_steps: Callable[[Optimizer], None],
+    ) -> None:
+        """Begin to call.
+
+        Args:
+            before_step: called before each step.
+            after_step: called after each step, with what a gradient scaler told a fused optimizer: one number on a
+                device. It is not 0 if the scaler found infinite gradients, so that the step changed nothing. Without a
+                scaler it is None.
+            other_steps: called before each step of any other optimizer, unless it is part of a step of this one.
 
         Raises:
             WeightScaleError: the optimizer has no hooks.
@@ -57,22 +83,37 @@ class OptimizerHook:
         assert optimizer is not None
 
         @always_eager
-        def call(stepped: Optimizer, *_: object) -> None:
-            self._stepped = True
-            after_step(getattr(stepped, "found_inf", None))
+        def begin(*_: object) -> None:
+            if self._outermost.begin():
+                before_step()
+
+        @always_eager
+        def end(stepped: Optimizer, *_: object) -> None:
+            if self._outermost.end():
+                self._stepped = True
+                after_step(getattr(stepped, "found_inf", None))
 
         try:
-            self._handle = optimizer.register_step_post_hook(call)
-        except AttributeError as error:
+            pre = optimizer.register_step_pre_hook(begin)
+            self._handles = [pre, optimizer.register_step_post_hook(end)]
+            if not getattr(type(optimizer).step, "hooked", False):  # its class does not call Optimizer.__init__
+                optimizer._patch_step_function()
+        except (AttributeError, TypeError) as error:
+            self.remove()
             raise WeightScaleError(
                 f"{type(optimizer).__name__} has no hooks for its steps ({error}): leave optimizer out and call "
                 "record() after each step"
             ) from error
+        watched, outermost = self._optimizer, self._outermost
+        self._others = Listener(other_steps, ignored=lambda other: other is watched() or outermost.is_running())
 
     def remove(self) -> None:
         """Stop the calls."""
-        if self._handle is not None:
-            self._handle.remove()
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+        if self._others is not None:
+            self._others.end()
 
     def warn_if_unrelated(self, model: nn.Module) -> None:
         """Warn once if the model no longer contains any parameter of the optimizer."""
@@ -87,12 +128,12 @@ class OptimizerHook:
     def warn_if_steps_missed(self, model: nn.Module, last_row: Snapshot) -> None:
         """Warn once if weights moved since the last row but this optimizer made no step. This waits for the device."""
         optimizer = self._optimizer()
-        if self._warned or (optimizer is not None and self._stepped) or not _has_moved(model, last_row):
+        if self._warned or (optimizer is not None and self._stepped):
             return
-        what = "does not exist any more" if optimizer is None else f"({type(optimizer).__name__}) made no step"
-        self._warn(
-            f"the weights moved since the last recorded step, but the optimizer that this monitor watches {what}"
-        )
+        change = _change(model, last_row)
+        if change:
+            what = "does not exist any more" if optimizer is None else f"({type(optimizer).__name__}) made no step"
+            self._warn(f"{change} since the last recorded step, but the optimizer that this monitor watches {what}")
 
     def _warn(self, what: str) -> None:
         if not self._warned:
@@ -104,27 +145,42 @@ class OptimizerHook:
         self._warned = True
 
 
-def _has_moved(model: nn.Module, since: Snapshot) -> bool:
-    """Whether any weight on this process has changed."""
+def _change(model: nn.Module, since: Snapshot) -> str:
+    """How the weights on this process have changed; empty if they have not."""
     try:
         sums = layer_sums(model, since, update=False)
-    except (TypeError, ValueError, WeightScaleError):  # the model has other layers now, so it cannot be compared
-        return False
-    return bool((sums.delta_l1 > 0).any())
+    except (TypeError, ValueError, WeightScaleError) as error:
+        return f"the layers changed ({error})"
+    return "the weights moved" if bool((sums.delta_l1 > 0).any()) else ""
 
 
 def unwrap_optimizer(optimizer: object) -> Optimizer:
-    """The optimizer inside any wrappers. A wrapper has the optimizer as its attribute `optimizer`.
+    """The optimizer whose steps are recorded: the one that was given, or the one inside a wrapper that passes steps on.
+
+    Any other optimizer that wraps a second one, such as Lookahead, may change weights after the inner step. So its own
+    steps are recorded.
 
     Raises:
-        TypeError: it is not an optimizer, or a wrapper of one.
+        TypeError: it is not an optimizer.
     """
-    wrapper = optimizer
-    while isinstance(inner := getattr(optimizer, "optimizer", None), Optimizer):
+    given = optimizer
+    while isinstance(inner := getattr(optimizer, "optimizer", None), Optimizer) and _passes_on(optimizer):
         optimizer = inner
-    if not isinstance(optimizer, Optimizer):
-        raise TypeError(f"optimizer must be a torch.optim.Optimizer or None, got {type(wrapper).__name__}")
-    return optimizer
+    if isinstance(optimizer, Optimizer):
+        return optimizer
+    name = type(given).__name__
+    if isinstance(inner, Optimizer):
+        raise TypeError(
+            f"optimizer must be a torch.optim.Optimizer or None, got {name}, which wraps {type(inner).__name__} and "
+            "has no hooks for its steps: leave optimizer out and call record() after each step; or pass the optimizer "
+            f"inside, if {name} does not change weights after its step"
+        )
+    raise TypeError(f"optimizer must be a torch.optim.Optimizer or None, got {name}")
+
+
+def _passes_on(wrapper: object) -> bool:
+    packages = {cls.__module__.partition(".")[0] for cls in type(wrapper).__mro__}
+    return isinstance(wrapper, LRScheduler) or not packages.isdisjoint(PASS_ON)
 
 
 def trains(optimizer: Optimizer, model: nn.Module) -> bool:

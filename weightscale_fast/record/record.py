@@ -148,6 +148,14 @@ class Record:
         run_plan(plan, cur, self._ring.rows, self._ring.cursor, update=True)
         return Added(changed, self.recorder.commit())
 
+    def is_capturing(self) -> bool:
+        """Whether a CUDA graph is captured now."""
+        return is_capturing(self._ring.rows.device)
+
+    def last_moved(self) -> Tensor:
+        """[L] the sum of |w_t - w_prev| in the last row: on the device, and on this rank only."""
+        return self._ring.rows[(self._ring.recorded - 1) % len(self._ring.rows), 0]
+
     @property
     def between_rows(self) -> bool:
         """Whether there were steps after the last row. The next row is then not due yet."""

@@ -1,0 +1,399 @@
+"""When a step ends: optimizers that call others, and loops that change the weights after the step.
+
+Every test trains a real model. Either the rows are those that `ByHand` computes at the ends of the steps, or a warning
+names the loop at the first rows.
+"""
+
+import contextlib
+import gc
+import types
+import weakref
+from collections import OrderedDict
+
+import pytest
+import torch
+from torch import nn
+
+import weightscale_fast as wsf
+from weightscale_fast.record.step_check import FIRST, LATER, SILENT
+
+from .test_training_loops import ByHand, backward, network, train
+
+LACK = "moved after their row was recorded"
+
+
+def run(model, optimizer, steps=6, after=lambda: None, watched=None):
+    """Train, and return the history of a monitor with the rows computed by hand."""
+    monitor, by_hand = wsf.RWCMonitor(model, watched or optimizer), ByHand(model)
+    for _ in range(steps):
+        train(model, optimizer, 1)
+        after()
+        by_hand.row()
+    return monitor.history(), by_hand
+
+
+def repeat(times, *calls):
+    for _ in range(times):
+        for call in calls:
+            call()
+
+
+class Lookahead(torch.optim.Optimizer):
+    """Wraps an optimizer, and pulls the weights back after every second step of it."""
+
+    def __init__(self, inner, tables=OrderedDict):
+        self.optimizer, self.steps = inner, 0
+        self._optimizer_step_pre_hooks, self._optimizer_step_post_hooks = tables(), tables()
+        self.slow = [[p.detach().clone() for p in group["params"]] for group in inner.param_groups]
+
+    @property
+    def param_groups(self):
+        return self.optimizer.param_groups
+
+    def zero_grad(self):
+        self.optimizer.zero_grad()
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        self.optimizer.step(closure)
+        self.steps += 1
+        if self.steps % 2 == 0:
+            for group, slow in zip(self.param_groups, self.slow, strict=True):
+                for p, s in zip(group["params"], slow, strict=True):
+                    p.copy_(s.add_(p - s, alpha=0.5))
+
+
+class WithInit(Lookahead):
+    """The same, with `Optimizer.__init__` called."""
+
+    param_groups = None
+
+    def __init__(self, inner):
+        torch.optim.Optimizer.__init__(self, inner.param_groups, {})
+        self.param_groups = inner.param_groups
+        self.optimizer, self.steps = inner, 0
+        self.slow = [[p.detach().clone() for p in group["params"]] for group in inner.param_groups]
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        return Lookahead.step(self, closure)
+
+
+class TestOptimizersThatWrapAnother:
+    @pytest.mark.parametrize("wrapper", [Lookahead, WithInit])
+    def test_the_steps_of_the_wrapper_are_recorded(self, wrapper):
+        model = network()
+        history, by_hand = run(model, wrapper(torch.optim.Adam(model.parameters(), lr=0.05)))
+        by_hand.check(history)
+
+    def test_a_class_whose_step_has_no_hooks_gets_them(self):
+        """A subclass that does not call `Optimizer.__init__`, in a loop that calls `model.zero_grad()`."""
+
+        class Fresh(Lookahead):
+            @torch.no_grad()
+            def step(self, closure=None):
+                return Lookahead.step(self, closure)
+
+        assert not getattr(Fresh.step, "hooked", False)
+        model = network()
+        optimizer = Fresh(torch.optim.Adam(model.parameters(), lr=0.05))
+        monitor, by_hand = wsf.RWCMonitor(model, optimizer), ByHand(model)
+        for _ in range(6):
+            model.zero_grad()
+            backward(model)
+            optimizer.step()
+            by_hand.row()
+        by_hand.check(monitor.history())
+
+    def test_tables_that_cannot_hold_hooks_are_an_error(self):
+        model = network()
+        optimizer = Lookahead(torch.optim.Adam(model.parameters()), tables=dict)
+        with pytest.raises(wsf.WeightScaleError, match=r"Lookahead has no hooks for its steps .*call record\(\) after"):
+            wsf.RWCMonitor(model, optimizer)
+
+    def test_a_wrapper_that_is_no_optimizer_is_an_error(self):
+        model = network()
+        wrapper = types.SimpleNamespace(optimizer=torch.optim.SGD(model.parameters(), lr=0.1))
+        with pytest.raises(TypeError, match="got SimpleNamespace, which wraps SGD and has no hooks for its steps"):
+            wsf.RWCMonitor(model, wrapper)
+
+    def test_a_scheduler_stands_for_its_optimizer(self):
+        model = network()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 2)
+        history, by_hand = run(model, optimizer, watched=scheduler)
+        by_hand.check(history)
+
+
+class Clipped(torch.optim.SGD):
+    """Calls `super().step()`, and changes the weights before and after it."""
+
+    fail = False
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        for p in self.param_groups[0]["params"]:
+            p.mul_(0.99)
+        if self.fail:
+            raise RuntimeError("a step that fails")
+        super().step(closure)
+        for p in self.param_groups[0]["params"]:
+            p.clamp_(-0.4, 0.4)
+
+
+class Sam(torch.optim.Optimizer):
+    """Sharpness-aware minimization: a step up the gradient, a second gradient there, back, and a step down."""
+
+    def __init__(self, params):
+        super().__init__(params, {})
+        self.base = torch.optim.SGD(self.param_groups, lr=0.1)
+
+    @torch.no_grad()
+    def step(self, closure):
+        with torch.enable_grad():
+            closure()
+        params = [p for p in self.param_groups[0]["params"] if p.grad is not None]
+        before = [p.clone() for p in params]
+        for p in params:
+            p.add_(p.grad, alpha=0.05)
+        with torch.enable_grad():
+            closure()
+        for p, weights in zip(params, before, strict=True):
+            p.copy_(weights)
+        self.base.step()
+
+
+def test_sam_with_a_closure_makes_one_row_a_step():
+    model = network()
+    optimizer = Sam(model.parameters())
+    monitor, by_hand = wsf.RWCMonitor(model, optimizer), ByHand(model)
+    for _ in range(6):
+        optimizer.step(lambda: (optimizer.zero_grad(), backward(model)))
+        by_hand.row()
+    by_hand.check(monitor.history())
+
+
+class TestStepsThatCallSuper:
+    def test_only_the_outer_call_is_a_step(self):
+        torch.optim.SGD(nn.Linear(1, 1).parameters(), lr=0.1)  # so that PyTorch has put hooks into SGD.step too
+        model = network()
+        history, by_hand = run(model, Clipped(model.parameters(), lr=0.1))
+        by_hand.check(history)
+
+    def test_a_step_that_raised_is_not_counted_for_ever(self):
+        torch.optim.SGD(nn.Linear(1, 1).parameters(), lr=0.1)
+        model = network()
+        optimizer = Clipped(model.parameters(), lr=0.1)
+        monitor, by_hand = wsf.RWCMonitor(model, optimizer), ByHand(model)
+        for step in range(6):
+            optimizer.fail = step == 2
+            optimizer.zero_grad()
+            backward(model)
+            try:
+                optimizer.step()
+            except RuntimeError:
+                continue
+            by_hand.row()
+        by_hand.check(monitor.history())
+
+    def test_an_inner_step_whose_error_is_caught(self):
+        class Tolerant(Clipped):
+            @torch.no_grad()
+            def step(self, closure=None):
+                with contextlib.suppress(RuntimeError):
+                    super().step(closure)
+
+        Clipped(nn.Linear(1, 1).parameters(), lr=0.1)
+        model = network()
+        optimizer = Tolerant(model.parameters(), lr=0.1)
+        optimizer.fail = True
+        history, by_hand = run(model, optimizer)
+        by_hand.check(history)
+
+
+def two_optimizers(model):
+    first = torch.optim.SGD([model[0].weight], lr=0.1)
+    second = torch.optim.Adam([model[2].weight, model[0].bias, model[2].bias], lr=0.01)
+    return first, second
+
+
+def steps_of_both(model, *optimizers):
+    for optimizer in optimizers:
+        optimizer.zero_grad()
+    backward(model)
+    for optimizer in optimizers:
+        optimizer.step()
+
+
+class TestTwoOptimizers:
+    def test_one_that_steps_after_the_watched_one_is_told(self):
+        model = network()
+        first, second = two_optimizers(model)
+        wsf.RWCMonitor(model, first)
+        with pytest.warns(UserWarning, match=rf"2.weight {LACK}: Adam stepped after the SGD that this monitor watches"):
+            repeat(FIRST, lambda: steps_of_both(model, first, second))
+
+    def test_one_that_steps_before_it_is_right(self):
+        model = network()
+        first, second = two_optimizers(model)
+        monitor, by_hand = wsf.RWCMonitor(model, first), ByHand(model)
+        for _ in range(6):
+            steps_of_both(model, second, first)
+            by_hand.row()
+        by_hand.check(monitor.history())
+
+    def test_optimizers_in_the_backward_pass_are_right(self):
+        """One optimizer for each parameter steps during backward; the watched one has a `step` that does nothing."""
+
+        class InBackward(torch.optim.Optimizer):
+            def step(self):
+                pass
+
+        model = network()
+        inner = {p: torch.optim.SGD([p], lr=0.1) for p in model.parameters()}
+
+        def update(p):
+            inner[p].step()
+            p.grad = None
+
+        for p in model.parameters():
+            p.register_post_accumulate_grad_hook(update)
+        history, by_hand = run(model, InBackward(list(model.parameters()), {}), steps=3 * SILENT)
+        by_hand.check(history)
+
+    def test_optimizers_of_other_models_are_not_heard(self):
+        model, other = network(), network()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        history, by_hand = run(
+            model, optimizer, after=lambda: train(other, torch.optim.SGD(other.parameters(), lr=0.1), 2 * SILENT)
+        )
+        by_hand.check(history)
+
+    def test_one_that_steps_instead_of_the_watched_one_is_told(self):
+        """The two calls of SAM: its own `step` is never called, but that of the optimizer inside."""
+        model = network()
+        watched = torch.optim.SGD(model.parameters(), lr=0.1)
+        inside = torch.optim.Adam(model.parameters())
+        wsf.RWCMonitor(model, watched)
+        with pytest.warns(UserWarning, match=f"Adam made {SILENT} steps on layers of this monitor while the SGD that"):
+            train(model, inside, SILENT)
+
+
+@torch.no_grad()
+def clip(model):
+    for p in model.parameters():
+        p.clamp_(-0.1, 0.1)
+
+
+class TestWeightsChangedAfterTheStep:
+    def test_clipping_is_told_at_the_third_step(self):
+        model = network()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+        wsf.RWCMonitor(model, optimizer)
+        for _ in range(2):
+            train(model, optimizer, 1)
+            clip(model)
+        with pytest.warns(UserWarning, match=rf"{LACK}: something wrote to them after SGD.step\(\): clipping"):
+            train(model, optimizer, 1)
+        clip(model)
+        train(model, optimizer, 1)  # no second warning
+
+    def test_clipping_that_begins_later_is_told(self):
+        model = network()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+        wsf.RWCMonitor(model, optimizer)
+        train(model, optimizer, LATER - 10)
+        with pytest.warns(UserWarning, match=LACK):
+            repeat(12, lambda: train(model, optimizer, 1), lambda: clip(model))
+
+    def test_masters_that_a_patched_step_copies_are_told(self):
+        model = network()
+        masters = [p.detach().clone().requires_grad_() for p in model[0].parameters()]
+        optimizer = torch.optim.SGD([*masters, *model[2].parameters()], lr=0.1)
+        inner = optimizer.step
+
+        def step(self, closure=None):
+            for p, master in zip(model[0].parameters(), masters, strict=True):
+                master.grad = p.grad.clone()
+            inner()
+            with torch.no_grad():
+                for p, master in zip(model[0].parameters(), masters, strict=True):
+                    p.copy_(master)
+
+        optimizer.step = types.MethodType(step, optimizer)
+        wsf.RWCMonitor(model, optimizer)
+        with pytest.warns(UserWarning, match=rf"0.weight {LACK}"):
+            repeat(FIRST, model.zero_grad, lambda: backward(model), lambda: optimizer.step())
+
+    def test_with_every_the_ends_of_rows_are_compared(self):
+        model = network()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+        wsf.RWCMonitor(model, optimizer, every=2)
+        with pytest.warns(UserWarning, match=LACK):
+            repeat(5, lambda: train(model, optimizer, 1), lambda: clip(model))
+
+    def test_averaged_weights_swapped_in_and_out_are_not(self):
+        model = network()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+
+        @torch.no_grad()
+        def swap_in_and_out():
+            for p in model.parameters():
+                p.add_(1e-3)
+            for p in model.parameters():
+                p.sub_(1e-3)
+
+        monitor = wsf.RWCMonitor(model, optimizer)
+        for _ in range(FIRST + 2):
+            train(model, optimizer, 1)
+            swap_in_and_out()
+        assert len(monitor.history()) == FIRST + 2
+
+
+class TestNothingIsRecorded:
+    def test_record_that_is_never_called_is_told_in_training(self):
+        model = network()
+        monitor = wsf.RWCMonitor(model)
+        with pytest.warns(UserWarning, match=rf"SGD made {SILENT} steps and record\(\) was never called"):
+            train(model, torch.optim.SGD(model.parameters(), lr=0.1), SILENT)
+        assert len(monitor.history()) == 0  # no second warning
+
+    def test_record_that_is_never_called_is_told_at_the_end(self):
+        model = network()
+        monitor = wsf.RWCMonitor(model)
+        clip(model)
+        with pytest.warns(UserWarning, match=r"the weights moved, and record\(\) was never called"):
+            monitor.close()
+
+    def test_a_loop_that_calls_record_hears_nothing(self):
+        model = network()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        monitor, by_hand = wsf.RWCMonitor(model), ByHand(model)
+        for _ in range(2 * SILENT):
+            train(model, optimizer, 1)
+            monitor.record()
+            by_hand.row()
+        by_hand.check(monitor.history())
+
+    def test_another_dtype_and_a_new_optimizer_are_told(self):
+        model = network()
+        monitor = wsf.RWCMonitor(model, torch.optim.SGD(model.parameters(), lr=0.1))
+        model.double()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        model[0].weight.grad = torch.ones_like(model[0].weight)
+        optimizer.step()
+        with pytest.warns(UserWarning, match=r"the layers changed \(.*float64.*\) since the last recorded step"):
+            monitor.close()
+
+
+def test_listening_keeps_no_monitor_alive():
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for watched in (None, optimizer):
+        monitor = wsf.RWCMonitor(model, watched)
+        alive = weakref.ref(monitor)
+        monitor.close()
+        del monitor
+        gc.collect()
+        assert alive() is None
+    train(model, optimizer, 2)

@@ -1,0 +1,158 @@
+"""StepCheck: finds loops in which a row is not the change between two ends of steps, and says so at the first rows.
+
+A row is taken when the watched optimizer's `step` ends. It is wrong if something writes to the weights after that: a
+second optimizer, clipping, a mask, masters that are copied to the model. So before some steps the weights are compared
+with those of the last row. If they moved in between, there are rows without a part of their steps.
+
+Letters: L layers.
+"""
+
+from __future__ import annotations
+
+import warnings
+import weakref
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from ..errors import WeightScaleError
+from ..functional import layer_sums
+from ..text import count, listing
+from ..weights.snapshot import Snapshot
+
+FIRST = 3  # after so many rows the weights are compared at the start; later after two at a time: 64, 65, 128, 129, ...
+LATER = 64
+TWICE = 2  # what is seen so often is a habit of the loop: an evaluation with other weights, or a load, is seen once
+PART = 1e-3  # of a layer's last step; less is rounding, as when averaged weights are swapped in and out
+SILENT = 10  # steps of another optimizer on the same layers, while the watched one makes none
+
+
+class _Other(NamedTuple):
+    """An optimizer that is not watched and trains recorded layers."""
+
+    name: str  # of its class
+    layers: frozenset[int]  # the recorded layers that it trains
+
+
+class StepCheck:
+    """Compares the weights before a step with those of the last row, and listens to the other optimizers.
+
+    Args:
+        model: the network.
+        last_row: the weights at the last row.
+        moved: returns what each layer moved in the last row, [L] on the device.
+        watched: the name of the optimizer whose steps are recorded; None if the loop calls `record()`.
+    """
+
+    def __init__(self, model: nn.Module, last_row: Snapshot, moved: Callable[[], Tensor], watched: str | None) -> None:
+        self._model, self._last_row, self._moved, self._watched = model, last_row, moved, watched
+        self._rows = 0
+        self._called = False  # whether a step ended; without a watched optimizer, whether record() was called
+        self._forward = _sequence_number()  # of autograd at the last row: it grows with every forward pass
+        self._seen = 0  # how often weights had moved after a row
+        self._told = False
+        self._others: weakref.WeakKeyDictionary[Optimizer, _Other | None] = weakref.WeakKeyDictionary()
+        self._silent: weakref.WeakKeyDictionary[Optimizer, int] = weakref.WeakKeyDictionary()
+        self._in_time: set[int] = set()  # layers that another optimizer moved since the last row, in the next step
+        self._late: dict[str, None] = {}  # names of optimizers that moved layers since the last row, in its own step
+
+    def is_due(self) -> bool:
+        """Whether the weights should be compared before the step that begins now."""
+        n = self._rows
+        return not self._told and (0 < n <= FIRST or (n >= LATER and (n & (n - 1) == 0 or (n - 1) & (n - 2) == 0)))
+
+    def step_ended(self, *, row: bool) -> None:
+        """A step ended, and its row was added if it has one."""
+        self._called = True
+        self._silent.clear()
+        if row:
+            self._rows += 1
+            self._in_time.clear()
+            self._late.clear()
+            self._forward = _sequence_number()
+
+    def compare(self) -> None:
+        """Before a step: warn if the loop changes weights after its rows. It waits for the device."""
+        late = [name for i, name in enumerate(self._last_row.names) if i in self._find_moved() - self._in_time]
+        if not late:
+            return
+        self._seen += 1
+        if self._seen < TWICE:
+            return
+        by = (
+            f"{listing(list(self._late))} stepped after the {self._watched} that this monitor watches"
+            if self._late
+            else f"something wrote to them after {self._watched}.step(): clipping, a mask, a projection, masters that "
+            "are copied to the model, or a wrapper of the optimizer"
+        )
+        self._warn(
+            f"{listing(late)} moved after their row was recorded: {by}. So the rows lack a part of their steps. Make "
+            "the monitor without an optimizer, and call record() after the last change of each step"
+        )
+
+    def other_steps(self, optimizer: Optimizer) -> None:
+        """An optimizer begins a step that is no part of a step of the watched one."""
+        if self._told:
+            return
+        other = self._other(optimizer)
+        if other is None:
+            return
+        if torch._C._current_graph_task_id() != -1 or _sequence_number() != self._forward:
+            self._in_time |= other.layers  # in a backward pass, or after a new forward pass: it belongs to the next row
+        else:
+            self._late[other.name] = None
+        self._silent[optimizer] = steps = self._silent.get(optimizer, 0) + 1
+        if steps < SILENT:
+            return
+        if self._watched is None:
+            if not self._called:
+                self._warn(
+                    f"{other.name} made {count(steps, 'step')} and record() was never called, so nothing is recorded: "
+                    "call it after each step, or give the optimizer to the monitor"
+                )
+        else:
+            self._warn(
+                f"{other.name} made {count(steps, 'step')} on layers of this monitor while the {self._watched} that "
+                "it watches made none. If the optimizer was rebuilt, the steps of the new one are not recorded: make a "
+                "new monitor with it. If the loop does not call step() of the watched one, as with SAM's first_step "
+                "and second_step, make the monitor without an optimizer and call record() after each step"
+            )
+
+    def warn_if_never_called(self) -> None:
+        """At the end of a loop that has to call `record()`: warn if it never did, and trained."""
+        if self._watched is None and not self._called and not self._told and self._find_moved():
+            self._warn(
+                "the weights moved, and record() was never called, so nothing is recorded: call it after each step, or "
+                "give the optimizer to the monitor"
+            )
+
+    def _find_moved(self) -> set[int]:
+        """The layers that moved since the last row, by their numbers."""
+        try:
+            since = layer_sums(self._model, self._last_row, update=False).delta_l1
+        except (TypeError, ValueError, WeightScaleError):  # the model was changed; the next row says so
+            return set()
+        return set(torch.nonzero(since > PART * self._moved()).flatten().tolist())
+
+    def _other(self, optimizer: Optimizer) -> _Other | None:
+        if optimizer not in self._others:
+            try:
+                parameters = self._last_row.lookup_in(self._model).parameters()
+            except (KeyError, WeightScaleError):  # the model was changed; the next row says so
+                return None
+            trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
+            layers = frozenset(i for i, p in enumerate(parameters) if id(p) in trained)
+            self._others[optimizer] = _Other(type(optimizer).__name__, layers) if layers else None
+        return self._others[optimizer]
+
+    def _warn(self, what: str) -> None:
+        self._told = True
+        warnings.warn(what, stacklevel=2)
+
+
+def _sequence_number() -> int:
+    """Autograd's number of the next operation of this thread."""
+    return torch._C._autograd._get_sequence_nr()
