@@ -805,6 +805,29 @@ def a_forgotten_close_says_what_is_lost():
     assert (len(lost) == 1 and "last 1 recorded steps are lost" in lost[0]) if dist.get_rank() == 0 else not lost
 
 
+@case(2)
+def join_stops_the_record_and_not_the_training():
+    """Rank 1 has twice as many batches. Nothing hangs, and the rows before `join()` are right."""
+    model = nn.parallel.DistributedDataParallel(block())
+    monitor = wsf.RWCMonitor(model)
+    expected = train(model, monitor)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        with model.join():
+            for step in range(600 * (1 + dist.get_rank())):
+                optimizer.zero_grad()
+                model(batch(step)).square().mean().backward()
+                optimizer.step()
+                monitor.record()
+        history = monitor.history()
+        monitor.close()
+    told = [str(w.message) for w in caught if "join() lets ranks make different numbers" in str(w.message)]
+    assert len(told) == 1
+    assert f"after step {STEPS}." in told[0]
+    check(history, expected)
+
+
 def main(results):
     dist.init_process_group("gloo", timeout=timedelta(seconds=30))
     print(f"rank {dist.get_rank()} uses {wsf.__file__}", flush=True)

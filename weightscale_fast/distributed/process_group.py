@@ -165,6 +165,14 @@ def find_ranks(model: nn.Module, process_group: object = None, pipeline: bool = 
     return Ranks(together, group)
 
 
+def has_joined(model: nn.Module) -> bool:
+    """Whether the loop has used `DistributedDataParallel.join()`, so that ranks make different numbers of steps."""
+    return any(
+        isinstance(module, nn.parallel.DistributedDataParallel) and module._join_config.enable
+        for module in (model, getattr(model, "_orig_mod", None))
+    )
+
+
 def hint_of_others() -> str:
     """A hint for a process that records alone and whose run folder exists: another process may have made it."""
     if not dist.is_available() or not dist.is_initialized() or dist.get_world_size() == 1:

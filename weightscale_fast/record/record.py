@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from ..distributed.process_group import Ranks, hint_of_others
+from ..distributed.process_group import Ranks, has_joined, hint_of_others
 from ..distributed.share_lookup import ShareLookup
 from ..distributed.shares import agree
 from ..errors import WeightScaleError
@@ -64,6 +65,7 @@ class Record:
     ) -> None:
         self.ranks = ranks
         self.step = 0
+        self._joined = False  # whether the loop has used join()
         if ranks is None:
             self.snapshot = Snapshot(model, layers=layers)
             numel = self.snapshot.numel
@@ -128,6 +130,9 @@ class Record:
             WeightScaleError: a CUDA graph is captured and `every` is not 1; or the model lost a layer; or the ranks
                 could not add up their rows.
         """
+        if self.ranks is not None and has_joined(model):
+            self._warn_of_join()
+            return None
         capturing = is_capturing(self._ring.rows.device)
         if capturing and self._every > 1:
             raise WeightScaleError(
@@ -139,6 +144,15 @@ class Record:
         added = self._add_row(model, capturing) if capturing or step % self._every == 0 else None
         self.step = step
         return added
+
+    def _warn_of_join(self) -> None:
+        if not self._joined:
+            warnings.warn(
+                "DistributedDataParallel.join() lets ranks make different numbers of steps, and their rows cannot be "
+                f"added up: nothing is recorded after step {self.step}. The rows up to it are kept",
+                stacklevel=2,
+            )
+        self._joined = True
 
     def _add_row(self, model: nn.Module, capturing: bool) -> Added:
         plan, cur = self.snapshot.plan_for(model)
