@@ -242,12 +242,15 @@ def test_info_says_which_backends_work_and_why(capsys):
 def test_ctrl_c_keeps_what_was_recorded(tmp_path):
     run = tmp_path / "run"
     command = [sys.executable, "-m", "weightscale_fast", "train", str(run), *TRAIN, "--epochs", "1000"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    while not (run / "metrics.jsonl").exists() or not (run / "metrics.jsonl").read_text():
-        assert process.poll() is None
-        time.sleep(0.1)
-    os.kill(process.pid, signal.SIGINT)
-    error = process.communicate(timeout=60)[1]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            while not (run / "metrics.jsonl").exists() or not (run / "metrics.jsonl").read_text():
+                assert process.poll() is None
+                time.sleep(0.1)
+            os.kill(process.pid, signal.SIGINT)
+            error = process.communicate(timeout=300)[1]
+        finally:
+            process.kill()
     assert process.returncode == 130
     assert "weightscale train: stopped; what was recorded is kept in\n" in error
     assert f"\n  weightscale analyze {run}\n" in error
