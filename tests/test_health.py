@@ -351,3 +351,75 @@ def test_a_finding_is_not_lost_when_the_one_before_it_raises():
         watch.tell()
     watch.tell()
     assert heard == ["a", "b"]
+
+
+class TestNotFinite:
+    @pytest.mark.parametrize("onset", [50, 80, 84, 85, 90, 99])
+    def test_healthy_layers_are_not_named(self, onset):
+        values = np.full((100, 6), 1e-3)
+        values[onset:, 2] = np.nan
+        (finding,) = wsf.check_health(layers_at(values))
+        assert (finding.kind, finding.layer, finding.step, finding.others) == (
+            "not_finite",
+            "layer2.weight",
+            onset + 1,
+            (),
+        )
+
+    @pytest.mark.parametrize("size", [400, 256, 7])
+    def test_broken_well_and_broken_again(self, size):
+        values = np.full((400, 6), 1e-3)
+        values[50:60, 1] = values[300:, 1] = np.nan
+        values[303:, 2] = np.nan
+        history = layers_at(values)
+        check = HealthCheck(history.names, history.numel)
+        parts = [history.select(steps=slice(start, start + size)) for start in range(0, len(history), size)]
+        found = [finding for part in parts for finding in check.update(part)]
+        assert [finding.step for finding in found if finding.layer == "layer1.weight"] == [51, 301]
+        assert {name for finding in found for name in (finding.layer, *finding.others)} == {
+            "layer1.weight",
+            "layer2.weight",
+        }
+
+    def test_nan_now_and_then_is_said_once(self):
+        values = np.full((200, 6), 1e-3)
+        values[20::3, 1] = np.nan
+        assert [finding.step for finding in wsf.check_health(layers_at(values))] == [21]
+
+
+class TestSmallNetworks:
+    @pytest.mark.parametrize("L", [2, 3, 4, 5])
+    @pytest.mark.parametrize("factor", [1e-6, 0.0, 1e3])
+    @pytest.mark.parametrize("seed", range(20))
+    def test_the_layer_that_changed_is_named_and_no_other(self, L, factor, seed):
+        generator = np.random.default_rng(seed)
+        level = np.exp(generator.normal(-7, 0.5, L))
+        values = level * np.exp(generator.normal(0, 0.3, (512, L)))
+        guilty = int(generator.integers(L))
+        values[200:, guilty] *= factor
+        named = {name for f in wsf.check_health(layers_at(values)) for name in (f.layer, *f.others)}
+        assert named <= {f"layer{guilty}.weight"}
+        if L > 2 or factor:  # of two layers, one that moves not at all leaves the other alone
+            assert named
+
+    def test_a_schedule_changes_all_alike(self):
+        values = np.full((1024, 3), 1e-3) * [[1, 3, 0.5]] * np.linspace(1, 1e-6, 1024)[:, None]
+        assert wsf.check_health(layers_at(values)) == []
+
+
+class TestNotAtEveryStep:
+    @pytest.mark.parametrize("share", [0.1, 0.2, 0.4])
+    def test_a_layer_that_moves_at_some_steps_has_not_stopped(self, share):
+        """The generator of a WGAN, and the experts of a mixture."""
+        values = noisy(1000, 12)
+        period = round(1 / share)
+        for layer in range(4):
+            values[np.arange(1000) % period != layer % period, layer] = 0
+        assert wsf.check_health(layers_at(values)) == []
+
+    def test_a_layer_that_moves_late_is_not_still_in_the_whole_record(self):
+        values = noisy(400, 6)
+        values[:100] = 0
+        values[:, 3] = 0
+        (finding,) = wsf.check_health(layers_at(values))
+        assert (finding.kind, finding.layer, finding.others) == ("still", "layer3.weight", ())

@@ -217,3 +217,15 @@ def test_nan_from_a_loss_reaches_the_layers_it_trains_and_no_others():
     rwc = monitor.history().rwc
     assert np.isnan(rwc[0, 1])
     assert rwc[0, 0] == 0
+
+
+def test_master_weights_with_other_strides_at_the_same_address():
+    model = nn.Linear(4, 4, bias=False).bfloat16()
+    flat = torch.randn(4, 4)
+    masters = {model.weight: flat}
+    module = wsf.master_weights(model, masters.get)
+    prev = wsf.snapshot(module)
+    wsf.fast_rwc(module, prev)
+    masters[model.weight] = flat.t()
+    rwc = (flat.t() - flat).abs().sum() / flat.abs().sum()
+    torch.testing.assert_close(wsf.fast_rwc(module, prev).squeeze(), rwc)

@@ -187,6 +187,30 @@ class TestAParameterChangesBetweenSteps:
         with pytest.raises(ValueError, match=r"layer '3.weight' .*expected shape \[2, 16\], got \[1, 16\].*take a new"):
             wsf.fast_rwc(model, prev, backend=backend)
 
+    @pytest.mark.parametrize("size", [(20, 20), (20, 30)])
+    def test_strides_at_the_same_address(self, size, backend):
+        """The plan of the first call would read the weights in the wrong order."""
+        model = module_of(torch.randn(size))
+        prev = wsf.snapshot(model)
+        wsf.fast_rwc(model, prev, backend=backend)
+        before = model.w0.detach().clone()
+        model.w0.data = model.w0.data.t()
+        if size == (20, 20):
+            rwc = (before.t() - before).abs().sum() / before.abs().sum()
+            torch.testing.assert_close(wsf.fast_rwc(model, prev, backend=backend).squeeze(), rwc)
+        else:
+            with pytest.raises(ValueError, match=r"layer 'w0' .*expected shape \[20, 30\], got \[30, 20\]"):
+                wsf.fast_rwc(model, prev, backend=backend)
+
+    def test_every_second_row_at_the_same_address(self, backend):
+        weights = torch.randn(20, 30)
+        model = module_of(weights[:10])
+        prev = wsf.snapshot(model)
+        wsf.fast_rwc(model, prev, backend=backend)
+        model.w0.data = weights[::2]
+        rwc = (weights[::2] - weights[:10]).abs().sum() / weights[:10].abs().sum()
+        torch.testing.assert_close(wsf.fast_rwc(model, prev, backend=backend).squeeze(), rwc)
+
     def test_dtype(self, backend):
         model = network()
         prev = wsf.snapshot(model)
@@ -216,9 +240,14 @@ class TestAParameterChangesBetweenSteps:
         model = network()
         prev = wsf.snapshot(model)
         wsf.fast_rwc(model, prev, backend=backend)
+        last, weight = model[3], model[3].weight
         gone(model)
-        with pytest.raises(wsf.WeightScaleError, match=r"Sequential has no parameter '3.weight'.*new snapshot"):
-            wsf.fast_rwc(model, prev, backend=backend)
+        for _ in range(2):
+            with pytest.raises(wsf.WeightScaleError, match=r"Sequential has no parameter '3.weight'.*new snapshot"):
+                wsf.fast_rwc(model, prev, backend=backend)
+        model.add_module("3", last)  # a look-up that failed leaves nothing behind
+        last.weight = weight
+        assert wsf.fast_rwc(moved_by(model, 1.5), prev, backend=backend).tolist() == [0.5, 0.5]
 
 
 class TestWrongArguments:

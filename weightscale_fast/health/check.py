@@ -22,6 +22,7 @@ Letters: S recorded rows, L layers, B blocks of rows.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -31,10 +32,11 @@ from ..ratios import norm_ratio
 from ..record.history import RWCHistory
 from ..record.rows import Rows
 from ..record.source import HistorySource, history_of
+from .blame import FEW, Blame
+from .broken import Broken
 from .finding import Finding
 
 FloatArray = NDArray[np.float64]
-BoolArray = NDArray[np.bool_]
 
 KINDS = ("not_finite", "runaway", "stopped", "stuck", "still")
 BLOCK = 16  # steps whose median is a layer's level, so that a spike or a few skipped steps do not count
@@ -63,14 +65,15 @@ def check_health(history: HistorySource) -> list[Finding]:
     |---|---|
     | `not_finite` | has NaN or infinity among its weights |
     | `runaway` | moves more than 25 times as much as the other layers' median, or 10 if once 1/5 as much |
-    | `stopped` | moved before, and now less than 1/1,000 as much as that median, or 1/100 if once 20 times as much |
+    | `stopped` | moved before, and now at no step 1/1,000 as much as that median, or 1/100 if once 20 times as much |
     | `stuck` | has 16-bit weights that move, but at a step fewer than 1 in 1,000 of them |
     | `still` | did not move once in the record: frozen, unused, or its steps are lost to rounding |
 
     "Moves" means the RWC of Eq. 1. The check takes its median over a block of 16 steps (4 rows if a row spans 4 steps
     or more). Everything but NaN must last: `stopped` and `stuck` for 3 blocks in a row, `still` for 4, `runaway` for 6.
     A finding is reported again only after it improved by a factor of 2. If more than 3 layers fail in the same way in
-    one block, they are one finding.
+    one block, they are one finding. Where fewer than 6 layers move, one of them moves the median of the others: then a
+    layer is named only if it changed itself, compared with its own earlier level.
 
     The check does not find a network that stops as a whole, or a single layer: there is nothing to compare with. It
     does not find a learning rate that is too high from the first step on: such a layer moves 10 to 20 times as much as
@@ -94,7 +97,16 @@ def check_health(history: HistorySource) -> list[Finding]:
     """
     history = history_of(history)
     check = HealthCheck(history.names, history.numel, history.every, history.dtypes)
-    return check.update(history)
+    moved = {history.names[i] for i in np.flatnonzero((history.moved > 0).any(axis=0))}
+    return list(filter(None, (_without(finding, moved) for finding in check.update(history))))
+
+
+def _without(finding: Finding, moved: set[str]) -> Finding | None:
+    """A finding of kind `still` without the layers that moved later in the record. None if no layer is left."""
+    if finding.kind != "still":
+        return finding
+    still = [name for name in (finding.layer, *finding.others) if name not in moved]
+    return replace(finding, layer=still[0], others=tuple(still[1:])) if still else None
 
 
 class HealthCheck:
@@ -108,7 +120,8 @@ class HealthCheck:
         self._sixteen_bit = np.isin(dtypes or ("",) * L, SIXTEEN_BIT)
         self._block = max(BLOCK // every, FEWEST_ROWS)  # rows
         self._open: list[tuple[NDArray[Any], ...]] = []  # steps, RWC and moved, of the block that is not full
-        self._broken = np.zeros(L, bool)
+        self._broken = Broken(names, self._block)
+        self._blame = Blame(L)
         self._ever_moved = np.zeros(L, bool)
         self._most = np.zeros(L)  # of the others' median, in any block so far
         self._least = np.full(L, np.inf)  # the same, where it moved
@@ -120,7 +133,7 @@ class HealthCheck:
         if not len(rows.steps):
             return []
         finite = np.isfinite(rows.delta_l1) & np.isfinite(rows.prev_l1)  # [S, L]
-        found = self._find_broken(rows.steps, finite)
+        found = self._broken.update(rows.steps, finite)
         rwc = norm_ratio(rows.delta_l1, rows.prev_l1)
         self._open.append((rows.steps, np.where(finite, rwc, np.nan), rows.moved))
         steps, rwc, moved = (np.concatenate(arrays) for arrays in zip(*self._open, strict=True))
@@ -130,17 +143,23 @@ class HealthCheck:
         if B:
             shape = (B, self._block, len(self._names))
             levels = np.median(rwc[:full].reshape(shape), axis=1)  # [B, L]
+            peaks = np.max(rwc[:full].reshape(shape), axis=1)  # [B, L]
             share = moved[:full].reshape(shape).mean(axis=1) / self._numel  # [B, L]
             medians = median_of_others(levels)
             edges = steps[:full].reshape(shape[:2])[:, [0, -1]].tolist()
             for i, (first, last) in enumerate(edges):
-                found += self._judge(levels[i], medians[i], share[i], first, last)
+                found += self._judge(levels[i], peaks[i], medians[i], share[i], first, last)
         return sorted(found, key=lambda finding: finding.last)
 
-    def _judge(self, level: FloatArray, median: FloatArray, share: FloatArray, first: int, last: int) -> list[Finding]:
+    def _judge(
+        self, level: FloatArray, peak: FloatArray, median: FloatArray, share: FloatArray, first: int, last: int
+    ) -> list[Finding]:
         """One block [L] of steps `first` to `last`."""
         with np.errstate(invalid="ignore", divide="ignore"):
             ratio = np.where(median > 0, level / median, np.nan)
+            most = np.where(
+                median > 0, peak / median, np.nan
+            )  # a layer that moves at some of the steps has not stopped
         self._ever_moved |= share > 0
         slow = np.clip(self._most / FALLEN, STOPPED, STOPPED_IF_FALLEN)
         fast = np.clip(self._least * RISEN, RUNAWAY_IF_RISEN, RUNAWAY)
@@ -152,10 +171,15 @@ class HealthCheck:
         stuck = self._ever_moved & self._sixteen_bit & np.isfinite(level)
         badness = {  # above 1 the condition holds
             "runaway": np.where(falling & (ratio > fast), np.nan, ratio / fast),
-            "stopped": np.where(self._ever_moved, slow / np.maximum(ratio, np.finfo(float).tiny), 0.0),
+            "stopped": np.where(self._ever_moved, slow / np.maximum(most, np.finfo(float).tiny), 0.0),
             "stuck": np.where(stuck, STUCK / np.maximum(share, np.finfo(float).tiny), 0.0),
             "still": np.where(self._ever_moved, 0.0, np.inf),
         }
+        ordinary = (badness["runaway"] <= 1) & (badness["stopped"] <= 1) & (known > 0)
+        guilty = self._blame.update(level, median, ordinary)
+        if np.count_nonzero(self._ever_moved) < FEW:
+            for kind in ("runaway", "stopped"):
+                badness[kind] = np.where(guilty | np.isnan(badness[kind]), badness[kind], 0.0)
         badness["stopped"] = np.where(badness["stuck"] > 1, 0.0, badness["stopped"])  # stuck is the better name
         found = []
         for kind, condition in self._conditions.items():
@@ -184,19 +208,6 @@ class HealthCheck:
             Finding(kind, name, int(step), last, float(value[i]), float(median[i]), others)
             for name, step, i in zip(names, since, layers, strict=False)
         ]
-
-    def _find_broken(self, steps: NDArray[np.int64], finite: BoolArray) -> list[Finding]:
-        """NaN spreads within a step or two, so all layers that break within one block are one finding."""
-        onset = np.where(finite.all(axis=0) | self._broken, len(steps), (~finite).argmax(axis=0))  # [L] row
-        self._broken = ~finite[-1]
-        found = []
-        while (row := int(onset.min())) < len(steps):
-            together = np.flatnonzero(onset < row + self._block)
-            first, *others = (self._names[i] for i in together[np.argsort(onset[together], kind="stable")])
-            step = int(steps[row])
-            found.append(Finding("not_finite", first, step, step, float("nan"), others=tuple(others)))
-            onset[together] = len(steps)
-        return found
 
 
 class HealthWatch:

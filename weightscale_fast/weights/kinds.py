@@ -7,6 +7,7 @@ import re
 from torch import Tensor, nn
 
 from .layers import unwrap
+from .paths import PARAMETRIZATIONS, TRANSPARENT, find_parameters
 
 _ATTENTION = re.compile(r"attn|attention", re.IGNORECASE)  # in the name or the class of a module
 # The names of projections inside an attention module. Their type does not matter.
@@ -36,17 +37,21 @@ def layer_kind(model: nn.Module, name: str) -> str:
     The weights are not read, so the model may be on the meta device.
 
     Raises:
-        AttributeError: the model has no such module.
+        AttributeError: the model has no such parameter.
 
     Example:
         >>> layer_kind(nn.Sequential(nn.Conv2d(8, 8, 3, groups=8)), "0.weight")
         'depthwise'
     """
-    *path, parameter = name.split(".")
-    modules = [unwrap(model)]
-    for part in path:
-        modules.append(modules[-1].get_submodule(part))
-    owner, words = modules[-1], [part for part in path if not part.isdigit()]
+    (place,) = find_parameters(unwrap(model), [name])
+    if place is None:
+        raise AttributeError(f"{type(unwrap(model)).__name__} has no parameter {name!r}")
+    modules, path, parameter = place
+    if PARAMETRIZATIONS in path:  # the module that owns the parametrization has the kind
+        depth = path.index(PARAMETRIZATIONS)
+        modules, path, parameter = modules[: depth + 1], path[:depth], path[depth + 1]
+    parameter = parameter.removesuffix("_orig").removesuffix("_v")  # of pruning, and of the older weight_norm
+    owner, words = modules[-1], [part for part in path if not part.isdigit() and part not in TRANSPARENT]
     called = words[-1] if words else ""
     around = [*words[:-1], *(type(module).__name__ for module in modules[1:-1])]
     if any(isinstance(module, nn.MultiheadAttention) for module in modules):

@@ -9,13 +9,22 @@ from torch import Tensor, nn
 
 from ..errors import WeightScaleError
 from .layers import unwrap
+from .paths import Place, find_parameters, table
 
-Fingerprint = tuple[list[int], list[int], list[torch.dtype]]
+Fingerprint = tuple[list[int], list[int], list[torch.dtype], list[tuple[int, ...]]]
 
 
-def fingerprint(weights: list[Tensor]) -> Fingerprint:
-    """Address, size and dtype of each weight. If one of them changes, the plan must be built again."""
-    return list(map(Tensor.data_ptr, weights)), list(map(Tensor.numel, weights)), [w.dtype for w in weights]
+def fingerprint(weights: Sequence[Tensor]) -> Fingerprint:
+    """Address, size, dtype and strides of each weight. If one of them changes, the plan must be built again.
+
+    With the size, the strides of dense weights give their shape. Reading the shape would take twice as long.
+    """
+    return (
+        list(map(Tensor.data_ptr, weights)),
+        list(map(Tensor.numel, weights)),
+        [w.dtype for w in weights],
+        list(map(Tensor.stride, weights)),
+    )
 
 
 class LayerLookup:
@@ -40,38 +49,48 @@ class LayerLookup:
         try:
             found = self.parameters()
             return found, fingerprint(found)
-        except (KeyError, TypeError):  # removed, or set to None
+        except TypeError:  # one is None: it was renamed, or set to None
             self._walk()
-            raise
+        found = self.parameters()
+        return found, fingerprint(found)
 
     def requires_grad(self, start: int, end: int) -> list[bool]:
         """Whether each parameter of names[start:end] requires a gradient, for the parameters that were found last."""
-        return [table[key].requires_grad for table, key in self._slots[start:end]]  # type: ignore[union-attr]
+        return [held[key].requires_grad for held, key in self._slots[start:end]]  # type: ignore[attr-defined]
 
     def parameters(self) -> list[Tensor]:
-        """The parameters in the order of the names. If one was removed, it is None, or this raises KeyError."""
-        if [table.get(key) for table, key in self._edges] != self._children:
+        """The parameters in the order of the names. One that was set to None is None.
+
+        Raises:
+            WeightScaleError: the model no longer has one of them.
+        """
+        if [held.get(key) for held, key in self._edges] != self._children:
             self._walk()
-        return [table[key] for table, key in self._slots]  # type: ignore[misc]
+        try:
+            return [held[key] for held, key in self._slots]  # type: ignore[misc]
+        except (KeyError, RuntimeError):  # renamed or removed
+            self._walk()
+        return [held[key] for held, key in self._slots]  # type: ignore[misc]
 
     def _walk(self) -> None:
+        """Find all names again. If one is missing, everything stays as it was, so that the next call looks again."""
         root = unwrap(self.model)
-        edges: dict[tuple[int, str], tuple[dict[str, nn.Module | None], str, nn.Module]] = {}
-        self._slots: list[tuple[dict[str, nn.Parameter | None], str]] = []
-        for name in self.names:
-            *path, key = name.split(".")
-            module = root
-            for part in path:
-                child = module._modules.get(part)
-                if child is None:
-                    raise self._missing(name)
-                edges[id(module), part] = (module._modules, part, child)
-                module = child
-            if module._parameters.get(key) is None:
+        edges: dict[tuple[int, str], tuple[dict[str, object], str, nn.Module]] = {}
+        slots: list[tuple[dict[str, object], str]] = []
+        for name, place in zip(self.names, find_parameters(root, self.names), strict=True):
+            if place is None:
                 raise self._missing(name)
-            self._slots.append((module._parameters, key))
-        self._edges = [(table, key) for table, key, _ in edges.values()]
-        self._children: list[nn.Module | None] = [child for *_, child in edges.values()]
+            self._add_edges(edges, place)
+            slots.append((table(place.modules[-1]._parameters), place.key))
+        self._slots = slots
+        self._edges = [(held, key) for held, key, _ in edges.values()]
+        self._children: list[object] = [child for *_, child in edges.values()]
+
+    @staticmethod
+    def _add_edges(edges: dict[tuple[int, str], tuple[dict[str, object], str, nn.Module]], place: Place) -> None:
+        for module, part, child in zip(place.modules, place.parts, place.modules[1:], strict=False):
+            if (id(module), part) not in edges:
+                edges[id(module), part] = (table(module._modules), part, child)
 
     def _missing(self, name: str) -> WeightScaleError:
         module, _, key = name.rpartition(".")

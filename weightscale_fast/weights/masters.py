@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ..errors import WeightScaleError
 from .layers import LayerSelector, select_layers, unwrap
-from .lookup import LayerLookup
+from .lookup import LayerLookup, fingerprint
 
 
 class MasterWeights(nn.Module):
@@ -45,12 +45,12 @@ class MasterWeights(nn.Module):
         """
         try:
             parameters = self._lookup.parameters()
-            found = list(map(Tensor.data_ptr, map(self._find, parameters)))  # type: ignore[arg-type]
+            found = fingerprint(list(map(self._find, parameters)))  # type: ignore[arg-type]
             trained = [parameter.requires_grad for parameter in parameters]
         except (KeyError, TypeError, AttributeError):  # something is missing; _hold raises the error that says what
             self._hold()
             return
-        if found != list(map(Tensor.data_ptr, self._held)) or trained != self._trained:
+        if found != fingerprint(self._held) or trained != self._trained:
             self._hold()
 
     def _hold(self) -> None:
@@ -70,7 +70,7 @@ class MasterWeights(nn.Module):
                 "weights in their first step, so call master_weights after it; or leave the layer out with layers="
             )
         held = holder._parameters.get(key)
-        if held is None or held.data_ptr() != master.data_ptr():
+        if held is None or fingerprint([held]) != fingerprint([master]):
             held = master if isinstance(master, nn.Parameter) else nn.Parameter(master.detach())
             holder.register_parameter(key, held)
         if held is not master and held.requires_grad != parameter.requires_grad:
