@@ -73,13 +73,17 @@ def test_tiny_layers_at_every_address_touch_no_neighbour(dtype, backend):
     assert torch.equal(flat_prev, before)
 
 
-def test_the_row_of_the_cursor_is_filled_and_no_other(backend):
+@pytest.mark.parametrize("cursor", [5, 2, -1, -4])
+def test_the_row_of_the_cursor_is_filled_and_no_other(cursor, backend):
+    """The row is the cursor modulo 3, as in Python. A negative cursor must not write before the first row."""
     before = [torch.randn(9, 9), torch.randn(5, 3, dtype=torch.float64), torch.randn(2, 2)]
     cur = [w * 1.5 for w in before]
     plan = build_plan(cur, [w.clone() for w in before])
-    out = torch.full((3, 3, 3), -1.0, dtype=torch.float64)
-    run_plan(plan, cur, out, torch.tensor([5]), True, backend)
-    assert (out[:2] == -1).all()
+    room = torch.full((9, 3, 3), -1.0, dtype=torch.float64)
+    out = room[3:6]
+    run_plan(plan, cur, out, torch.tensor([cursor]), True, backend)
+    assert (room[:5] == -1).all()
+    assert (room[6:] == -1).all()
     expected = torch.stack([oracle_sums(w, p) for w, p in zip(cur, before, strict=True)], dim=1)
     torch.testing.assert_close(out[2], expected[:3], rtol=TOLERANCE, atol=0)
 

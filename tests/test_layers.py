@@ -4,8 +4,10 @@ from collections import Counter
 
 import pytest
 import torch
+import torch.nn.utils.prune as prune
 from torch import nn
 
+import weightscale_fast as wsf
 from weightscale_fast.weights.kinds import layer_kind
 from weightscale_fast.weights.layers import select_layers, unwrap
 
@@ -82,10 +84,18 @@ def test_weights_without_data_are_refused():
 
 def test_tensor_subclasses_are_refused():
     class Wrapped(torch.Tensor):
-        pass
+        """As a quantized tensor: it has no memory of its own, and does the operations itself."""
+
+        @staticmethod
+        def __new__(cls):
+            return torch.Tensor._make_wrapper_subclass(cls, (2, 2))
+
+        @classmethod
+        def __torch_dispatch__(cls, operation, types, args=(), kwargs=None):
+            return cls() if operation is torch.ops.aten.detach.default else NotImplemented
 
     model = nn.Module()
-    model.w = nn.Parameter(torch.zeros(2, 2).as_subclass(Wrapped))
+    model.w = nn.Parameter(Wrapped())
     with pytest.raises(TypeError, match="layer 'w' is a Wrapped"):
         select_layers(model)
 
@@ -207,3 +217,63 @@ def test_custom_modules_of_unknown_shape_are_other():
     model.weight = nn.Parameter(torch.zeros(2, 3, 4))
     model.bias = None
     assert layer_kind(model, "weight") == "other"
+
+
+class TestBiasesAndScalesOfSeveralDimensions:
+    def test_a_norm_over_several_dimensions(self):
+        model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.LayerNorm([4, 8, 8]), nn.Flatten(), nn.Linear(256, 2))
+        assert list(select_layers(model)) == ["0.weight", "3.weight"]
+        assert "1.weight" in select_layers(model, "all")
+        assert list(select_layers(model, r"^1\.")) == ["1.weight", "1.bias"]
+
+    @pytest.mark.parametrize("norm", [nn.utils.parametrizations.weight_norm, nn.utils.weight_norm])
+    @pytest.mark.filterwarnings("ignore::FutureWarning")
+    def test_the_magnitudes_of_weight_norm(self, norm):
+        model = nn.Sequential(norm(nn.Conv1d(4, 8, 3)), norm(nn.Linear(4, 2)))
+        chosen = select_layers(model)
+        assert [weights.shape for weights in chosen.values()] == [(8, 4, 3), (2, 4)]
+        assert [layer_kind(model, name) for name in chosen] == ["conv", "linear"]
+
+    def test_biases(self):
+        model = nn.Module()
+        for key in ("experts", "experts_bias", "bias", "relative_position_bias_table"):
+            model.register_parameter(key, nn.Parameter(torch.zeros(2, 3)))
+        model.attention = nn.MultiheadAttention(4, 2, add_bias_kv=True)
+        names = ["experts", "relative_position_bias_table", "attention.in_proj_weight", "attention.out_proj.weight"]
+        assert list(select_layers(model)) == names
+
+    def test_the_kind_of_a_parametrized_or_pruned_weight_is_that_of_its_module(self):
+        model = nn.Sequential(nn.Conv2d(4, 4, 3, groups=4), nn.Linear(3, 3), nn.Linear(3, 3))
+        nn.utils.parametrizations.spectral_norm(model[0])
+        nn.utils.parametrizations.orthogonal(model[1])
+        prune.l1_unstructured(model[2], "weight", 0.5)
+        assert [layer_kind(model, name) for name in select_layers(model)] == ["depthwise", "linear", "linear"]
+
+
+class TestParameterSubclasses:
+    class Manifold(nn.Parameter):
+        """As geoopt's: ordinary memory, and PyTorch's own operations."""
+
+        def __new__(cls, data):
+            return torch.Tensor._make_subclass(cls, data, True)
+
+    def test_with_ordinary_memory(self):
+        model = nn.Module()
+        model.w = self.Manifold(torch.ones(4, 4))
+        prev = wsf.snapshot(model)
+        model.w.data.mul_(1.5)
+        assert wsf.fast_rwc(model, prev).tolist() == [0.5]
+
+    def test_quantized(self):
+        """bitsandbytes may store 4-bit numbers in memory that says bfloat16."""
+        model = nn.Module()
+        model.w = self.Manifold(torch.ones(4, 4, dtype=torch.bfloat16))
+        model.w.quant_state = "packed"
+        with pytest.raises(TypeError, match="layer 'w' is a Manifold, whose memory may not hold plain weights"):
+            select_layers(model)
+
+    def test_weights_with_the_opposite_sign(self):
+        model = nn.Module()
+        model.w = nn.Parameter(torch._neg_view(torch.ones(2, 2)))
+        with pytest.raises(TypeError, match="layer 'w' is stored with the opposite sign"):
+            select_layers(model)

@@ -129,6 +129,7 @@ void layer_sums_cpu(const Tensor& chunks,       // [3, C] int64, see ChunkRow
   const int64_t prev_base = reinterpret_cast<int64_t>(prev.mutable_data_ptr());
   double* partial_sums = partial.mutable_data_ptr<double>();
   double* out_sums = out.mutable_data_ptr<double>() + *cursor.const_data_ptr<int64_t>() % R * K * L;
+  if (*cursor.const_data_ptr<int64_t>() % R < 0) out_sums += R * K * L;  // as in Python: no row before the first
   const ChunkSums chunk_sums = pick_chunk_sums(prev.scalar_type(), update, K == kMaxSums);
 
   int64_t elements = 0;

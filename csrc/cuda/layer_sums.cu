@@ -184,7 +184,8 @@ __global__ void __launch_bounds__(kBlock) layer_sums_kernel(const double* __rest
   const int64_t begin = layer_start[l], end = layer_start[l + 1];
   if (k < K) {
     const double sum = sum_over_chunks<kBlock>(partial + k * C, begin, end, shared);
-    if (threadIdx.x == 0) out[(*cursor % R * K + k) * L + layer_row[l]] = sum;
+    const int64_t back = *cursor % R < 0 ? R * K : 0;  // as in Python: no row before the first
+    if (threadIdx.x == 0) out[(back + *cursor % R * K + k) * L + layer_row[l]] = sum;
   } else if (K == kMaxSums) {  // adds its two sums again, in the same order, and so waits for no block
     const double ratio_sum = sum_over_chunks<kBlock>(partial + kRatioSum * C, begin, end, shared);
     const double weights = sum_over_chunks<kBlock>(chunks + kLength * C, begin, end, shared);

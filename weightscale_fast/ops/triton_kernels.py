@@ -149,7 +149,8 @@ def layer_sums_kernel(
         for start in range(begin, end, BLOCK):
             chunk = start + tl.arange(0, BLOCK)
             lanes += tl.load(partial_ptr + k * stride + chunk, mask=chunk < end, other=0.0)
-        tl.store(out_ptr + (tl.load(cursor_ptr) % R * K + k) * L + column, tl.sum(lanes))
+        back = tl.where(tl.load(cursor_ptr) % R < 0, R * K, 0)  # as in Python: no row before the first
+        tl.store(out_ptr + (back + tl.load(cursor_ptr) % R * K + k) * L + column, tl.sum(lanes))
     else:
         # The ratio has its own program. It adds its two sums again, in the same order, and so waits for no other.
         other = tl.zeros([BLOCK], tl.float64)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ..text import listing
 from .dtensor import is_dtensor, local_part
+from .norms import biases_and_scales
 
 LayerSelector = str | Callable[[str, nn.Parameter], bool] | None
 FLOATING_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
@@ -31,8 +32,9 @@ def select_layers(model: nn.Module, layers: LayerSelector = None, *, shards: boo
 
     Args:
         model: any module, with or without the wrappers of `torch.compile` and data parallelism.
-        layers: None for the authors' rule, every parameter of more than one dimension (no biases, no norm scales); a
-            regular expression to search for in the name; a predicate `(name, parameter) -> bool`; or `"all"`.
+        layers: None for the authors' rule, every parameter of more than one dimension (no biases, no norm scales, even
+            if these have several dimensions, see `biases_and_scales`); a regular expression to search for in the name;
+            a predicate `(name, parameter) -> bool`; or `"all"`.
         shards: whether the model is distributed. If so, DTensors are allowed, and this process may have no layers.
 
     If two parameters share their memory, only the first one is a layer.
@@ -50,12 +52,13 @@ def select_layers(model: nn.Module, layers: LayerSelector = None, *, shards: boo
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     keep = layer_predicate(layers)
+    left_out = biases_and_scales(unwrap(model)) if layers is None else set()
     chosen: dict[str, nn.Parameter] = {}
     seen: set[tuple[torch.device, int, int]] = set()
     for name, parameter in unwrap(model).named_parameters():
         if nn.parameter.is_lazy(parameter):
             raise ValueError(f"layer {name!r} is not initialised yet: run the model once before you record it")
-        if not keep(name, parameter):
+        if id(parameter) in left_out or not keep(name, parameter):
             continue
         weights = local_part(name, parameter) if shards else parameter
         check_weights(name, weights)
@@ -75,7 +78,7 @@ def no_layer(model: nn.Module, layers: LayerSelector) -> ValueError:
     found = f"its {len(names)} parameters are {listing(names)}" if names else "it has no parameters"
     return ValueError(
         f"no layer of {type(model).__name__} matches layers={layers!r}: {found} "
-        '(the default takes parameters of more than one dimension; layers="all" takes every parameter)'
+        '(the default takes parameters of more than one dimension but biases and norm scales; layers="all" takes all)'
     )
 
 
@@ -109,9 +112,23 @@ def check_weights(name: str, weights: Tensor) -> None:
     if weights.dtype not in FLOATING_DTYPES:
         wanted = ", ".join(str(dtype).removeprefix("torch.") for dtype in FLOATING_DTYPES)
         raise TypeError(f"layer {name!r} must be one of {wanted}, got {weights.dtype}; {advice}")
-    if type(weights) not in (Tensor, nn.Parameter) and not type(weights).__module__.startswith("torch.nn."):
+    if not _is_plain(weights):
         raise TypeError(
             f"layer {name!r} is a {type(weights).__name__}, whose memory may not hold plain weights; {advice}"
         )
+    if weights.is_neg():
+        raise TypeError(f"layer {name!r} is stored with the opposite sign: make it weights.resolve_neg(), or {advice}")
     if weights.device.type == "meta":
         raise ValueError(f"layer {name!r} is on the meta device and has no data: move the model to a real device first")
+
+
+def _is_plain(weights: Tensor) -> bool:
+    """Whether the memory of the weights holds their values.
+
+    A subclass that leaves the operations to PyTorch is plain (geoopt's ManifoldParameter). A subclass with operations
+    of its own may hold anything, and so may bitsandbytes' quantized parameters.
+    """
+    if type(weights) in (Tensor, nn.Parameter) or type(weights).__module__.startswith("torch.nn."):
+        return True
+    own_operations = type(weights).__torch_dispatch__ is not torch._C._disabled_torch_dispatch_impl
+    return not own_operations and not hasattr(weights, "quant_state")

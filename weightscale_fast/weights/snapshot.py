@@ -215,8 +215,8 @@ def snapshot(model: nn.Module, *, layers: LayerSelector = None) -> Snapshot:
 
     Args:
         model: any module.
-        layers: None for every parameter of more than one dimension, a regular expression on the name, a predicate
-            `(name, parameter) -> bool`, or `"all"`.
+        layers: None for every parameter of more than one dimension but biases and norm scales, a regular expression on
+            the name, a predicate `(name, parameter) -> bool`, or `"all"`.
 
     Raises:
         TypeError: `model` is not a module, or a weight is complex, integer, sparse or a tensor subclass.
