@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 TAIL = 1_500  # characters of a failed part's log that are shown
-GRACE = 10.0  # seconds that a stopped part gets to end
+GRACE = 20.0  # seconds that a stopped part gets to end
 
 
 def json_lines(text: str) -> list[dict[str, Any]]:
