@@ -300,6 +300,52 @@ class TestWrongArguments:
             wsf.RWCMonitor(training()[0]).load_state_dict(state)
 
 
+def state_with_rows(model):
+    monitor = wsf.RWCMonitor(model)
+    for _ in range(3):
+        monitor.record()
+    return monitor.state_dict()
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("step", -200, "its 'step' must be a step, 0 or more, got -200"),
+        ("step", 1.5, "its 'step' must be int, got float"),
+        ("step", float("nan"), "its 'step' must be int, got float"),
+        ("step", 2**63, "its 'step' must be a step, 0 or more"),
+        ("step", "x", "its 'step' must be int, got str"),
+        ("step", True, "its 'step' must be int, got bool"),
+        ("step", 0, "with steps that rise to at most 0"),
+        ("written", -1, "its 'written' must be a step, 0 or more, got -1"),
+        ("rows", b"damaged", "its rows cannot be read"),
+        ("rows", "text", "its 'rows' must be bytes or None, got str"),
+        ("weights", 5, "its 'weights' must be Mapping or None, got int"),
+        ("names", None, "its 'names' must be list or tuple, got NoneType"),
+    ],
+)
+def test_a_state_that_was_changed_is_refused_and_nothing_is_loaded(key, value, message):
+    model = nn.Sequential(nn.Linear(3, 2))
+    state = state_with_rows(model)
+    monitor = wsf.RWCMonitor(model)
+    monitor.record()
+    with pytest.raises(ValueError, match=message):
+        monitor.load_state_dict({**state, key: value})
+    assert monitor.history().steps.tolist() == [1]
+
+
+def test_rows_of_other_layers_and_a_state_without_parts_are_refused():
+    model = nn.Sequential(nn.Linear(3, 2))
+    other = state_with_rows(nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 2)))
+    monitor = wsf.RWCMonitor(model)
+    with pytest.raises(ValueError, match="its rows must be of 1 layers"):
+        monitor.load_state_dict({**state_with_rows(model), "rows": other["rows"]})
+    with pytest.raises(ValueError, match="its 'step' must be int, got nothing"):
+        monitor.load_state_dict({})
+    with pytest.raises(ValueError, match=r"must be what state_dict\(\) returned, got list"):
+        monitor.load_state_dict([])
+
+
 def test_a_monitor_prints_on_one_line():
     monitor = wsf.RWCMonitor(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)))
     monitor.record()

@@ -6,11 +6,24 @@ from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 from typing import Any
 
+import numpy as np
 from torch import nn
 
 from ..functional import layer_sums
 from .record import Record
 from .rows import Rows
+
+LARGEST_STEP = 2**53
+PARTS: dict[str, tuple[type, ...]] = {
+    "step": (int,),
+    "every": (int,),
+    "definition": (str,),
+    "names": (list, tuple),
+    "weights": (Mapping, type(None)),
+    "written": (int,),
+    "rows": (bytes, type(None)),
+}
+_MISSING = object()
 
 
 def state_dict(record: Record) -> dict[str, Any]:
@@ -49,8 +62,9 @@ def load_state_dict(record: Record, state: Mapping[str, Any], model: nn.Module) 
     Raises:
         ValueError: the state does not fit this record. Nothing is loaded in this case.
     """
+    _check_whole(state)
     _check_fits(record, state)
-    rows = None if state["rows"] is None else Rows.from_bytes(state["rows"])
+    rows = None if state["rows"] is None else _rows_of(state, record.meta)
     if rows is None and not record.recorder.has_folder and state["step"]:
         raise ValueError("the state's rows are in its run folder: pass that folder as run_dir, and resume=True")
     if state["weights"] is None:
@@ -61,6 +75,42 @@ def load_state_dict(record: Record, state: Mapping[str, Any], model: nn.Module) 
     record.step = state["step"]
     if rows is None:
         record.recorder.warn_if_behind(state["written"])
+
+
+def _check_whole(state: Mapping[str, Any]) -> None:
+    """Raise `ValueError` if a part is missing, or is of another type. A checkpoint may be damaged, or a stranger's."""
+    if not isinstance(state, Mapping):
+        raise ValueError(f"a monitor's state must be what state_dict() returned, got {type(state).__name__}")
+    for key, kinds in PARTS.items():
+        value = state.get(key, _MISSING)
+        if type(value) is bool or not isinstance(value, kinds):
+            came = "nothing" if value is _MISSING else type(value).__name__
+            wanted = " or ".join("None" if kind is type(None) else kind.__name__ for kind in kinds)
+            raise ValueError(f"the state is damaged, or no monitor's: its {key!r} must be {wanted}, got {came}")
+    for key in ("step", "written"):
+        if not 0 <= state[key] < LARGEST_STEP:
+            raise ValueError(f"the state is damaged: its {key!r} must be a step, 0 or more, got {state[key]}")
+
+
+def _rows_of(state: Mapping[str, Any], meta: Mapping[str, Any]) -> Rows:
+    """The record in the state.
+
+    Raises:
+        ValueError: it cannot be read, or is not a record of these layers that ends at the state's step.
+    """
+    try:
+        rows = Rows.from_bytes(state["rows"])
+    except Exception as error:  # whatever reads damaged bytes raises
+        raise ValueError(f"the state is damaged: its rows cannot be read ({error})") from error
+    n, L = len(rows.steps), len(meta["names"])
+    sums = [rows.delta_l1, rows.prev_l1, rows.moved] + ([] if rows.ratio_sum is None else [rows.ratio_sum])
+    fits = all(array.shape == (n, L) for array in sums) and rows.bits.shape == (n,)
+    rising = np.diff(rows.steps, prepend=0).min(initial=1) > 0 and rows.steps.max(initial=0) <= state["step"]
+    if not fits or not rising or (rows.ratio_sum is None) == (meta["definition"] == "mean_ratio"):
+        raise ValueError(
+            f"the state is damaged: its rows must be of {L} layers, with steps that rise to at most {state['step']}"
+        )
+    return rows
 
 
 def _check_fits(record: Record, state: Mapping[str, Any]) -> None:
