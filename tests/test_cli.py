@@ -61,20 +61,25 @@ def test_analyze_says_what_is_wrong(tmp_path, capsys):
     rwc[100:, 3] = 0
     make_history(rwc).save(tmp_path / "stopped")
     assert main(["analyze", str(tmp_path / "stopped")]) == 0
-    assert "! blocks.0.3.se.conv_reduce.weight stopped: RWC 0.0e+00 over steps 97 to" in capsys.readouterr().out
+    assert "! blocks.0.3.se.conv_reduce.weight stopped: RWC 0.0e+00 over steps 113 to" in capsys.readouterr().out
 
 
 def test_analyze_says_when_a_run_diverged(tmp_path, capsys):
-    """Such a record cannot be clustered, so the findings are printed first."""
+    """The page shows the steps before that, and says so."""
     rwc = noisy(300, 12)
     rwc[200:] = np.nan
     make_history(rwc).save(tmp_path / "diverged")
-    assert main(["analyze", str(tmp_path / "diverged")]) == 2
+    assert main(["analyze", str(tmp_path / "diverged")]) == 0
     said = capsys.readouterr()
     assert (
         "! blocks.0.0.se.conv_reduce.weight and 11 more layers not finite: NaN or infinite since step 201" in said.out
     )
-    assert "curves must be finite" in said.err
+    left_out = "ptimizer steps 201 to 300 are left out: 12 layers were not finite ("
+    assert f"o{left_out}" in said.out
+    page = (tmp_path / "diverged" / "analysis" / "report.html").read_text("utf-8")
+    assert page.index("NaN or infinite since step 201") < page.index(f"O{left_out}") < page.index("<h2>Figures")
+    assert main(["plot", str(tmp_path / "diverged"), "--figure", "clustered_curves"]) == 0
+    assert left_out in capsys.readouterr().out
 
 
 def test_analyze_flags(run):
@@ -173,9 +178,8 @@ def test_analyze_of_a_diverged_run_names_the_layer(tmp_path, capsys):
         prev_l1=ones,
         moved=ones.astype(int),
     ).save(tmp_path / "run")
-    assert main(["analyze", str(tmp_path / "run")]) == 2
-    error = capsys.readouterr().err
-    assert "(b)" in error
+    assert main(["analyze", str(tmp_path / "run")]) == 0
+    assert "optimizer steps 5 to 6 are left out: 1 layer was not finite (b)" in capsys.readouterr().out
     assert main(["analyze", str(tmp_path / "run"), "--steps", ":4", "--k", "1"]) == 0
 
 

@@ -373,13 +373,13 @@ def test_values_that_are_not_finite_are_named():
     rwc = np.ones((10, 6))
     rwc[3:8, 4] = np.nan
     rwc[0, 2] = np.inf
-    record = SimpleNamespace(names=("a", "b", "conv", "d", "fc", "f"), rwc=rwc)
-    message = (
-        r"6 values are NaN or infinite: in 2 layers \(conv, fc\) and 6 columns \(0, 3, 4, 5, 6 and 1 more\); "
-        "drop those layers or those columns"
-    )
+    message = r"6 values are NaN or infinite: in 2 layers \(layer 2, layer 4\), at columns 1, 4 to 8; drop those layers"
     with pytest.raises(ValueError, match=message):
-        cluster_layers(record)
+        cluster_layers(rwc.T)
+    history = make_history(rwc, names=["a", "b", "conv", "d", "fc", "f"], steps=np.arange(10, 110, 10))
+    message = r"5 values are NaN or infinite: in 1 layers \(fc\), at steps 40 to 80; leave them out with history.select"
+    with pytest.raises(ValueError, match=message):
+        cluster_layers(history)
 
 
 def test_names_must_differ():

@@ -62,7 +62,7 @@ def test_without_a_recipe_no_layer_is_dropped_and_infinities_are_refused():
 def test_nan_is_refused(row):
     curves = curves_with(row, 5, np.nan)
     curves[3, 0] = np.inf
-    with pytest.raises(ValueError, match=rf"1 values are NaN: in 1 layers \(layer {row}\) and 1 columns \(5\)"):
+    with pytest.raises(ValueError, match=rf"1 values are NaN: in 1 layers \(layer {row}\), at column 6"):
         cluster_layers(curves, recipe="weightscale")
 
 

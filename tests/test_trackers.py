@@ -55,7 +55,7 @@ class TestSummary:
         numbers = summarize(replace(history, delta_l1=delta, moved=moved))
         assert numbers["rwc/layers_still"] == 1
         assert numbers["rwc/layers_not_finite"] == 2
-        assert numbers["rwc/min"] == 0
+        assert numbers["rwc/min"] > 0  # of the layers that moved
         assert np.isfinite(numbers["rwc/max"])
 
     def test_a_layer_that_begins_at_zero_is_finite(self, history):

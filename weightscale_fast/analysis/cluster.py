@@ -21,6 +21,7 @@ from .recipe import weightscale_curves
 from .reduce import pca_scores
 from .result import OUTLIER, LayerClusters
 from .scale import to_scale
+from .usable import fill_infinities, moving_rows
 
 
 def cluster_layers(
@@ -46,7 +47,8 @@ def cluster_layers(
     Args:
         curves: an array-like [L, T] with one row per layer; an `RWCHistory`; an `RWCMonitor`; or the path of a run
             folder, npz or CSV that `load_curves` can read. Give a very large run by its path. Then only the matrix of
-            the curves is in memory, and it becomes part of the result.
+            the curves is in memory, and it becomes part of the result. Of a record, layers that never moved are left
+            out, and an infinite RWC (the weights were 0 before the step) gives way to the layer's next value.
         k: the number of clusters, 1..N; or `"auto"`, the knee of `sse`, which is the point furthest below its chord.
             Other choices can be right too: look at `sse`, `silhouette` and `stability`. cuML's k-means may leave a
             cluster empty. The result's `k` then counts the clusters that have layers, and `k_reason` says so.
@@ -67,9 +69,9 @@ def cluster_layers(
         seed: the seed of the k-means starts. The same seed gives the same result.
 
     Raises:
-        ValueError: the curves are not a finite real matrix of at least 2 layers and 2 columns (the recipe allows
-            infinities and needs 4 layers), the names do not fit them, fewer than `k` curves differ, an option is not
-            listed here, or an option contradicts the recipe.
+        ValueError: the curves are not a finite real matrix of at least 2 layers and 2 columns (a record and the recipe
+            may have infinities, and the recipe needs 4 layers), the names do not fit them, fewer than `k` curves
+            differ, an option is not listed here, or an option contradicts the recipe.
 
     Example:
         >>> clusters = cluster_layers([[1, 2, 1], [1, 2, 2], [9, 8, 9], [9, 9, 9]], k=2)
@@ -160,11 +162,20 @@ def _rows_used(
         curves = curves.history()  # type: ignore[union-attr]
     names, matrix = named_curves(curves)  # type: ignore[arg-type]
     rows = np.arange(len(names))
+    steps = getattr(curves, "steps", None)
     if recipe is not None:
+        check_finite(names, matrix, infinite_too=True, steps=steps)
         kept, infinities = weightscale_curves(names, matrix)
         return names[1:-1], rows[1:-1], kept, infinities
-    check_finite(names, matrix)
-    return names, rows, matrix if from_file else np.array(matrix, dtype=np.float64, order="C"), 0
+    if not hasattr(curves, "names"):  # an array: it is taken as it is
+        check_finite(names, matrix)
+        return names, rows, np.array(matrix, dtype=np.float64, order="C"), 0
+    rows = moving_rows(matrix)
+    kept = matrix if from_file and len(rows) == len(matrix) else np.array(matrix[rows], dtype=np.float64, order="C")
+    infinities = fill_infinities(kept)
+    names = tuple(names[i] for i in rows)
+    check_finite(names, kept, steps=steps)
+    return names, rows, kept, infinities
 
 
 def _check_distinct(points: FloatArray, k: int) -> None:

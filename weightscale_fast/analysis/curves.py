@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -116,8 +117,16 @@ def _check_size(n_layers: int, n_columns: int) -> None:
         )
 
 
-def check_finite(names: tuple[str, ...], matrix: NDArray[Any], *, infinite_too: bool = False) -> None:
-    """Raise `ValueError` if a value of `matrix` [L, T] is NaN or infinite. `infinite_too` allows infinities.
+def check_finite(
+    names: tuple[str, ...], matrix: NDArray[Any], *, infinite_too: bool = False, steps: IntArray | None = None
+) -> None:
+    """Raise `ValueError` if a value of `matrix` [L, T] is NaN or infinite.
+
+    Args:
+        names: of the layers.
+        matrix: the curves.
+        infinite_too: allows infinities.
+        steps: the steps of the columns, if they are known.
 
     Example:
         >>> check_finite(("conv", "fc"), np.array([[0.1, np.inf], [0.3, 0.4]]), infinite_too=True)
@@ -127,9 +136,27 @@ def check_finite(names: tuple[str, ...], matrix: NDArray[Any], *, infinite_too: 
         return
     wanted, came = ("numbers", "NaN") if infinite_too else ("finite", "NaN or infinite")
     bad_layers = [names[i] for i in np.flatnonzero(~good.all(axis=1))]
-    bad_columns = [str(j) for j in np.flatnonzero(~good.all(axis=0))]
+    bad = ~good.all(axis=0)
+    where = span(np.arange(1, len(bad) + 1), bad, "column") if steps is None else span(steps, bad, "step")
+    advice = (
+        "drop those layers or those columns first"
+        if steps is None
+        else "leave them out with history.select(layers=..., steps=...), or call write_report, which does so itself"
+    )
     raise ValueError(
         f"curves must be {wanted}, but {good.size - np.count_nonzero(good)} values are {came}: "
-        f"in {len(bad_layers)} layers ({listing(bad_layers)}) and {len(bad_columns)} columns ({listing(bad_columns)}); "
-        "drop those layers or those columns (steps) first"
+        f"in {len(bad_layers)} layers ({listing(bad_layers)}), at {where}; {advice}"
     )
+
+
+def span(steps: Sequence[int] | IntArray, where: NDArray[np.bool_], unit: str) -> str:
+    """The steps at which `where` [S] holds, in words.
+
+    Example:
+        >>> span([1, 2, 3, 4, 5], np.array([True, False, False, True, True]), "step")
+        'steps 1, 4 to 5'
+    """
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], where.astype(np.int8), [0]])))
+    runs = [(int(steps[first]), int(steps[end - 1])) for first, end in edges.reshape(-1, 2)]
+    words = [f"{first:,}" if first == last else f"{first:,} to {last:,}" for first, last in runs]
+    return f"{unit}{'s' if where.sum() > 1 else ''} {listing(words)}"

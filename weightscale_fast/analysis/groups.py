@@ -110,7 +110,8 @@ def cluster_groups(
         options: other options of `cluster_layers`, the same for every group.
 
     Returns:
-        The clusters of each group, or None for a group of fewer than 3 layers. `rows` are indices in the whole history.
+        The clusters of each group, or None for a group of fewer than 3 layers that moved. `rows` are indices in the
+        whole history.
 
     Raises:
         ValueError: the errors of `cluster_layers`, with the name of the group.
@@ -127,6 +128,8 @@ def cluster_groups(
     clustered: dict[str, LayerClusters | None] = {}
     for group, members in groups.items():
         rows = members[(members >= first) & (members < L - first)]
+        if recipe is None:
+            rows = rows[history.moved[:, rows].any(axis=0)]  # cluster_layers leaves out what never moved
         if len(rows) < FEWEST_LAYERS:
             clustered[group] = None
             continue

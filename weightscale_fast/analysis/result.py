@@ -39,7 +39,7 @@ class LayerClusters:
             k-means, a point z of the map belongs to the cluster with the smallest
             `|z - center_coordinates|^2 + center_offsets`.
         recipe: `"weightscale"`, or None.
-        infinities_replaced: the number of infinities that the recipe replaced.
+        infinities_replaced: the number of infinities that were replaced: by the recipe, or by the layer's next value.
         scale: the scale on which the curves were compared, `"log"` or `"linear"`.
         scale_reason: why this scale.
         outliers: how outliers were cleaned.

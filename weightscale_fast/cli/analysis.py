@@ -13,9 +13,10 @@ from ..analysis import LayerClusters, cluster_layers
 from ..analysis.groups import cluster_groups, group_layers
 from ..analysis.medians import finite_median
 from ..analysis.result import OUTLIER
+from ..analysis.usable import finite_part, left_out_of_clusters
 from ..errors import WeightScaleError
+from ..figures.by_name import FROM_HISTORY, check_figure, draw
 from ..figures.by_name import NAMES as FIGURES
-from ..figures.by_name import check_figure, draw
 from ..figures.save import FORMATS, save_figure
 from ..figures.style import labels_of
 from ..health.check import check_health
@@ -88,15 +89,25 @@ def run_plot(arguments: argparse.Namespace) -> None:
     if out.suffix not in FORMATS:
         raise ValueError(f"--out must be a .png, .svg or .pdf, got {str(out)!r}")
     options = _cluster_options(arguments)
+    runs = {title: _load(run, arguments.layers, arguments.steps) for title, run in _titles(arguments.runs).items()}
+    if arguments.figure not in FROM_HISTORY:  # the others show clusters
+        runs = {title: _finite(title, history) for title, history in runs.items()}
     figure = draw(
         arguments.figure,
-        {title: _load(run, arguments.layers, arguments.steps) for title, run in _titles(arguments.runs).items()},
+        runs,
         lambda history: cluster_layers(history, **options),
         lambda history: _clusters_by(history, arguments.by or "kind", options),
     )
     out.parent.mkdir(parents=True, exist_ok=True)
     save_figure(figure, out)
     print(f"figure: {out}")
+
+
+def _finite(title: str, history: RWCHistory) -> RWCHistory:
+    finite, notes = finite_part(history)
+    for note in notes:
+        print(f"{title}: {note}")
+    return finite
 
 
 def _titles(runs: list[Path]) -> dict[str, Path]:
@@ -168,16 +179,19 @@ def analyze(
     """
     history = _load(run, layers, steps)
     print(f"{len(history.names)} layers, {history.numel.sum():,} weights, {len(history):,} recorded steps")
-    _print_findings(history)  # first: a record with NaN has findings, but cannot be clustered
-    groups = _clusters_by(history, by, options) if by is not None else {}
-    clusters = cluster_layers(history, **options)
+    _print_findings(history)
+    finite, notes = finite_part(history)
+    groups = _clusters_by(finite, by, options) if by is not None else {}
+    clusters = cluster_layers(finite, **options)
+    for note in [*notes, *left_out_of_clusters(finite, clusters)]:
+        print(note)
     per_epoch = RWCHistory.load(run / PER_EPOCH).select(layers) if (run / PER_EPOCH).exists() else None
     report = write_report(history, clusters, out or run / "analysis", per_epoch=per_epoch, groups=groups, run=run)
-    _print_clusters(history, clusters)
+    _print_clusters(finite, clusters)
     for group, its_clusters in groups.items():
         print(f"\n{group}: {'too few layers to cluster' if its_clusters is None else ''}".rstrip())
         if its_clusters is not None:
-            _print_clusters(history, its_clusters)
+            _print_clusters(finite, its_clusters)
     print(f"report: {report}")
     return report
 

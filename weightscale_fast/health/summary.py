@@ -24,7 +24,7 @@ class RunSummary:
         rows: the number of recorded rows.
         layers: the number of layers.
         weights: the number of weights in them.
-        median: the median over the layers of each layer's median RWC over the steps.
+        median: the median over the layers that moved of each layer's median RWC over the steps.
         moved_fraction: the share of all weights that change at a step, 0 to 1.
         levels: the finite layers and their median RWC, the largest first.
         findings: what `check_health` finds in these steps.
@@ -64,6 +64,7 @@ class RunSummary:
         level, is_finite = layer_levels(history)
         finite = np.flatnonzero(is_finite & ~np.isnan(level))
         levels = level[finite]
+        moving = levels[history.moved[:, finite].any(axis=0)]
         order = np.argsort(-levels, kind="stable")
         return cls(
             first=int(history.steps[0]),
@@ -71,7 +72,7 @@ class RunSummary:
             rows=len(history),
             layers=len(history.names),
             weights=int(history.numel.sum()),
-            median=float(np.median(levels)) if len(levels) else float("nan"),
+            median=float(np.median(moving if len(moving) else levels)) if len(levels) else float("nan"),
             moved_fraction=float(history.moved.sum() / max(len(history) * history.numel.sum(), 1)),
             levels=tuple((history.names[finite[i]], float(levels[i])) for i in order),
             findings=tuple(check_health(history)),

@@ -29,7 +29,7 @@ def summarize(history: RWCHistory, prefix: str = "rwc") -> dict[str, float]:
         |---|---|
         | `min`, `q25`, `median`, `q75`, `max` | quantiles over the layers, of each layer's median RWC over the steps |
         | `moved_fraction` | the fraction of all weights that changed in a step, 0 to 1 |
-        | `layers_still` | the number of layers that never moved |
+        | `layers_still` | the number of layers that never moved; the quantiles leave them out, unless none moved |
         | `layers_not_finite` | the number of layers with NaN or infinite weights; the quantiles leave them out |
 
     Raises:
@@ -42,15 +42,17 @@ def summarize(history: RWCHistory, prefix: str = "rwc") -> dict[str, float]:
         ...     delta_l1=np.array([[1.0, 0.0], [3.0, 0.0]]), prev_l1=np.array([[4.0, 2.0], [4.0, 2.0]]),
         ...     moved=np.array([[9, 0], [4, 0]]))
         >>> summarize(history)
-        {'rwc/min': 0.0, 'rwc/q25': 0.125, 'rwc/median': 0.25, 'rwc/q75': 0.375, 'rwc/max': 0.5,
+        {'rwc/min': 0.5, 'rwc/q25': 0.5, 'rwc/median': 0.5, 'rwc/q75': 0.5, 'rwc/max': 0.5,
          'rwc/moved_fraction': 0.5, 'rwc/layers_still': 1, 'rwc/layers_not_finite': 0}
     """
     if not len(history):
         raise ValueError("the history has no rows: record at least one step before you sum it up")
     level, finite = layer_levels(history)
-    levels = level[finite & ~np.isnan(level)]
+    still = (history.moved == 0).all(axis=0)
+    known = finite & ~np.isnan(level)
+    levels = level[known & ~still] if (known & ~still).any() else level[known]
     numbers = {name: float(np.quantile(levels, q)) if len(levels) else np.nan for name, q in QUANTILES.items()}
     numbers["moved_fraction"] = float(history.moved.sum() / max(len(history) * history.numel.sum(), 1))
-    numbers["layers_still"] = int((history.moved == 0).all(axis=0).sum())
+    numbers["layers_still"] = int(still.sum())
     numbers["layers_not_finite"] = int((~finite).sum())
     return {f"{prefix}/{name}": number for name, number in numbers.items()}

@@ -76,6 +76,7 @@ def page(
     *,
     origin: str,
     findings: list[Finding],
+    notes: list[str],
     summary: Summary,
     pictures: list[Picture],
     groups: list[Group],
@@ -87,6 +88,7 @@ def page(
         clusters: its clusters.
         origin: which run it is, where that is known, else `""`.
         findings: what is wrong with it.
+        notes: what is left out, a sentence each.
         summary: the numbers of the table of layers.
         pictures: the figures.
         groups: the groups that were clustered by themselves.
@@ -99,7 +101,7 @@ def page(
         lead=escape(_lead(clusters, rwc)),
         origin=f'<p class="origin">{escape(origin)}</p>' if origin else "",
         facts=_facts(history, clusters),
-        findings=_findings(findings),
+        findings=_findings(findings) + _notes(notes),
         clusters=_cluster_table(history, clusters, rwc),
         figures="\n".join(figure_html(picture) for picture in pictures),
         groups=_groups(history, groups, rwc),
@@ -131,6 +133,11 @@ def _findings(findings: list[Finding]) -> str:
         return f'<p class="nothing-found">{NOTHING_FOUND}</p>'
     items = "\n".join(f"<li>{escape(str(finding))}{_all_layers(finding)}</li>" for finding in findings)
     return f'<section class="findings">\n<h2>What is wrong</h2>\n<ul>\n{items}\n</ul>\n</section>'
+
+
+def _notes(notes: list[str]) -> str:
+    """What the page leaves out, above everything that leaves it out."""
+    return "".join(f'\n<p class="note">{escape(note[:1].upper() + note[1:])}.</p>' for note in notes)
 
 
 def _all_layers(finding: Finding) -> str:

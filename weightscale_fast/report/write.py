@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from ..analysis.cluster import cluster_layers
 from ..analysis.result import LayerClusters
+from ..analysis.usable import finite_part, fits, left_out_of_clusters
 from ..figures.curves import check_same_layers
 from ..figures.style import check_not_empty
 from ..files import atomic_write, write_csv
@@ -35,9 +36,9 @@ def write_report(
 ) -> Path:
     """Write the page `report.html`, every figure as PNG and SVG, and `labels.csv`, `findings.csv` and `scree.csv`.
 
-    The page begins with what `check_health` finds. It needs no network and no other file. Files of the same names are
-    replaced. The page is replaced last and in one move, so a reader never sees half of it. The same data give the same
-    page, byte by byte.
+    The page begins with what `check_health` finds. If the run diverged, the page shows the steps before that, and says
+    so. It needs no network and no other file. Files of the same names are replaced. The page is replaced last and in
+    one move, so a reader never sees half of it. The same data give the same page, byte by byte.
 
     Args:
         history: an `RWCHistory`, the path of a run folder, or a monitor.
@@ -72,12 +73,11 @@ def write_report(
         raise TypeError('write_report needs a folder to write to: pass folder="out"')
     history = history_of(history)
     check_not_empty(history)
-    clusters = cluster_layers(history) if clusters is None else clusters
-    check_same_layers(history, clusters)
+    findings = check_health(history)
+    history, clusters, notes = _clustered(history, clusters)
     origin = "" if run is None else _origin(Path(run))
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    findings = check_health(history)
     _write_findings(folder / "findings.csv", findings)
     summary = Summary.of(history, clusters)
     _write_labels(folder / "labels.csv", history, summary)
@@ -91,6 +91,7 @@ def write_report(
         clusters,
         origin=origin,
         findings=findings,
+        notes=notes,
         summary=summary,
         pictures=pictures,
         groups=sections,
@@ -98,6 +99,22 @@ def write_report(
     with atomic_write(folder / "report.html") as file:
         file.write(text.encode())
     return folder / "report.html"
+
+
+def _clustered(history: RWCHistory, clusters: LayerClusters | None) -> tuple[RWCHistory, LayerClusters, list[str]]:
+    """The part of the record that the page shows, its clusters, and what is left out.
+
+    A run that diverged is shown as far as it was finite. Clusters that were given may be of the whole record, or of its
+    finite part.
+    """
+    part, notes = finite_part(history)
+    if clusters is None:
+        check_not_empty(part)
+        clusters = cluster_layers(part)
+    elif part is not history and clusters.curves.shape[1] == len(history) and fits(history, clusters):
+        part, notes = history, []
+    check_same_layers(part, clusters)
+    return part, clusters, notes + left_out_of_clusters(part, clusters)
 
 
 def _origin(run: Path) -> str:
