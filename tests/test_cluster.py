@@ -445,3 +445,9 @@ def test_a_monitor_is_clustered():
                 weight.add_(0.1)
         monitor.record()
     assert cluster_layers(monitor, k=1).names == ("0.weight", "1.weight", "2.weight")
+
+
+@pytest.mark.parametrize("points", [3, 5, 7, 10, 17])
+@pytest.mark.parametrize("top", [3.3, 100.0])
+def test_a_straight_line_has_no_knee(points, top):
+    assert chord_k(np.linspace(top, 1, points)) == 1

@@ -1,5 +1,10 @@
 """load_curves: the same curves from a run folder, an npz and a CSV; errors that say what the file should hold."""
 
+import contextlib
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -139,3 +144,46 @@ def test_a_run_without_rows_is_refused(tmp_path):
     RunFolder.create(tmp_path / "run", {"names": ["a", "b"], "definition": "norm_ratio"})
     with pytest.raises(ValueError, match="at least 2 columns, got 0"):
         cluster_layers(tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\ufeffstep,größe,fc\n1,0.5,0.25\n2,0.5,0.125\n",
+        "step,größe,fc\n1,0.5,0.25\n\n2,0.5,0.125\n\n",
+        "step,größe,fc,\r\n1,0.5,0.25,\r\n2,0.5,0.125,\r\n,,,\r\n",
+    ],
+    ids=["mark", "blank lines", "commas at the end"],
+)
+def test_csv_as_spreadsheets_write_it(tmp_path, text):
+    path = tmp_path / "curves.csv"
+    path.write_bytes(text.encode())
+    names, curves = load_curves(path)
+    assert names == ("größe", "fc")
+    assert curves.tolist() == [[0.5, 0.5], [0.25, 0.125]]
+
+
+def test_csv_is_utf8_in_any_locale(tmp_path):
+    path = tmp_path / "curves.csv"
+    path.write_text("step,größe,fc\n1,0.5,0.25\n", "utf-8")
+    code = f"from weightscale_fast.analysis import load_curves; print(ascii(load_curves({str(path)!r}).names))"
+    environment = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    found = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == r"('gr\xf6\xdfe', 'fc')"
+
+
+def test_npz_with_names_as_bytes(tmp_path):
+    np.savez(tmp_path / "curves.npz", names=np.array([b"conv", b"fc"]), rwc=np.ones((2, 3)))
+    assert load_curves(tmp_path / "curves.npz").names == ("conv", "fc")
+
+
+def test_a_damaged_npz_is_a_value_error(tmp_path):
+    """Each byte in turn is changed, and the file is cut at each byte."""
+    path = tmp_path / "curves.npz"
+    np.savez_compressed(path, names=np.array(["conv", "fc"]), rwc=np.random.default_rng(0).random((2, 3)))
+    whole = path.read_bytes()
+    for at in range(0, len(whole), 3):
+        for damaged in (whole[:at], whole[:at] + bytes([whole[at] ^ 0x55]) + whole[at + 1 :]):
+            path.write_bytes(damaged)
+            with contextlib.suppress(ValueError):
+                load_curves(path)

@@ -5,6 +5,7 @@ import io
 import re
 import subprocess
 import sys
+import xml.etree.ElementTree as ElementTree
 from dataclasses import replace
 from itertools import pairwise
 
@@ -23,7 +24,7 @@ from weightscale_fast.analysis.result import OUTLIER
 from weightscale_fast.figures.by_name import NAMES
 from weightscale_fast.figures.by_name import draw as draw_by_name
 from weightscale_fast.figures.sampling import MOST_POINTS, thin, trend, trend_window
-from weightscale_fast.figures.save import svg_of
+from weightscale_fast.figures.save import save_figure, svg_of
 from weightscale_fast.figures.style import cluster_look
 from weightscale_fast.text import short_name
 
@@ -518,3 +519,26 @@ def test_steps_may_be_epochs(history, clusters):
     assert figures.small_multiples(epochs, clusters).get_xlabel() == "epoch, from 1 to 100 in each panel"
     assert figures.rwc_curves(history).get_xlabel() == "optimizer step"
     assert figures.rwc_curves(replace(epochs, every=5)).get_ylabel().endswith("over 5 epochs")
+
+
+def test_users_settings_for_tex_do_not_count(history, clusters, tmp_path):
+    with matplotlib.rc_context({"text.usetex": True}):
+        ax = figures.clustered_curves(history, clusters)
+        save_figure(ax.figure, tmp_path / "curves.svg", tmp_path / "curves.png")
+        assert matplotlib.rcParams["text.usetex"]
+    assert not any(text.get_usetex() for text in ax.figure.findobj(matplotlib.text.Text))
+
+
+def test_small_multiples_of_many_layers_says_how_many_it_leaves_out():
+    history = make_history(noisy(12, 700), names=[f"layer{i}.weight" for i in range(700)])
+    ax = figures.small_multiples(history, cluster_layers(history, k=2, n_init=1))
+    names = [text.get_text() for text in ax.texts if text.get_text().startswith("layer")]
+    assert names == [f"layer{i}" for i in range(0, 700, 3)]
+    assert any("466 layers in between are not shown" in text.get_text() for text in ax.texts)
+
+
+def test_hostile_names_and_units_give_figures_that_can_be_read(history):
+    names = ["a\x1b[2Jb.weight", "$$.weight", "line\nend.weight", *history.names[3:]]
+    odd = replace(history, names=tuple(names), settings={"unit": "$$ \x00"})
+    for name in ("rwc_curves", "heat_map"):
+        ElementTree.fromstring(svg_of(getattr(figures, name)(odd).figure, 40))

@@ -274,6 +274,25 @@ def test_a_tracker_of_ones_own(parts, page):
     assert len(mine.calls) == 5
 
 
+def test_two_monitors_log_under_their_own_names(parts):
+    class Own:
+        def __init__(self):
+            self.names = []
+
+        def scalars(self, values, step):
+            self.names += values
+
+        def image(self, name, png, step): ...
+
+        def page(self, html): ...
+
+    tracker = Own()
+    log_summary(parts[0], tracker, prefix="generator")
+    log_summary(parts[0], tracker)
+    assert len(set(tracker.names)) == 16
+    assert {name.partition("/")[0] for name in tracker.names} == {"generator", "rwc"}
+
+
 def test_what_is_no_tracker():
     with pytest.raises(TypeError, match=r"tracker must be a TensorBoard SummaryWriter.*; got str"):
         tracker_for("tensorboard")

@@ -1,5 +1,7 @@
 """Records that are not finite throughout, that began at zero, or that have layers which never moved."""
 
+import csv
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,7 @@ from torch import nn
 
 import weightscale_fast as wsf
 from weightscale_fast.analysis.usable import fill_infinities, finite_part, left_out_of_clusters
+from weightscale_fast.cli import main
 from weightscale_fast.health.tracked import summarize
 from weightscale_fast.report import write_report
 
@@ -103,3 +106,12 @@ def test_still_layers_do_not_count_in_medians():
     for name in ("min", "q25", "median", "q75", "max"):
         assert numbers[f"rwc/{name}"] == expected[f"rwc/{name}"]
     assert numbers["rwc/layers_still"] == 8
+
+
+def test_hostile_names_reach_neither_the_terminal_nor_a_spreadsheet(tmp_path, capsys):
+    names = ["=cmd|' /C calc'!A0", "\x1b[2J.weight", *NAMES[2:]]
+    make_history(noisy(40, 6), names=names).save(tmp_path / "run")
+    assert main(["analyze", str(tmp_path / "run"), "--k", "6"]) == 0
+    assert "\x1b" not in capsys.readouterr().out
+    with open(tmp_path / "run" / "analysis" / "labels.csv", newline="", encoding="utf-8") as file:
+        assert [row[0] for row in csv.reader(file)][1:2] == ["'=cmd|' /C calc'!A0"]

@@ -30,6 +30,16 @@ def short_name(name: str, most: int = 30) -> str:
     return f"{name[: most // 2 - 1].rstrip('.')}…{name[-(most // 2) :].lstrip('.')}"
 
 
+def printable(text: str) -> str:
+    """The text with control characters, line ends and changes of direction made visible.
+
+    Example:
+        >>> printable("conv\\x1b[2J")
+        'conv\\\\x1b[2J'
+    """
+    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)
+
+
 def listing(names: Sequence[str]) -> str:
     """The first five names, and how many more there are.
 

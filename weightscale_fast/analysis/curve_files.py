@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import os
 import zipfile
+import zlib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,6 +17,12 @@ import numpy as np
 from ..record.history import RWCHistory
 from ..record.run_folder import RunFolder
 from .curves import FloatArray
+
+# What numpy and zipfile raise for a file whose bytes were changed.
+DAMAGED = (
+    *(OSError, EOFError, ValueError, TypeError, AttributeError, KeyError, IndexError, MemoryError, OverflowError),
+    *(RuntimeError, SyntaxError, zipfile.BadZipFile, zlib.error),  # NotImplementedError is a RuntimeError
+)
 
 
 class NamedCurves(NamedTuple):
@@ -96,23 +103,29 @@ def _from_npz(path: Path) -> NamedCurves:
                 rwc = rwc.T
             if len(rwc) != len(names):
                 raise ValueError(f"{len(names)} names do not fit rwc of shape {list(file['rwc'].shape)}")
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
+    except DAMAGED as error:
         raise ValueError(
             f"{path} must hold names [layers] and numbers rwc [layers, columns], or rwc [steps, layers] beside steps, "
             f"as RWCHistory.to_npz writes them: {error}"
         ) from error
-    return NamedCurves(tuple(map(str, names)), np.ascontiguousarray(rwc, dtype=np.float64))
+    decoded = (name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name) for name in names.tolist())
+    return NamedCurves(tuple(decoded), np.ascontiguousarray(rwc, dtype=np.float64))
 
 
 def _from_csv(path: Path) -> NamedCurves:
     try:
-        with open(path, newline="") as file:
-            head, *rows = csv.reader(file)
+        with open(path, newline="", encoding="utf-8-sig") as file:  # spreadsheets begin a file with a mark
+            table_rows = [(line, row) for line, row in enumerate(csv.reader(file), start=1) if any(row)]
+        if not table_rows:
+            raise ValueError("it is empty")
+        (_, head), *rows = table_rows
+        while not head[-1]:  # spreadsheets may end each line with commas
+            head.pop()
         if head[:1] != ["step"] or len(head) < 2:
             raise ValueError(f"its first line starts {','.join(head[:3])!r}")
         if not rows:
             raise ValueError("it has no rows")
-        table = np.array([_numbers(line, row, len(head)) for line, row in enumerate(rows, start=2)])
+        table = np.array([_numbers(line, row, len(head)) for line, row in rows])
     except (OSError, ValueError, csv.Error) as error:
         raise ValueError(
             f"{path} must be a table with the head step,<name>,<name>,... and a row of numbers a step, "
@@ -122,6 +135,8 @@ def _from_csv(path: Path) -> NamedCurves:
 
 
 def _numbers(line: int, row: list[str], length: int) -> list[float]:
+    if not any(row[length:]):
+        row = row[:length]
     if len(row) != length:
         raise ValueError(f"line {line} has {len(row)} fields, the head {length}")
     try:

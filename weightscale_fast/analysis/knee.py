@@ -11,6 +11,7 @@ from .curves import FloatArray
 from .kmeans import kmeans
 
 SAME = 1e-6  # of the spread; k-means may not separate points that are nearer than this
+ROUNDING = 1e-9  # of the height of an SSE curve: what lies so little below a line lies on it
 
 
 def count_distinct(points: FloatArray, limit: int) -> int:
@@ -61,4 +62,4 @@ def chord_k(sse: FloatArray) -> int:
     if drop <= 0:
         return 1
     below = 1 - np.linspace(0, 1, len(sse)) - (sse - sse[-1]) / drop
-    return int(below.argmax()) + 1
+    return int(below.argmax()) + 1 if below.max() > ROUNDING else 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from ..health.check import check_health
 from ..record.history import RWCHistory
 from ..record.run_folder import META
 from ..report.write import write_report
-from ..text import count
+from ..text import count, printable
 from ..train.loop import PER_EPOCH
 from .commands import add_command
 
@@ -100,13 +101,13 @@ def run_plot(arguments: argparse.Namespace) -> None:
     )
     out.parent.mkdir(parents=True, exist_ok=True)
     save_figure(figure, out)
-    print(f"figure: {out}")
+    _say(f"figure: {out}")
 
 
 def _finite(title: str, history: RWCHistory) -> RWCHistory:
     finite, notes = finite_part(history)
     for note in notes:
-        print(f"{title}: {note}")
+        _say(f"{title}: {note}")
     return finite
 
 
@@ -144,7 +145,7 @@ def _load(run: Path, layers: str | None, steps: str | None) -> RWCHistory:
     # [S]; a row of several steps may have moved although one of them was skipped
     empty = history.skipped & (history.moved == 0).all(axis=1)
     if empty.any():
-        print(f"left out {count(int(empty.sum()), 'row')} of steps that a gradient scaler skipped")
+        _say(f"left out {count(int(empty.sum()), 'row')} of steps that a gradient scaler skipped")
         history = history.select(steps=~empty)
     return history if steps is None else history.select(steps=_row_slice(history, steps))
 
@@ -178,42 +179,49 @@ def analyze(
         The path of the page.
     """
     history = _load(run, layers, steps)
-    print(f"{len(history.names)} layers, {history.numel.sum():,} weights, {len(history):,} recorded steps")
+    _say(f"{len(history.names)} layers, {history.numel.sum():,} weights, {len(history):,} recorded steps")
     _print_findings(history)
     finite, notes = finite_part(history)
     groups = _clusters_by(finite, by, options) if by is not None else {}
     clusters = cluster_layers(finite, **options)
     for note in [*notes, *left_out_of_clusters(finite, clusters)]:
-        print(note)
+        _say(note)
     per_epoch = RWCHistory.load(run / PER_EPOCH).select(layers) if (run / PER_EPOCH).exists() else None
     report = write_report(history, clusters, out or run / "analysis", per_epoch=per_epoch, groups=groups, run=run)
     _print_clusters(finite, clusters)
     for group, its_clusters in groups.items():
-        print(f"\n{group}: {'too few layers to cluster' if its_clusters is None else ''}".rstrip())
+        _say(f"\n{group}: {'too few layers to cluster' if its_clusters is None else ''}".rstrip())
         if its_clusters is not None:
             _print_clusters(finite, its_clusters)
-    print(f"report: {report}")
+    _say(f"report: {report}")
     return report
+
+
+def _say(text: str) -> None:
+    """Print a line. Names come from a file: they must not steer the terminal, and it may lack some of their letters."""
+    text = "\n".join(map(printable, text.split("\n")))
+    encoding = sys.stdout.encoding or "utf-8"
+    print(text.encode(encoding, "backslashreplace").decode(encoding))
 
 
 def _print_findings(history: RWCHistory) -> None:
     findings = check_health(history)
     if not findings:
-        print("nothing found: no layer stopped, ran away, was stuck, never moved, or was not finite")
+        _say("nothing found: no layer stopped, ran away, was stuck, never moved, or was not finite")
     for finding in findings[:MOST_FINDINGS]:
-        print(f"! {finding}")
+        _say(f"! {finding}")
     if len(findings) > MOST_FINDINGS:
-        print(f"! and {len(findings) - MOST_FINDINGS} more, which check_health(history) lists")
+        _say(f"! and {len(findings) - MOST_FINDINGS} more, which check_health(history) lists")
 
 
 def _print_clusters(history: RWCHistory, clusters: LayerClusters) -> None:
     sure = "" if np.isnan(clusters.stability) else f"; stability {clusters.stability:.2f}"
-    print(f"{clusters.k} clusters ({clusters.k_reason}{sure}), by their median RWC:")
+    _say(f"{clusters.k} clusters ({clusters.k_reason}{sure}), by their median RWC:")
     for label in labels_of(clusters):
         members = clusters.rows[clusters.labels == label]
         kinds = Counter(history.kinds[i] for i in members)
         median = float(finite_median(history.rwc[:, members].ravel(), axis=0))
-        print(
+        _say(
             f"  {'outliers' if label == OUTLIER else label}: {median:.2e}  {count(len(members), 'layer')} "
             f"({', '.join(f'{n} {kind}' for kind, n in kinds.items())}){_places([history.names[i] for i in members])}"
         )

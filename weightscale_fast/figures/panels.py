@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ..text import listing
 from .curves import clustered_curves
 from .plane import pca_map
-from .style import set_title, styled
+from .style import plain_text, set_title, styled
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -38,7 +38,7 @@ def pca_panels(runs: Mapping[str, LayerClusters]) -> Figure:
     figure = _page(4.6 * columns, -(-len(runs) // columns) * 4.3)
     for number, (title, clusters) in enumerate(runs.items(), start=1):
         ax = figure.add_subplot(-(-len(runs) // columns), columns, number)
-        set_title(pca_map(clusters, ax), title.replace("$", r"\$"))
+        set_title(pca_map(clusters, ax), plain_text(title))
     return figure
 
 
@@ -64,7 +64,7 @@ def group_panels(history: RWCHistory, groups: Mapping[str, LayerClusters | None]
     figure = _page(12.4, ROW_INCHES * len(clustered))
     grid = figure.add_gridspec(len(clustered), 2, width_ratios=(1.75, 1))
     for row, (group, clusters) in enumerate(clustered.items()):
-        title = group.replace("$", r"\$")
+        title = plain_text(group)
         set_title(clustered_curves(history, clusters, figure.add_subplot(grid[row, 0])), title)
         set_title(pca_map(clusters, figure.add_subplot(grid[row, 1])), title)
     return figure

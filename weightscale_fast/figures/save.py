@@ -6,7 +6,7 @@ import base64
 import io
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 DPI = 160  # of PNG files, and of the images inside SVG and PDF files
+PLAIN: dict[Any, Any] = {"text.usetex": False}  # the numbers of the axes are made when a figure is saved
 FORMATS = (".png", ".svg", ".pdf")
 IMAGE = re.compile(rb'(?<="data:image/png;base64,)[^"]+')
 COLOURS = 256  # the most of a palette
@@ -31,8 +32,10 @@ def save_figure(figure: Figure, *paths: Path) -> None:
     Example:
         `save_figure(figure, folder / "curves.svg", folder / "curves.png")`
     """
+    from matplotlib import rc_context
+
     for path in paths:
-        with atomic_write(path) as file:
+        with atomic_write(path) as file, rc_context(PLAIN):
             if path.suffix == ".svg":
                 file.write(svg_of(figure, DPI))
             else:
@@ -55,7 +58,7 @@ def svg_of(figure: Figure, dpi: float) -> bytes:
     from matplotlib import rc_context
 
     file = io.BytesIO()
-    with rc_context({"svg.hashsalt": "weightscale_fast"}):
+    with rc_context({"svg.hashsalt": "weightscale_fast", **PLAIN}):
         figure.savefig(file, format="svg", dpi=dpi, metadata={"Date": None})
     return IMAGE.sub(lambda found: _smaller(found.group()), file.getvalue())
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple, ParamSpec, TypeVar
 
 from ..analysis.result import OUTLIER
 from ..extras import import_extra
-from ..text import count, short_name
+from ..text import count, printable, short_name
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -44,6 +44,7 @@ STYLE = {
     "legend.frameon": False,
     "legend.fontsize": 8.5,
     "svg.fonttype": "path",
+    "text.usetex": False,  # TeX may be missing, and stops at an underscore in a layer's name
 }
 
 
@@ -136,15 +137,20 @@ def step_axis(ax: Axes, first: float, last: float, unit: str = "optimizer step")
     """Make x an axis of whole steps from `first` to `last`, in this unit."""
     from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
-    ax.set_xlabel(unit)
+    ax.set_xlabel(plain_text(unit))
     ax.set_xlim(first, last)
     ax.xaxis.set_major_locator(MaxNLocator(nbins=10, steps=[1, 2, 5, 10], integer=True, min_n_ticks=1))
     ax.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
 
 
 def name_label(name: str, most: int = 30) -> str:
-    """The short name as text for a figure, with dollar signs escaped: they would start a formula."""
-    return short_name(name, most).replace("$", r"\$")
+    """The short name as text for a figure."""
+    return plain_text(short_name(name, most))
+
+
+def plain_text(text: str) -> str:
+    """Text that a figure shows as it is: a dollar sign would start a formula, and SVG allows no control characters."""
+    return printable(text).replace("$", r"\$")
 
 
 def label_cluster(label: int, size: int) -> str:
@@ -159,7 +165,7 @@ def labels_of(clusters: LayerClusters) -> list[int]:
 
 def rwc_unit(history: RWCHistory) -> str:
     """The axis label for the RWC of this history: the formula and the steps that it spans."""
-    unit = history.unit.rpartition(" ")[2]
+    unit = plain_text(history.unit.rpartition(" ")[2])
     return f"{rwc_formula(history)} {f'per {unit}' if history.every == 1 else f'over {history.every:,} {unit}s'}"
 
 

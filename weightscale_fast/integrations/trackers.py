@@ -34,7 +34,7 @@ class Tracker(Protocol):
         """Log a self-contained HTML page."""
 
 
-def log_summary(history: RWCHistory, tracker: Any, step: int | None = None) -> None:
+def log_summary(history: RWCHistory, tracker: Any, step: int | None = None, *, prefix: str = "rwc") -> None:
     """Log the eight numbers of `summarize`.
 
     Args:
@@ -43,6 +43,8 @@ def log_summary(history: RWCHistory, tracker: Any, step: int | None = None) -> N
         tracker: a TensorBoard `SummaryWriter`; `wandb` or a run of it; `trackio`; `mlflow`, a run of it or
             `(client, run_id)`; a Lightning logger of one of these; or any `Tracker`.
         step: the step to log at. By default the last step of the history.
+        prefix: the first part of the names. Two monitors that log to one tracker need one each, such as
+            `"rwc_generator"` and `"rwc_critic"`.
 
     Raises:
         TypeError: `tracker` is none of these.
@@ -53,7 +55,7 @@ def log_summary(history: RWCHistory, tracker: Any, step: int | None = None) -> N
     """
     tracker = tracker_for(tracker)
     if len(history):
-        tracker.scalars(summarize(history), int(history.steps[-1]) if step is None else step)
+        tracker.scalars(summarize(history, prefix), int(history.steps[-1]) if step is None else step)
 
 
 def log_report(page: str | Path, tracker: Any, step: int = 0) -> None:
@@ -139,6 +141,8 @@ class _WandB:
         run.define_metric("rwc*", step_metric="rwc/step")
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
+        for prefix in {name.partition("/")[0] for name in values if not name.startswith("rwc")}:
+            self._run.define_metric(f"{prefix}*", step_metric="rwc/step")
         self._run.log({**values, "rwc/step": step})
 
     def image(self, name: str, png: Path, step: int) -> None:

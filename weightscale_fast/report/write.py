@@ -128,13 +128,23 @@ def _origin(run: Path) -> str:
 def _write_labels(path: Path, history: RWCHistory, summary: Summary) -> None:
     header = ("name", "kind", "weights", "cluster", "median_rwc", "median_moved_fraction")
     medians = (summary.rwc.tolist(), summary.moved.tolist())
-    rows = zip(history.names, history.kinds, history.numel.tolist(), summary.clusters, *medians, strict=True)
+    rows = zip(
+        map(_cell, history.names),
+        map(_cell, history.kinds),
+        history.numel.tolist(),
+        summary.clusters,
+        *medians,
+        strict=True,
+    )
     write_csv(path, header, rows)
 
 
 def _write_findings(path: Path, findings: list[Finding]) -> None:
     header = ("kind", "layer", "since_step", "certain_at_step", "value", "median_of_others", "more_layers", "text")
-    rows = [(f.kind, f.layer, f.step, f.last, f.value, f.median, " ".join(f.others), str(f)) for f in findings]
+    rows = [
+        (f.kind, _cell(f.layer), f.step, f.last, f.value, f.median, _cell(" ".join(f.others)), _cell(str(f)))
+        for f in findings
+    ]
     write_csv(path, header, rows)
 
 
@@ -145,9 +155,14 @@ def _write_scree(path: Path, clusters: LayerClusters) -> None:
 
 def _write_groups(path: Path, sections: list[Group]) -> None:
     rows = [
-        (name, group, label)
+        (_cell(name), _cell(group), label)
         for group, clusters, _ in sections
         if clusters is not None
         for name, label in zip(clusters.names, clusters.labels.tolist(), strict=True)
     ]
     write_csv(path, ("name", "group", "cluster"), rows)
+
+
+def _cell(text: str) -> str:
+    """Text that a spreadsheet takes as text, and not as a formula."""
+    return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
