@@ -146,10 +146,10 @@ def layer_sums_kernel(
     stride = C.to(tl.int64)
     lanes = tl.zeros([BLOCK], tl.float64)
     if k < K:
+        back = tl.where(tl.load(cursor_ptr) % R < 0, R * K, 0)  # as in Python: no row before the first
         for start in range(begin, end, BLOCK):
             chunk = start + tl.arange(0, BLOCK)
             lanes += tl.load(partial_ptr + k * stride + chunk, mask=chunk < end, other=0.0)
-        back = tl.where(tl.load(cursor_ptr) % R < 0, R * K, 0)  # as in Python: no row before the first
         tl.store(out_ptr + (back + tl.load(cursor_ptr) % R * K + k) * L + column, tl.sum(lanes))
     else:
         # The ratio has its own program. It adds its two sums again, in the same order, and so waits for no other.
