@@ -20,7 +20,6 @@ from .ratios import check_definition
 from .record import resume as resuming
 from .record.frozen import Watch
 from .record.history import RWCHistory
-from .record.listener import Listener
 from .record.optimizer_hook import OptimizerHook
 from .record.record import Record
 from .record.rows import Rows
@@ -68,8 +67,8 @@ class RWCMonitor:
 
     A row must be the change between two ends of steps. So the monitor compares the weights before some steps with those
     of the last row: after the first three rows, and later after 64, 128, 256, ... It warns if the loop changes them
-    after `step`. It also warns if another optimizer steps on the model's layers while the watched one does not, and if
-    `record()` is never called.
+    after `step`. It also warns if another optimizer steps on the model's layers while the watched one does not; and at
+    `history` or `close`, if `record()` was never called.
 
     The monitor also warns of what a record does not show: a layer that moves while it is frozen
     (`requires_grad=False`), a layer that is new in the model, and an optimizer that was rebuilt or does not train the
@@ -158,8 +157,6 @@ class RWCMonitor:
         self._unclosed = weakref.finalize(self, self._record.abandon)
         if self._hook is not None:
             self._hook.start(self._before_step, self._after_step, self._steps.other_steps)
-        else:
-            self._listener = Listener(self._steps.other_steps)
 
     @property
     def step(self) -> int:
@@ -193,8 +190,6 @@ class RWCMonitor:
     def _after_step(self, found_inf: Tensor | None = None) -> None:
         added = self._record.add_step(self.model, found_inf if isinstance(found_inf, Tensor) else None)
         self._steps.step_ended(row=added is not None)
-        if self._hook is None:
-            self._listener.end()
         if added is None:
             return
         self._watch.look(self.step)
