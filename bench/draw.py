@@ -36,10 +36,6 @@ def print_tables(benchmarks: list[dict[str, Any]], write: Callable[[str], None])
     """Write time, bandwidth, ratios and error of every rival of every case."""
     for case, rivals in by_case(benchmarks).items():
         write(f"{case}")
-        if "training step" in rivals:
-            write(f"  {rivals['record']['seconds'] / rivals['training step']['seconds']:.2%} of a training step of "
-                  f"{rivals['training step']['seconds']:.3f} s is recording")  # fmt: skip
-            continue
         for name, row in rivals.items():
             line = f"  {name:<14}{row['seconds'] * 1e3:9.2f} ms {row['bytes'] / row['seconds'] / 1e9:7.1f} GB/s"
             if "copy" in rivals:
@@ -59,22 +55,15 @@ def markdown(result: dict[str, Any]) -> str:
         "|---|---:|---:|---:|" + "---:|" * len(names),
     ]
     for case, rivals in cases.items():
-        if "fast_rwc" not in rivals:
-            continue
         ours, copy = rivals["fast_rwc"], rivals["copy"]["seconds"]
         ratios = [f"{rivals[name]['seconds'] / copy:.2f}" if name in rivals else "-" for name in names]
         lines.append(
             f"| {case}, {ours['weights'] / 1e6:.1f} M | {ours['layers']:,} | {ours['seconds'] * 1e3:.2f} ms "
             f"| {ours['bytes'] / ours['seconds'] / 1e9:.1f} | {' | '.join(ratios)} |"
         )
-    shares = [
-        f"{r['record']['seconds'] / r['training step']['seconds']:.2%} of a training step of {case}"
-        for case, r in cases.items()
-        if "record" in r
-    ]
     cpu = machine["cpu"].get("brand_raw", machine["processor"])
     where = f"{cpu}, {machine['threads']} threads, torch {machine['torch']}, float32; medians of one run."
-    return "\n".join([*lines, "", f"{where} Recording every step takes {' and '.join(shares)}."])
+    return "\n".join([*lines, "", where])
 
 
 def draw(result: dict[str, Any], path: Path) -> None:
@@ -82,7 +71,7 @@ def draw(result: dict[str, Any], path: Path) -> None:
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    cases = {case: rivals for case, rivals in by_case(result["benchmarks"]).items() if "fast_rwc" in rivals}
+    cases = by_case(result["benchmarks"])
     names = ("fast_rwc", *RIVALS[1:])
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     axes = figure.add_subplot()
