@@ -151,8 +151,7 @@ def test_resume_equals_the_uninterrupted_run(tmp_path, to_folder):
     torch.save([model.state_dict(), optimizer.state_dict(), monitor.state_dict()], tmp_path / "checkpoint")
     for _ in range(20):
         step()
-    monitor.flush()
-    monitor._hook.remove()
+    monitor.close()
 
     model, optimizer, step = training(seed=1)
     model_state, optimizer_state, monitor_state = torch.load(tmp_path / "checkpoint")
@@ -268,12 +267,14 @@ class TestWrongArguments:
 
     def test_run_folder_exists(self, tmp_path):
         model = training()[0]
-        wsf.RWCMonitor(model, run_dir=tmp_path / "run").close()
-        with pytest.raises(wsf.WeightScaleError, match=r"run folder .*run exists: choose another name"):
+        with wsf.RWCMonitor(model, run_dir=tmp_path / "run") as monitor:
+            monitor.record()
+        with pytest.raises(wsf.WeightScaleError, match=r"run folder .*run exists and holds the rows of a run: choose"):
             wsf.RWCMonitor(model, run_dir=tmp_path / "run")
 
     def test_run_folder_of_another_run(self, tmp_path):
-        wsf.RWCMonitor(training()[0], run_dir=tmp_path / "run").close()
+        with wsf.RWCMonitor(training()[0], run_dir=tmp_path / "run") as monitor:
+            monitor.record()
         with pytest.raises(wsf.WeightScaleError, match="its 'names' differs"):
             wsf.RWCMonitor(nn.Linear(2, 2), run_dir=tmp_path / "run", resume=True)
 
