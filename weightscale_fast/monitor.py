@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from .distributed.process_group import find_ranks, reshard_fsdp2
 from .eager import always_eager
-from .errors import WeightScaleError
+from .errors import WeightScaleError, check_one_of
 from .health.check import HealthWatch
 from .health.finding import Finding
 from .health.summary import RunSummary
@@ -21,6 +21,7 @@ from .record import resume as resuming
 from .record.frozen import Watch
 from .record.history import RWCHistory
 from .record.listener import Listener
+from .record.new_run import EXIST
 from .record.optimizer_hook import OptimizerHook
 from .record.record import Record
 from .record.rows import Rows
@@ -47,9 +48,13 @@ class RWCMonitor:
             too. With the number of steps in an epoch it gives the papers' per-epoch curves.
         layers: which weights are layers, as for `snapshot`.
         definition: what `history().rwc` will be, `"norm_ratio"` or `"mean_ratio"`.
-        run_dir: a new folder for the record. Its closed shards can be loaded whatever happens to this process. With a
-            folder, memory and time per step do not grow with the run.
-        settings: anything that JSON can hold about the run (model, data, seed, hyper-parameters); kept in the record.
+        run_dir: a folder for the record, new or without a row. Its closed shards can be loaded whatever happens to this
+            process. With a folder, memory and time per step do not grow with the run.
+        exist: what to do if `run_dir` holds the rows of an earlier run. `"error"` refuses it. `"overwrite"` deletes
+            that run: its meta.json, rows and analysis, and nothing else. `"next"` records to the first free one of
+            `run_dir-2`, `run_dir-3`, ...
+        settings: what to keep in the record about the run (model, data, seed, hyper-parameters): a dict, or a namespace
+            such as argparse's. Values that JSON cannot hold are kept as text.
         resume: go on with an existing `run_dir` after its last row. To go back to a checkpoint, call `load_state_dict`.
         process_group: the processes that train this model together. By default those of its wrapper of
             `DistributedDataParallel` or of its DTensors (FSDP2, HSDP, tensor parallel), otherwise this process alone.
@@ -64,6 +69,7 @@ class RWCMonitor:
 
     Attributes:
         model: the network, as given.
+        run_dir: the folder that the record goes to; None if it stays in memory.
         step: optimizer steps so far. Steps in replays of a CUDA graph count from the next `flush` on.
 
     A row must be the change between two ends of steps. So the monitor compares the weights before some steps with those
@@ -87,8 +93,8 @@ class RWCMonitor:
 
     Raises:
         ValueError, TypeError: a wrong argument, no layer in the model, or an optimizer of none of its parameters.
-        WeightScaleError: the run folder exists, cannot be written, or is another run's; or the ranks' models do not fit
-            together.
+        WeightScaleError: the run folder exists, cannot be written, is another run's, or another monitor writes to it;
+            or the ranks' models do not fit together.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 1))
@@ -112,7 +118,8 @@ class RWCMonitor:
         layers: LayerSelector = None,
         definition: str = "norm_ratio",
         run_dir: str | Path | None = None,
-        settings: Mapping[str, Any] | None = None,
+        exist: str = "error",
+        settings: object = None,
         resume: bool = False,
         process_group: ProcessGroup | None = None,
         pipeline: bool = False,
@@ -127,6 +134,11 @@ class RWCMonitor:
             )
         if resume and run_dir is None:
             raise ValueError("resume=True needs run_dir, the folder of the run to go on with")
+        check_one_of("exist", exist, EXIST)
+        if resume and exist != "error":
+            raise ValueError(
+                f"resume=True continues the run in run_dir, so it cannot go with exist={exist!r}: drop one"
+            )
         self.model = model
         reshard_fsdp2(model)
         self._record = Record(
@@ -134,7 +146,7 @@ class RWCMonitor:
             every=every,
             layers=layers,
             definition=definition,
-            settings=settings or {},
+            settings={} if settings is None else settings,
             pipeline=pipeline,
             ranks=find_ranks(model, process_group, pipeline),
             arguments={
@@ -142,6 +154,7 @@ class RWCMonitor:
                 "definition": definition,
                 "run_dir": None if run_dir is None else "a folder",  # only rank 0's is used
                 "resume": resume,
+                "exist": exist,
                 "pipeline": pipeline,
             },
         )
@@ -150,16 +163,21 @@ class RWCMonitor:
         self._steps = StepCheck(model, snapshot, self._record.last_moved, self._hook.name if self._hook else None)
         self._watch = Watch(model, snapshot.lookup_in(model), layers, snapshot.names)
         self._health = HealthWatch(self._record.meta, on_finding)
+        self.run_dir: Path | None = None
         if run_dir is not None:
-            self._record.open(Path(run_dir), resume=resume)
+            self.run_dir = self._record.open(run_dir, resume=resume, exist=exist)
             self._watch.restart(self.step)
         # If nobody calls close(), rows that are still in the ring reach the folder at garbage collection or at exit.
         # With several processes they are lost, because the other ranks may not come any more.
         self._unclosed = weakref.finalize(self, self._record.abandon)
-        if self._hook is not None:
-            self._hook.start(self._before_step, self._after_step, self._steps.other_steps)
-        else:
-            self._listener = Listener(self._steps.other_steps)
+        try:
+            if self._hook is not None:
+                self._hook.start(self._before_step, self._after_step, self._steps.other_steps)
+            else:
+                self._listener = Listener(self._steps.other_steps)
+        except BaseException:
+            self.abandon()  # so that the folder is free for the next try
+            raise
 
     @property
     def step(self) -> int:
