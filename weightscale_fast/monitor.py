@@ -234,7 +234,7 @@ class RWCMonitor:
     def _warn_of_missed_steps(self) -> None:
         if self._hook is not None and not self._record.between_rows:
             self._hook.warn_if_steps_missed(self.model, self._record.snapshot)
-        if self._hook is None:
+        if self._hook is None and self.step == 0:
             self._steps.warn_if_never_called()
 
     @property
