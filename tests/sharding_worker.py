@@ -698,8 +698,10 @@ def run_folder_that_exists():
     model = DistributedDataParallel(nn.Linear(4, 4))
     with wsf.RWCMonitor(model, run_dir=folder) as monitor:
         monitor.record()
-    with raises(wsf.WeightScaleError, "run folder", "exists and holds the rows of a run: choose another folder"):
+    with raises(wsf.WeightScaleError, "run folder", "exists and holds the rows of a run"):
         wsf.RWCMonitor(model, run_dir=folder)
+    with wsf.RWCMonitor(model, run_dir=folder, exist="next") as monitor:
+        assert monitor.run_dir.name == f"{folder.name}-2"  # on every rank
 
 
 @case(2)

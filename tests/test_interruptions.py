@@ -82,24 +82,26 @@ def test_ctrl_c_in_a_flush_loses_no_row(tmp_path, to_folder, late, monkeypatch):
     assert number > 20
 
 
-def test_ctrl_c_in_a_step_that_moves_rows_loses_none(monkeypatch):
+@pytest.mark.parametrize(("late", "at"), [(False, 4), (True, 8)])
+def test_ctrl_c_in_a_step_that_moves_rows_loses_none(late, at, monkeypatch):
     """This row takes the others out of the ring. It is itself recorded, or its movement is lost or in the next row."""
     number, interrupted = 0, True
     monkeypatch.setattr("weightscale_fast.record.row_sum.SHARD_ROWS", 4)
+    monkeypatch.setattr(recording, "arrives_late", lambda device: late)
     while interrupted:
         number += 1
         model, step = counting()
         monitor = wsf.RWCMonitor(model)
-        for i in range(1, 4):
+        for i in range(1, at):
             step(monitor, i)
-        interrupted = interrupt_at(number, partial(step, monitor, 4))
-        for i in range(5, 9):
+        interrupted = interrupt_at(number, partial(step, monitor, at))
+        for i in range(at + 1, at + 5):
             step(monitor, i)
         history = monitor.history()
         moved = (history.delta_l1[:, 0] / 4).tolist()
         assert history.steps.tolist() == list(range(1, len(moved) + 1)), number
-        assert moved[:3] == [1, 2, 3], number
-        assert moved[-3:] == [6, 7, 8], number
+        assert moved[: at - 1] == list(range(1, at)), number
+        assert moved[-3:] == [at + 2, at + 3, at + 4], number
     assert number > 20
 
 
@@ -157,6 +159,7 @@ class TestReadingWhileWriting:
 
         def slow(folder):
             yield from parts(folder)
+            step(monitor, monitor.step + 1)
             step(monitor, monitor.step + 1)
             monitor.flush()
 

@@ -21,6 +21,7 @@ from ..text import count, listing
 from .rows import SKIPPED, Rows
 from .run_folder import RunFolder
 from .settings import plain_settings
+from .writer_lock import FolderTakenError
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -201,7 +202,10 @@ class RWCHistory:
             "settings": plain_settings(self.settings),
             "dtypes": list(self.dtypes),
         }
-        run = RunFolder.create(folder, meta)
+        try:
+            run = RunFolder.create(folder, meta)
+        except FolderTakenError as error:
+            raise WeightScaleError(f"{error.reason}: choose another folder") from error
         try:
             if len(self):
                 run.append(Rows(self.steps, self.delta_l1, self.prev_l1, self.moved, self.ratio_sum, self.flags))

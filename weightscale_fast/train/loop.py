@@ -11,8 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..errors import WeightScaleError
 from ..extras import import_extra
 from ..monitor import RWCMonitor
+from ..record.new_run import has_rows
 from ..record.run_folder import META
 from .checkpoint import check_empty, load_checkpoint, save_checkpoint
 from .config import TrainConfig, check_same, recorded_config, same_workers
@@ -62,6 +64,10 @@ def train(
         WeightScaleError: the folder exists, or belongs to another run; a package or the data are missing.
     """
     config, run_dir = config.resolved(), Path(run_dir)
+    if not resume and has_rows(run_dir):
+        raise WeightScaleError(
+            f"run folder {run_dir} exists: choose another name, or continue its training with --resume (resume=True)"
+        )
     if resume and (run_dir / META).exists():
         check_same(config, recorded_config(run_dir), run_dir)
         workers = same_workers(workers, run_dir)
