@@ -195,14 +195,15 @@ def test_special_values(backend):
     torch.testing.assert_close(rwc, expected, equal_nan=True, rtol=1e-4, atol=0)
 
 
+@pytest.mark.parametrize("place", [500, 999], ids=["in a register", "after the last register"])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_special_values_amid_others(dtype, backend):
-    """NaN and inf in the middle of a layer that fills whole registers."""
+def test_special_values_amid_others(dtype, place, backend):
+    """NaN and inf in a layer that fills whole registers, and among the few weights that fill none."""
     nan, inf = float("nan"), float("inf")
     before = [torch.randn(1_000).to(dtype) for _ in range(4)]
     after = [w * 2 for w in before]
     for i, (was, becomes) in enumerate([(nan, nan), (1.0, nan), (inf, inf), (1.0, -inf)]):
-        before[i][500], after[i][500] = was, becomes
+        before[i][place], after[i][place] = was, becomes
     check_sums(module_of(*after), before, backend=backend)
 
 

@@ -351,12 +351,15 @@ class TestWeightsChangedAfterTheStep:
 
 
 class TestNothingIsRecorded:
-    def test_record_that_is_never_called_is_told_in_training(self):
+    def test_record_that_is_called_once_an_epoch_is_right(self):
         model = network()
-        monitor = wsf.RWCMonitor(model)
-        with pytest.warns(UserWarning, match=rf"SGD made {SILENT} steps and record\(\) was never called"):
-            train(model, torch.optim.SGD(model.parameters(), lr=0.1), SILENT)
-        assert len(monitor.history()) == 0  # no second warning
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        monitor, by_hand = wsf.RWCMonitor(model), ByHand(model)
+        for _ in range(2):
+            train(model, optimizer, 3 * SILENT)
+            monitor.record()
+            by_hand.row()
+        by_hand.check(monitor.history())
 
     def test_record_that_is_never_called_is_told_at_the_end(self):
         model = network()

@@ -20,7 +20,6 @@ from .ratios import check_definition
 from .record import resume as resuming
 from .record.frozen import Watch
 from .record.history import RWCHistory
-from .record.listener import Listener
 from .record.new_run import EXIST
 from .record.optimizer_hook import OptimizerHook
 from .record.record import Record
@@ -74,8 +73,8 @@ class RWCMonitor:
 
     A row must be the change between two ends of steps. So the monitor compares the weights before some steps with those
     of the last row: after the first three rows, and later after 64, 128, 256, ... It warns if the loop changes them
-    after `step`. It also warns if another optimizer steps on the model's layers while the watched one does not, and if
-    `record()` is never called.
+    after `step`. It also warns if another optimizer steps on the model's layers while the watched one does not; and at
+    `history` or `close`, if `record()` was never called.
 
     The monitor also warns of what a record does not show: a layer that moves while it is frozen
     (`requires_grad=False`), a layer that is new in the model, and an optimizer that was rebuilt or does not train the
@@ -170,14 +169,12 @@ class RWCMonitor:
         # If nobody calls close(), rows that are still in the ring reach the folder at garbage collection or at exit.
         # With several processes they are lost, because the other ranks may not come any more.
         self._unclosed = weakref.finalize(self, self._record.abandon)
-        try:
-            if self._hook is not None:
+        if self._hook is not None:
+            try:
                 self._hook.start(self._before_step, self._after_step, self._steps.other_steps)
-            else:
-                self._listener = Listener(self._steps.other_steps)
-        except BaseException:
-            self.abandon()  # so that the folder is free for the next try
-            raise
+            except BaseException:
+                self.abandon()  # so that the folder is free for the next try
+                raise
 
     @property
     def step(self) -> int:
@@ -211,8 +208,6 @@ class RWCMonitor:
     def _after_step(self, found_inf: Tensor | None = None) -> None:
         added = self._record.add_step(self.model, found_inf if isinstance(found_inf, Tensor) else None)
         self._steps.step_ended(row=added is not None)
-        if self._hook is None:
-            self._listener.end()
         if added is None:
             return
         self._watch.look(self.step)
@@ -249,7 +244,9 @@ class RWCMonitor:
         return self._record.history()
 
     def recent(self, *, after: int) -> RWCHistory:
-        """The rows after step `after` that the ring on the device still holds, 512 at most.
+        """The rows after step `after` that the ring on the device still holds.
+
+        These are the last 512. For more than about 5,000 layers they are fewer, so that the ring takes 64 MiB at most.
 
         It copies these rows to the host, and so waits once for all streams of the device. It does not change what is
         recorded or when it is written, while `history()` closes a shard and reads the whole run. Do not use it with a
@@ -272,7 +269,7 @@ class RWCMonitor:
         return self._record.recent(after)
 
     def summary(self) -> RunSummary:
-        """The last 512 rows on half a page, with the findings of `check_health`; cheap enough for every epoch.
+        """The rows of `recent` on half a page, with the findings of `check_health`; cheap enough for every epoch.
 
         With several processes it is a collective call, and all ranks get the same summary.
 
@@ -284,9 +281,10 @@ class RWCMonitor:
     def flush(self) -> None:
         """Bring every recorded row to the run folder now. This waits for the device, and for the other ranks if any.
 
-        It is needed only if a CUDA graph holds `record()`: call it at least once in 512 replays, which the host does
-        not see. Such a graph may still be replayed after this monitor is closed and deleted. So the memory that the
-        graph writes to, the rows and the previous weights, is kept until the process ends.
+        It is needed only if a CUDA graph holds `record()`, because the host does not see the replays. Call it at least
+        once in 512 replays, or in as many as `recent` returns rows. Such a graph may still be replayed after this
+        monitor is closed and deleted. So the memory that the graph writes to, the rows and the previous weights, is
+        kept until the process ends.
         """
         self._look_at(self._record.flush())
         self._tell()

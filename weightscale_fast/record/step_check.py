@@ -107,19 +107,12 @@ class StepCheck:
         self._silent[optimizer] = steps = self._silent.get(optimizer, 0) + 1
         if steps < SILENT:
             return
-        if self._watched is None:
-            if not self._called:
-                self._warn(
-                    f"{other.name} made {count(steps, 'step')} and record() was never called, so nothing is recorded: "
-                    "call it after each step, or give the optimizer to the monitor"
-                )
-        else:
-            self._warn(
-                f"{other.name} made {count(steps, 'step')} on layers of this monitor while the {self._watched} that "
-                "it watches made none. If the optimizer was rebuilt, the steps of the new one are not recorded: make a "
-                "new monitor with it. If the loop does not call step() of the watched one, as with SAM's first_step "
-                "and second_step, make the monitor without an optimizer and call record() after each step"
-            )
+        self._warn(
+            f"{other.name} made {count(steps, 'step')} on layers of this monitor while the {self._watched} that it "
+            "watches made none. If the optimizer was rebuilt, the steps of the new one are not recorded: make a new "
+            "monitor with it. If the loop does not call step() of the watched one, as with SAM's first_step and "
+            "second_step, make the monitor without an optimizer and call record() after each step"
+        )
 
     def warn_if_never_called(self) -> None:
         """At the end of a loop that has to call `record()`: warn if it never did, and trained."""
