@@ -86,7 +86,7 @@ def test_ctrl_c_in_a_flush_loses_no_row(tmp_path, to_folder, late, monkeypatch):
 def test_ctrl_c_in_a_step_that_moves_rows_loses_none(late, at, monkeypatch):
     """This row takes the others out of the ring. It is itself recorded, or its movement is lost or in the next row."""
     number, interrupted = 0, True
-    monkeypatch.setattr("weightscale_fast.record.row_sum.SHARD_ROWS", 4)
+    monkeypatch.setattr("weightscale_fast.record.ring.RING_ROWS", 8)
     monkeypatch.setattr(recording, "arrives_late", lambda device: late)
     while interrupted:
         number += 1

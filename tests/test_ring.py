@@ -52,6 +52,33 @@ def test_rows_stay_until_they_are_released():
     assert numbers(ring.take(wait=True)) == [(2, [2])]
 
 
+@pytest.mark.parametrize(("layers", "rows"), [(1, 512), (5_000, 512), (10_000, 256), (44_000, 32), (10**7, 4)])
+def test_a_ring_for_many_layers_has_fewer_rows(layers, rows):
+    ring = Ring(3, layers, device=torch.device("meta"), dtype=torch.float64)
+    assert len(ring.rows) == len(ring.skipped) == 2 * ring.half == rows
+    assert ring.rows.nbytes <= 64 * 2**20 or rows == 4
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_a_small_ring_records_every_row(tmp_path, monkeypatch, late):
+    monkeypatch.setattr("weightscale_fast.record.ring.RING_BYTES", 8 * 3 * 2 * 8)  # 8 rows of 2 layers
+    monkeypatch.setattr(recording, "arrives_late", lambda device: late)
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    weights = [p for p in model.parameters() if p.dim() > 1]
+    with wsf.RWCMonitor(model, run_dir=tmp_path / "run") as monitor:
+        for step in range(1, 31):
+            with torch.no_grad():
+                for weight in weights:
+                    weight.fill_(step * (step + 1) / 2)
+            monitor.record()
+            if step == 13:
+                assert monitor.recent(after=0).steps.tolist() == list(range(6, 14))
+    history = monitor.history()
+    assert history.steps.tolist() == list(range(1, 31))
+    assert (history.delta_l1[1:, 1] / 4).tolist() == list(range(2, 31))
+    assert len(list((tmp_path / "run" / "rwc").iterdir())) == -(-30 // 4)
+
+
 def test_a_late_part_stays_until_it_is_released():
     ring = ring_with(3, late=True)
     ring.take(wait=False)

@@ -100,7 +100,9 @@ class Record:
             late = any(ranks.all_gather(lambda: late))
         self._every = every
         self._ring = Ring(sums, len(self.snapshot), device=plan.device, dtype=sum_dtype(plan.device), late=late)
-        self.recorder = Recorder(self._ring, every, LocalSum() if ranks is None else RankSum(ranks, every))
+        half = self._ring.half
+        sums_of_rows = LocalSum(half) if ranks is None else RankSum(ranks, every, half)
+        self.recorder = Recorder(self._ring, every, sums_of_rows)
         warm_up(plan, sums)
 
     def open(self, path: str | Path, *, resume: bool, exist: str) -> Path:

@@ -17,6 +17,8 @@ from .rows import Part
 
 RING_ROWS = 512
 SHARD_ROWS = RING_ROWS // 2  # rows that are copied together
+FEWEST_ROWS = 4
+RING_BYTES = 64 * 2**20  # a ring for more than about 5,000 layers has fewer rows, so that it takes no more
 
 
 class _InFlight(NamedTuple):
@@ -33,7 +35,7 @@ class Ring:
 
     A `late` ring on a GPU does not wait. When one half is full, a side stream copies it to pinned memory while the
     other half fills. When the other half is full, `arrived` returns the copy. It waits only if the copy took
-    longer than 256 steps.
+    longer than half a ring of steps.
 
     Rows are written on the current stream. Training on several streams must order each step after the one before, and
     this orders the rows too. So a copy waits only for the stream of its last row.
@@ -46,10 +48,11 @@ class Ring:
     """
 
     def __init__(self, sums: int, layers: int, *, device: torch.device, dtype: torch.dtype, late: bool = False) -> None:
+        rows = _rows_for(sums, layers)
         with torch.inference_mode(False):  # so that any mode may write to them
-            self.rows = torch.zeros(RING_ROWS, sums, layers, dtype=dtype, device=device)  # [R, K, L]
+            self.rows = torch.zeros(rows, sums, layers, dtype=dtype, device=device)  # [R, K, L]
             self.cursor = torch.zeros(1, dtype=torch.int64, device=device)  # rows recorded; modulo R it is the next row
-            self.skipped = torch.zeros(RING_ROWS, dtype=torch.float32, device=device)  # [R] steps that a scaler skipped
+            self.skipped = torch.zeros(rows, dtype=torch.float32, device=device)  # [R] steps that a scaler skipped
             self._skipping = torch.zeros(1, dtype=torch.float32, device=device)  # steps skipped since the last row
         self._scaled = False  # whether a gradient scaler was ever used; without one there is nothing to count
         self.recorded = 0  # rows recorded, as far as the host knows
@@ -62,6 +65,11 @@ class Ring:
         if late and device.type == "cuda":
             self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
+    @property
+    def half(self) -> int:
+        """The most rows that are copied together: 256, or fewer for thousands of layers."""
+        return len(self.rows) // 2
+
     @torch.no_grad()
     def count_skipped(self, found_inf: Tensor) -> None:
         """Count a step as skipped if `found_inf`, one number on a device, is not 0."""
@@ -73,7 +81,7 @@ class Ring:
     def advance(self) -> None:
         """Move the cursor to the next row. The row at the cursor has been written."""
         if self._scaled:
-            self.skipped.index_copy_(0, self.cursor % RING_ROWS, self._skipping)
+            self.skipped.index_copy_(0, self.cursor % len(self.rows), self._skipping)
             self._skipping.zero_()
         self.cursor.add_(1)
         if is_capturing(self.rows.device):
@@ -109,11 +117,11 @@ class Ring:
         self._wait_for_device()
         # The device knows best: it counted the replays of a CUDA graph, and a row after which Ctrl-C ended `advance`.
         self.recorded = int(self.cursor.item())
-        lost = self.recorded - self._kept - RING_ROWS
+        lost = self.recorded - self._kept - len(self.rows)
         if lost > 0:
             warnings.warn(
-                f"{lost} rows were overwritten before they left the device: call flush() at least once in {RING_ROWS} "
-                "replays of a CUDA graph",
+                f"{lost} rows were overwritten before they left the device: call flush() at least once in "
+                f"{len(self.rows)} replays of a CUDA graph",
                 stacklevel=2,
             )
             self._kept += lost
@@ -128,7 +136,7 @@ class Ring:
     def newest(self, first: int) -> Part:
         """The rows from number `first` on, if the ring still holds them. They stay in it. This waits for the device."""
         self._wait_for_device()
-        return self._copy(max(first, self.recorded - RING_ROWS, self.first))
+        return self._copy(max(first, self.recorded - len(self.rows), self.first))
 
     def arrived(self) -> list[Part]:
         """The rows that the last `take(wait=False)` began to copy, until `release`. This waits for the end of the copy.
@@ -148,13 +156,13 @@ class Ring:
             torch.cuda.synchronize(self.rows.device)
 
     def _copy(self, first: int) -> Part:
-        numbers = torch.arange(first, max(first, self.recorded), device=self.rows.device) % RING_ROWS
+        numbers = torch.arange(first, max(first, self.recorded), device=self.rows.device) % len(self.rows)
         sums, skipped = (tensor[numbers].to("cpu", torch.float64).numpy() for tensor in (self.rows, self.skipped))
         return Part(first, sums, skipped)
 
     def _start_copy(self) -> _InFlight:
         """Begin to copy the rows that are not released. They lie in one half of the ring."""
-        first = self._kept % RING_ROWS
+        first = self._kept % len(self.rows)
         rows = slice(first, first + self.recorded - self._kept)
         if self._stream is None:
             host, skipped = (tensor[rows].to("cpu", torch.float64, copy=True) for tensor in (self.rows, self.skipped))
@@ -168,6 +176,14 @@ class Ring:
 def arrives_late(device: torch.device) -> bool:
     """Whether a ring on this device should be late: on a GPU, where waiting for rows would slow the training down."""
     return device.type == "cuda"
+
+
+def _rows_for(sums: int, layers: int) -> int:
+    """R, so that the ring takes at most `RING_BYTES`."""
+    rows = RING_ROWS
+    while rows > FEWEST_ROWS and rows * sums * layers * 8 > RING_BYTES:
+        rows //= 2
+    return rows
 
 
 def _to_pinned(tensor: Tensor) -> Tensor:
