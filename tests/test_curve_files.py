@@ -7,7 +7,9 @@ import sys
 
 import numpy as np
 import pytest
+from torch import nn
 
+import weightscale_fast as wsf
 from weightscale_fast.analysis import cluster_layers, load_curves
 from weightscale_fast.errors import WeightScaleError
 from weightscale_fast.record.history import RWCHistory
@@ -141,7 +143,7 @@ def test_duplicate_names_of_a_file_are_refused(tmp_path):
 
 
 def test_a_run_without_rows_is_refused(tmp_path):
-    RunFolder.create(tmp_path / "run", {"names": ["a", "b"], "definition": "norm_ratio"})
+    wsf.RWCMonitor(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)), run_dir=tmp_path / "run").close()
     with pytest.raises(ValueError, match="at least 2 columns, got 0"):
         cluster_layers(tmp_path / "run")
 

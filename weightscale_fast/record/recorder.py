@@ -134,7 +134,9 @@ class Recorder:
     def rows(self) -> Rows:
         """Everything that was flushed so far, from the folder and from memory."""
         if self._run is None:
-            return self._concatenate(self._held.rows)
+            joined = self._concatenate(self._held.rows)
+            self._held = _Held([joined], self._held.until)  # so that the next call has fewer parts to join
+            return self._concatenate([joined])  # a copy, because the caller may change it
         lost = self._run.lost()
         if lost is not None:
             warnings.warn(f"{lost}: only the rows that are still in memory are left", stacklevel=3)

@@ -61,6 +61,11 @@ class Rows(NamedTuple):
         """[n] the flags; 0 for every row if `flags` is None."""
         return np.zeros(len(self.steps), np.uint8) if self.flags is None else self.flags
 
+    @property
+    def nbytes(self) -> int:
+        """The memory of the rows, in bytes."""
+        return sum(column.nbytes for column in self if column is not None)
+
     def to_bytes(self) -> bytes:
         """The rows as the content of a safetensors file."""
         arrays = {"step": self.steps, "flags": self.bits}

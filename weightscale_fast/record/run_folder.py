@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,12 @@ from .writer_lock import WriterLock
 __all__ = ["FORMAT", "META", "RunFolder"]
 TRIES = 10  # how often rows are read if shards are deleted meanwhile
 
+# The last shard takes further rows while it has few rows, is small, and was begun a short time ago. So a loop that
+# flushes at each step does not leave a file for each.
+JOINED_ROWS = 256
+JOINED_BYTES = 8 * 2**20
+JOINED_SECONDS = 60.0
+
 
 class RunFolder:
     """The folder of one run.
@@ -41,6 +48,7 @@ class RunFolder:
         self.meta = meta
         self._lock = lock  # None for a reader
         self._listed: list[Path] | None = None  # the shards that a reader reads, so that two reads see the same
+        self._last: tuple[float, Rows] | None = None  # of a writer: when its last shard was begun, and its rows
 
     @classmethod
     def create(cls, path: str | Path, meta: Mapping[str, Any], exist: str = "error") -> RunFolder:
@@ -122,7 +130,7 @@ class RunFolder:
         return None if run_id(now) == run_id(self.meta) else f"{self.path} is the folder of another run now"
 
     def append(self, rows: Rows) -> None:
-        """Write the rows as one shard.
+        """Write the rows as one shard, or together with the rows of the last shard if that one is short and new.
 
         Raises:
             OSError: the disk is full, or the folder is gone or another run's. No part of this shard is then left, and
@@ -131,8 +139,30 @@ class RunFolder:
         lost = self.lost()
         if lost is not None:
             raise OSError(lost)
+        begun, last = self._last or (time.monotonic(), None)
+        if last is None or not self._join(begun, last, rows):
+            self._write(rows)
+            self._last = time.monotonic(), rows
+
+    def _join(self, begun: float, last: Rows, rows: Rows) -> bool:
+        """Write the rows together with those of the last shard. Return False if that shard takes no more."""
+        rows = rows.where(rows.steps > last.steps[-1])  # Ctrl-C may have come after they were written
+        joined = self._concatenate([last, rows])
+        is_old = time.monotonic() - begun > JOINED_SECONDS
+        if is_old or len(joined.steps) > JOINED_ROWS or joined.nbytes > JOINED_BYTES:
+            return False
+        if len(rows.steps):
+            self._write(joined)
+            shard_path(self.path, last).unlink(missing_ok=True)
+            self._last = begun, joined
+        return True
+
+    def _write(self, rows: Rows) -> None:
         with atomic_write(shard_path(self.path, rows)) as file:
             file.write(rows.to_bytes())
+
+    def _concatenate(self, parts: list[Rows]) -> Rows:
+        return concatenate(parts, len(self.meta["names"]), self.meta["definition"] == "mean_ratio")
 
     def rows(self) -> Rows:
         """All rows of all shards, in the order of steps.
@@ -146,7 +176,7 @@ class RunFolder:
             except _ShardGoneError:  # the run was resumed meanwhile
                 self._listed = None
                 continue
-            return concatenate(parts, len(self.meta["names"]), self.meta["definition"] == "mean_ratio")
+            return self._concatenate(parts)
         raise WeightScaleError(f"the rows in {self.path} change all the time: load them when its training is over")
 
     def parts(self) -> Iterator[Rows]:
@@ -159,15 +189,24 @@ class RunFolder:
         """
         last_step = -1
         for shard in self._shards():
-            try:
-                part = read_shard(shard, self.meta)
-            except FileNotFoundError as error:
-                raise _ShardGoneError(f"shard {shard} was deleted while the run was read: load it again") from error
+            part = self._read(shard)
             if part.steps[0] <= last_step:  # a resume was killed: it left a shard and its shortened copy
                 part = part.where(part.steps > last_step)
             if len(part.steps):
                 yield part
                 last_step = int(part.steps[-1])
+
+    def _read(self, shard: Path) -> Rows:
+        """The rows of a shard, also if further rows were written together with them meanwhile."""
+        try:
+            return read_shard(shard, self.meta)
+        except FileNotFoundError as error:
+            first, last = step_range(shard)
+            for other in list_shards(self.path, self.meta["every"]):
+                if step_range(other)[0] == first and step_range(other)[1] > last:
+                    rows = self._read(other)
+                    return rows.where(rows.steps <= last)
+            raise _ShardGoneError(f"shard {shard} was deleted while the run was read: load it again") from error
 
     def last_step(self) -> int:
         """The step of the last row; 0 if there is none."""
@@ -182,13 +221,14 @@ class RunFolder:
         lost = self.lost()
         if lost is not None:
             raise OSError(lost)
+        self._last = None
         for shard in reversed(self._shards()):
             first, last = step_range(shard)
             if last <= step:
                 continue
             if first <= step:
                 rows = read_shard(shard, self.meta)
-                self.append(rows.where(rows.steps <= step))
+                self._write(rows.where(rows.steps <= step))
             os.unlink(shard)
 
     def _shards(self) -> list[Path]:
