@@ -142,8 +142,9 @@ def test_a_history_from_another_thread_loses_no_row(tmp_path, to_folder):
 
 class TestReadingWhileWriting:
     @pytest.fixture
-    def run(self, tmp_path):
+    def run(self, tmp_path, monkeypatch):
         """A run that goes on, with three shards so far."""
+        monkeypatch.setattr("weightscale_fast.record.run_folder.JOINED_SECONDS", -1)  # each flush begins a shard
         model, step = counting()
         with wsf.RWCMonitor(model, run_dir=tmp_path / "run") as monitor:
             for i in range(1, 10):
@@ -198,7 +199,9 @@ class TestReadingWhileWriting:
         monkeypatch.setattr("weightscale_fast.record.run_folder.read_shard", racing)
         assert wsf.RWCHistory.load(monitor.run_dir).steps.tolist() == [1, 2, 3, 4]
 
-    def test_many_readers_of_a_fast_writer(self, run):
+    @pytest.mark.parametrize("seconds", [-1, 60], ids=["a shard a flush", "joined"])
+    def test_a_reader_of_a_fast_writer(self, run, seconds, monkeypatch):
+        monkeypatch.setattr("weightscale_fast.record.run_folder.JOINED_SECONDS", seconds)
         monitor, step = run
         done, errors, loads = threading.Event(), [], []
 

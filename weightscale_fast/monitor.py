@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import weakref
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -139,6 +140,7 @@ class RWCMonitor:
                 f"resume=True continues the run in run_dir, so it cannot go with exist={exist!r}: drop one"
             )
         self.model = model
+        self._thread = threading.get_ident()
         reshard_fsdp2(model)
         self._record = Record(
             model,
@@ -227,6 +229,8 @@ class RWCMonitor:
             self._health.tell()
 
     def _warn_of_missed_steps(self) -> None:
+        if threading.get_ident() != self._thread:  # in the other thread a step may have begun and not be recorded yet
+            return
         if self._hook is not None and not self._record.between_rows:
             self._hook.warn_if_steps_missed(self.model, self._record.snapshot)
         if self._hook is None and self.step == 0:
