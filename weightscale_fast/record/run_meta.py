@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from ..errors import WeightScaleError
+from ..files import read_file
 from ..ratios import DEFINITIONS
 
 FORMAT = "weightscale_fast run 1"
@@ -42,7 +43,7 @@ def parse_meta(folder: Path) -> dict[str, Any]:
         OSError: it is not there, or cannot be read.
     """
     try:
-        meta = json.loads((folder / META).read_bytes())
+        meta = json.loads(read_file(folder / META))
     except (ValueError, RecursionError) as error:
         raise WeightScaleError(f"{folder / META} cannot be read: {error}") from error
     if not isinstance(meta, dict) or meta.get("format") != FORMAT:
