@@ -22,8 +22,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # a forked child has no threads
 import collections
 import contextlib
 import hashlib
+import importlib
 import io
 import random
+import re
 import shutil
 import signal
 import sys
@@ -47,6 +49,12 @@ from weightscale_fast.cli import main as command
 
 SECONDS = 20  # a limit for one reading
 ANALYSES = 12  # one of so many folders that can be read is analyzed, and each whose edit is about the analysis
+# What a child would otherwise import anew.
+IMPORTED = (
+    *("timm", "torchvision.models", "torchvision.transforms.v2", "torch._dynamo", "tqdm", "PIL.Image"),
+    *("matplotlib.pyplot", "matplotlib.backends.backend_agg", "matplotlib.backends.backend_svg"),
+    *("sklearn.cluster", "sklearn.decomposition", "sklearn.datasets", "sklearn.metrics"),
+)
 SLOW = ("analysis", "settings", "names of a stranger", ".tmp")
 
 
@@ -62,7 +70,10 @@ class Count:
         word = outcome.partition(" ")[0]
         self.table[kind][word] += 1
         if word == "FAULT":
-            self.faults.setdefault(f"{kind} | {outcome[:70]}", f"{where}: {outcome}")
+            fault = f"{kind} | {re.sub('[0-9]+', '0', outcome)[:60]}"
+            if fault not in self.faults:
+                print(f"FAULT {where}: {outcome}"[:400], flush=True)
+            self.faults.setdefault(fault, where)
 
     def show(self) -> None:
         """Print the table."""
@@ -261,8 +272,8 @@ def main() -> None:
     seed = int(sys.argv[1]) if len(sys.argv) > 1 else 0
     torch.set_num_threads(1)
     os.environ["TQDM_DISABLE"] = "1"
-    import timm  # noqa: F401  children need not import them anew
-    import torchvision  # noqa: F401
+    for name in IMPORTED:
+        importlib.import_module(name)
 
     count, rng, start = Count(), random.Random(seed), time.monotonic()
     with tempfile.TemporaryDirectory() as name, np.errstate(all="ignore"):
@@ -272,8 +283,6 @@ def main() -> None:
     count.show()
     print(f"\nseed {seed}: {files:,} damaged curve files, {folders:,} edited folders; {time.monotonic() - start:.0f} s")
     print(f"readings that wrote outside of the folder: {written}; kinds of faults: {len(count.faults)}")
-    for where in count.faults.values():
-        print(f"FAULT {where}"[:400])
     sys.exit(1 if count.faults else 0)
 
 

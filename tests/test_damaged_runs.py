@@ -57,7 +57,7 @@ META = {
     "definition": [None, 5, "l2", ["norm_ratio"]],
     "every": [None, 0, -3, "x", 1.5, True, 10**30],
     "settings": [None, [], "x"],
-    "begun": [5, "yesterday", ["x"]],
+    "begun": [5, "yesterday", ["x"], None, ""],
     "versions": [5, ["x"], {"torch": 2}],
 }
 
