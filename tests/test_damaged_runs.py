@@ -11,6 +11,8 @@ import torch
 from torch import nn
 
 import weightscale_fast as wsf
+from weightscale_fast.cli import main
+from weightscale_fast.files import atomic_write
 
 LAYERS = 3
 
@@ -55,7 +57,7 @@ META = {
     "definition": [None, 5, "l2", ["norm_ratio"]],
     "every": [None, 0, -3, "x", 1.5, True, 10**30],
     "settings": [None, [], "x"],
-    "begun": [5, "yesterday", ["x"]],
+    "begun": [5, "yesterday", ["x"], None, ""],
     "versions": [5, ["x"], {"torch": 2}],
 }
 
@@ -183,6 +185,49 @@ def test_no_folder_of_rows(run):
             call(run)
     (run / "rwc").write_text("")
     assert_refused(run, "rwc must be a folder of rows, but Not a directory")
+
+
+@pytest.mark.parametrize("exist", ["error", "resume"])
+def test_no_row_is_written_behind_a_link(run, tmp_path, exist):
+    """A folder with rows, or without one, whose `rwc` leads elsewhere."""
+    shutil.move(run / "rwc", tmp_path / "elsewhere")
+    (run / "rwc").symlink_to(tmp_path / "elsewhere")
+    if exist == "error":
+        shutil.rmtree(tmp_path / "elsewhere")
+        (tmp_path / "elsewhere").mkdir()
+    before = sorted((tmp_path / "elsewhere").iterdir())
+    with pytest.raises(wsf.WeightScaleError, match="rwc is a link, and nothing is written through a link"):
+        wsf.RWCMonitor(network(), run_dir=run, resume=exist == "resume")
+    assert sorted((tmp_path / "elsewhere").iterdir()) == before
+
+
+def test_meta_json_is_a_pipe(run):
+    """Reading a pipe would never end."""
+    (run / "meta.json").unlink()
+    os.mkfifo(run / "meta.json")
+    assert_refused(run, "meta.json cannot be read: it is not a file")
+
+
+@pytest.mark.parametrize("make", ["link", "file"])
+def test_nothing_is_written_where_analysis_is_no_folder(run, tmp_path, capsys, make):
+    (tmp_path / "mine").mkdir()
+    if make == "link":
+        (run / "analysis").symlink_to(tmp_path / "mine")
+    else:
+        (run / "analysis").write_text("mine")
+    for command in (["analyze"], ["plot", "--figure", "heat_map"]):
+        assert main([command[0], str(run), *command[1:]]) == 2
+        assert "analysis is " in capsys.readouterr().err
+    assert list((tmp_path / "mine").iterdir()) == []
+
+
+def test_a_temporary_name_that_is_a_link_is_not_followed(tmp_path):
+    (tmp_path / "mine").write_text("mine")
+    (tmp_path / f".table.csv.{os.getpid()}.tmp").symlink_to(tmp_path / "mine")
+    with atomic_write(tmp_path / "table.csv") as file:
+        file.write(b"theirs")
+    assert (tmp_path / "mine").read_text() == "mine"
+    assert (tmp_path / "table.csv").read_text() == "theirs"
 
 
 def test_a_saved_history_has_the_types_of_a_shard(tmp_path):

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ..errors import WeightScaleError
-from ..files import atomic_write
+from ..files import atomic_write, check_own_folder
 from .run_meta import META, parse_meta
 from .writer_lock import FolderTakenError, WriterLock
 
@@ -97,6 +97,7 @@ def _begin(folder: Path, meta: str, exist: str) -> WriterLock:
         _refuse(folder, exist)  # another process may have written rows since
         if has_rows(real):
             _delete_rows(real)
+        check_own_folder(real / "rwc")
         (real / "rwc").mkdir(exist_ok=True)
         _write_meta(real, meta)
     except BaseException:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import WeightScaleError
-from ..files import atomic_write
+from ..files import atomic_write, check_own_folder
 from .new_run import begin_folder, has_rows, local_path
 from .rows import Rows, concatenate
 from .run_meta import FORMAT, META, new_meta, parse_meta, read_meta, run_id
@@ -105,6 +105,7 @@ class RunFolder:
                         "choose another name"
                     )
             run._shards()
+            check_own_folder(folder / "rwc")
         except BaseException:
             lock.release()
             raise

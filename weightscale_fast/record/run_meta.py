@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from ..errors import WeightScaleError
+from ..files import read_file
 from ..ratios import DEFINITIONS
 
 FORMAT = "weightscale_fast run 1"
@@ -42,7 +43,7 @@ def parse_meta(folder: Path) -> dict[str, Any]:
         OSError: it is not there, or cannot be read.
     """
     try:
-        meta = json.loads((folder / META).read_bytes())
+        meta = json.loads(read_file(folder / META))
     except (ValueError, RecursionError) as error:
         raise WeightScaleError(f"{folder / META} cannot be read: {error}") from error
     if not isinstance(meta, dict) or meta.get("format") != FORMAT:
@@ -87,7 +88,7 @@ def _record_problems(meta: dict[str, Any]) -> Iterator[str]:
 
 
 def _other_problems(meta: dict[str, Any]) -> Iterator[str]:
-    definition, every, begun = meta.get("definition"), meta.get("every"), meta.get("begun", "")
+    definition, every, begun = meta.get("definition"), meta.get("every"), meta.get("begun", "2020-01-01")
     if not isinstance(definition, str) or definition not in DEFINITIONS:
         yield f"definition must be one of {', '.join(map(repr, DEFINITIONS))}, got {_show(definition)}"
     if type(every) is not int or not 1 <= every < MOST:
@@ -95,7 +96,7 @@ def _other_problems(meta: dict[str, Any]) -> Iterator[str]:
     if not isinstance(meta.get("settings"), dict):
         yield f"settings must be an object, got {_show(meta.get('settings'))}"
     try:
-        datetime.fromisoformat(begun or "2020-01-01")
+        datetime.fromisoformat(begun)
     except (TypeError, ValueError):
         yield f"begun must be a time, got {_show(begun)}"
     versions = meta.get("versions", {})
