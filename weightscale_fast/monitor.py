@@ -77,8 +77,8 @@ class RWCMonitor:
     `history` or `close`, if `record()` was never called.
 
     Making a monitor warns if an earlier one still records the same: this model and optimizer, with these `layers`,
-    `every` and `definition`. A monitor cannot be copied or pickled; save its `state_dict`, and keep it outside of a
-    model that is copied or saved.
+    `every` and `definition`, in memory or to a folder. A monitor cannot be copied or pickled: save its `state_dict`,
+    and keep it outside of a model that is copied or saved.
 
     The monitor also warns of what a record does not show: a layer that moves while it is frozen
     (`requires_grad=False`), a layer that is new in the model, and an optimizer that was rebuilt or does not train the
@@ -162,7 +162,7 @@ class RWCMonitor:
             },
         )
         snapshot = self._record.snapshot
-        recorded = snapshot.names, every, definition
+        recorded = snapshot.names, every, definition, run_dir is None
         self._hook = None if optimizer is None else OptimizerHook(optimizer, model, recorded)
         self._steps = StepCheck(model, snapshot, self._record.last_moved, self._hook.name if self._hook else None)
         self._watch = Watch(model, snapshot.lookup_in(model), layers, snapshot.names)
