@@ -278,9 +278,12 @@ def test_16_bit_weights_that_round_back_have_not_moved(backend):
     assert sums.delta_l1 == 0
 
 
-def test_same_bits_twice_and_for_any_number_of_threads():
+@pytest.mark.parametrize("backend", ["cpu", "torch"])
+def test_same_bits_twice_and_for_any_number_of_threads(backend):
+    """Also of weights that are not dense: every second column, and a slice of a transposed matrix."""
     before = [torch.randn(n) for n in (5, 70_001, 1_000_003, 40)]
-    model = module_of(*[w.clone() for w in before])
+    model = module_of(*[w.clone() for w in before], torch.randn(900, 999)[:, ::2], torch.randn(600, 900).t()[:, :500])
+    before += [torch.randn(900, 500), torch.randn(900, 500)]
     nudge(model)
     prev = wsf.snapshot(module_of(*before), layers="all")
     threads = torch.get_num_threads()
@@ -288,7 +291,7 @@ def test_same_bits_twice_and_for_any_number_of_threads():
         results = []
         for count in (1, 2, 3, 1, 2):
             torch.set_num_threads(count)
-            results.append(torch.stack(wsf.layer_sums(model, prev, update=False, ratio_sum=True, backend="cpu")))
+            results.append(torch.stack(wsf.layer_sums(model, prev, update=False, ratio_sum=True, backend=backend)))
     finally:
         torch.set_num_threads(threads)
     assert all(torch.equal(result, results[0]) for result in results)
