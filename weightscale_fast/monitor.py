@@ -72,9 +72,10 @@ class RWCMonitor:
         step: optimizer steps so far. Steps in replays of a CUDA graph count from the next `flush` on.
 
     A row must be the change between two ends of steps. So the monitor compares the weights before some steps with those
-    of the last row: after the first three rows, and later after 64, 128, 256, ... It warns if the loop changes them
-    after `step`. It also warns if another optimizer steps on the model's layers while the watched one does not; and at
-    `history` or `close`, if `record()` was never called.
+    of the last row: after each of the first 20 rows, and later after a few rows from 64, 128, 256, ... on, which is one
+    row in 16 at most. It warns if the loop changes them after `step`, at every step or at every n-th. It also warns if
+    another optimizer steps on the model's layers while the watched one does not; and at `history` or `close`, if
+    `record()` was never called.
 
     Making a monitor warns if an earlier one still records the same: this model and optimizer, with these `layers`,
     `every` and `definition`, in memory or to a folder. A monitor cannot be copied or pickled: save its `state_dict`,
