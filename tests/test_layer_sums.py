@@ -195,6 +195,16 @@ def test_special_values(backend):
     torch.testing.assert_close(rwc, expected, equal_nan=True, rtol=1e-4, atol=0)
 
 
+@pytest.mark.parametrize("n", [7, 15, 16, 17, 300])
+def test_a_ratio_too_large_for_float32_is_infinite_at_every_place(n, backend):
+    """Of one weight among n: it may be in a register, or among the last few that fill none."""
+    before = torch.ones(n)
+    before[n - 1] = 1e-40
+    prev = wsf.snapshot(module_of(before), layers="all")
+    sums = wsf.layer_sums(module_of(torch.ones(n)), prev, ratio_sum=True, backend=backend)
+    assert sums.ratio_sum.item() == math.inf
+
+
 @pytest.mark.parametrize("place", [500, 999], ids=["in a register", "after the last register"])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_special_values_amid_others(dtype, place, backend):
