@@ -6,7 +6,7 @@ import threading
 import weakref
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -73,9 +73,14 @@ class RWCMonitor:
         step: optimizer steps so far. Steps in replays of a CUDA graph count from the next `flush` on.
 
     A row must be the change between two ends of steps. So the monitor compares the weights before some steps with those
-    of the last row: after the first three rows, and later after 64, 128, 256, ... It warns if the loop changes them
-    after `step`. It also warns if another optimizer steps on the model's layers while the watched one does not; and at
-    `history` or `close`, if `record()` was never called.
+    of the last row: after each of the first 20 rows, and later after a few rows from 64, 128, 256, ... on, which is one
+    row in 16 at most. It warns if the loop changes them after `step`, at every step or at every n-th. It also warns if
+    another optimizer steps on the model's layers while the watched one does not; and at `history` or `close`, if
+    `record()` was never called.
+
+    Making a monitor warns if an earlier one still records the same: this model and optimizer, with these `layers`,
+    `every` and `definition`, in memory or to a folder. A monitor cannot be copied or pickled: save its `state_dict`,
+    and keep it outside of a model that is copied or saved.
 
     The monitor also warns of what a record does not show: a layer that moves while it is frozen
     (`requires_grad=False`), a layer that is new in the model, and an optimizer that was rebuilt or does not train the
@@ -159,8 +164,9 @@ class RWCMonitor:
                 "pipeline": pipeline,
             },
         )
-        self._hook = None if optimizer is None else OptimizerHook(optimizer, model)
         snapshot = self._record.snapshot
+        recorded = snapshot.names, every, definition, run_dir is None
+        self._hook = None if optimizer is None else OptimizerHook(optimizer, model, recorded)
         self._steps = StepCheck(model, snapshot, self._record.last_moved, self._hook.name if self._hook else None)
         self._watch = Watch(model, snapshot.lookup_in(model), layers, snapshot.names)
         self._health = HealthWatch(self._record.meta, on_finding)
@@ -177,6 +183,14 @@ class RWCMonitor:
             except BaseException:
                 self.abandon()  # so that the folder is free for the next try
                 raise
+
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        """Refuse copy, deepcopy and pickle: a copy would not be what the optimizer calls."""
+        raise TypeError(
+            "a monitor cannot be copied or pickled, because it belongs to one model and one optimizer of this process: "
+            "save its state_dict(), and load that into a new monitor. If a model or a configuration that is copied or "
+            "saved has the monitor as an attribute, keep the monitor outside of it, in a variable of its own"
+        )
 
     @property
     def step(self) -> int:

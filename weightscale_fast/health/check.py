@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 
 from ..ratios import norm_ratio
 from ..record.history import RWCHistory
-from ..record.rows import Rows
+from ..record.rows import SKIPPED, Rows
 from ..record.source import HistorySource, history_of
 from .blame import FEW, Blame
 from .broken import Broken
@@ -134,8 +134,11 @@ class HealthCheck:
             return []
         finite = np.isfinite(rows.delta_l1) & np.isfinite(rows.prev_l1)  # [S, L]
         found = self._broken.update(rows.steps, finite)
-        rwc = norm_ratio(rows.delta_l1, rows.prev_l1)
-        self._open.append((rows.steps, np.where(finite, rwc, np.nan), rows.moved))
+        rwc = np.where(finite, norm_ratio(rows.delta_l1, rows.prev_l1), np.nan)
+        flags = rows.bits if isinstance(rows, Rows) else rows.flags
+        # Steps that a gradient scaler skipped say nothing of a layer. A row of several steps may have others too.
+        made = ((flags & SKIPPED) == 0) | rows.moved.any(axis=1)
+        self._open.append((rows.steps[made], rwc[made], rows.moved[made]))
         steps, rwc, moved = (np.concatenate(arrays) for arrays in zip(*self._open, strict=True))
         B = len(steps) // self._block
         full = B * self._block

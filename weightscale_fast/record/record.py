@@ -179,11 +179,12 @@ class Record:
         self._joined = True
 
     def _add_row(self, model: nn.Module, capturing: bool) -> Added:
-        plan, cur = self.snapshot.plan_for(model)
-        changed, self._plan = plan is not self._plan, plan
-        if capturing:
-            keep_for_replays(plan, self._ring)  # the plan holds the previous weights
-        run_plan(plan, cur, self._ring.rows, self._ring.cursor, update=True)
+        with self.snapshot.lock:
+            plan, cur = self.snapshot.plan_for(model)
+            changed, self._plan = plan is not self._plan, plan
+            if capturing:
+                keep_for_replays(plan, self._ring)  # the plan holds the previous weights
+            run_plan(plan, cur, self._ring.rows, self._ring.cursor, update=True)
         return Added(changed, self.recorder.commit())
 
     def is_capturing(self) -> bool:
