@@ -73,8 +73,8 @@ class RWCMonitor:
         step: optimizer steps so far. Steps in replays of a CUDA graph count from the next `flush` on.
 
     A row must be the change between two ends of steps. So the monitor compares the weights before some steps with those
-    of the last row: after each of the first 20 rows, and later after a few rows from 64, 128, 256, ... on, which is one
-    row in 16 at most. It warns if the loop changes them after `step`, at every step or at every n-th. It also warns if
+    of the last row: after each of the first 20 rows, and later after a few rows from 64, 128, 256, ... on, 20 at
+    most each time. It warns if the loop changes them after `step`, at every step or at every n-th. It also warns if
     another optimizer steps on the model's layers while the watched one does not; and at `history` or `close`, if
     `record()` was never called.
 

@@ -23,8 +23,9 @@ from ..functional import layer_sums
 from ..text import count, listing
 from ..weights.snapshot import Snapshot
 
-# The rows after which the weights are compared: the first ones, and later the first 32nd of the rows from 64 to 127,
-# from 128 to 255, ... So many in a row find what is done at every 5th or 10th step, such as Lookahead by hand.
+# The rows after which the weights are compared: the first 20, and later the first 32nd, 20 at most, of the rows from 64
+# to 127, from 128 to 255, ... So many in a row find what is done at every 5th or 10th step, such as Lookahead by hand.
+# More would slow a GPU down, because each comparison waits for it.
 FIRST = 20
 LATER = 64
 PART_OF_ROWS = 32
@@ -68,7 +69,7 @@ class StepCheck:
         if self._told or n == 0:
             return False
         power = 1 << (n.bit_length() - 1)
-        return n <= FIRST or (n >= LATER and n - power < max(TWICE, power // PART_OF_ROWS))
+        return n <= FIRST or (n >= LATER and n - power < min(max(TWICE, power // PART_OF_ROWS), FIRST))
 
     def step_ended(self, *, row: bool) -> None:
         """A step ended, and its row was added if it has one."""
