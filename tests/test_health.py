@@ -10,8 +10,10 @@ import torch
 from torch import nn
 
 import weightscale_fast as wsf
-from weightscale_fast.health.check import BLOCK, CONFIRM, HealthCheck, HealthWatch, median_of_others
+from weightscale_fast.health.check import HealthCheck, median_of_others
 from weightscale_fast.health.finding import Finding
+from weightscale_fast.health.limits import BLOCK, CONFIRM
+from weightscale_fast.health.watch import HealthWatch
 from weightscale_fast.record.ring import SHARD_ROWS
 from weightscale_fast.record.rows import SKIPPED
 

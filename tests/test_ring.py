@@ -24,7 +24,7 @@ def ring_with(count, ring=None, late=False):
 
 
 def take(ring, wait):
-    """The rows of the next take. They are released, as the recorder does it."""
+    """The rows of the next take. They are released, as the store does it."""
     taken = []
     for step in (ring.arrived, lambda: ring.take(wait=wait)):
         parts = step()

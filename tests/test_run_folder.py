@@ -98,11 +98,11 @@ def test_large_and_old_shards_take_no_more_rows(tmp_path, counting, monkeypatch)
 
 
 def test_rows_that_are_written_twice_appear_once(tmp_path, counting):
-    """So it is if Ctrl-C comes between the writing and the place where the recorder forgets the rows."""
+    """So it is if Ctrl-C comes between the writing and the place where the store forgets the rows."""
     monitor, steps = counting
     steps(3)
     steps(2)
-    folder = monitor._record.recorder._run
+    folder = monitor._record.store._run
     rows = folder.rows()
     folder.append(rows.where(rows.steps > 3))
     check(folder.rows(), 5)

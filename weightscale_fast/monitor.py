@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from .distributed.process_group import find_ranks, reshard_fsdp2
 from .eager import always_eager
 from .errors import WeightScaleError, check_one_of
-from .health.check import HealthWatch
 from .health.finding import Finding
 from .health.summary import RunSummary
+from .health.watch import HealthWatch
 from .ratios import check_definition
 from .record import resume as resuming
 from .record.frozen import Watch
@@ -239,7 +239,7 @@ class RWCMonitor:
             self._health.take(rows)
 
     def _tell(self) -> None:
-        with self._record.recorder.alone():
+        with self._record.store.alone():
             self._health.tell()
 
     def _warn_of_missed_steps(self) -> None:

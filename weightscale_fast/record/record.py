@@ -1,4 +1,4 @@
-"""Record: the part of a monitor that records. It owns the previous weights, the ring, the recorder and the step."""
+"""Record: the part of a monitor that records. It owns the previous weights, the ring, the store and the step."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from ..weights.kinds import layer_kind
 from ..weights.layers import LayerSelector
 from ..weights.snapshot import Snapshot
 from .history import RWCHistory
-from .recorder import Recorder
 from .ring import Ring, arrives_late
+from .row_store import RowStore
 from .row_sum import LocalSum, RankSum
 from .rows import Rows
 from .run_folder import RunFolder
@@ -47,7 +47,7 @@ class Record:
 
     Attributes:
         snapshot: the weights at the last row.
-        recorder: takes the rows off the device and keeps them.
+        store: takes the rows off the device and keeps them.
         ranks: as in the arguments.
         meta: what the run folder's meta.json says about the record.
         step: optimizer steps so far, as far as the host knows.
@@ -102,7 +102,7 @@ class Record:
         self._ring = Ring(sums, len(self.snapshot), device=plan.device, dtype=sum_dtype(plan.device), late=late)
         half = self._ring.half
         sums_of_rows = LocalSum(half) if ranks is None else RankSum(ranks, every, half)
-        self.recorder = Recorder(self._ring, every, sums_of_rows)
+        self.store = RowStore(self._ring, every, sums_of_rows)
         warm_up(plan, sums)
 
     def open(self, path: str | Path, *, resume: bool, exist: str) -> Path:
@@ -129,8 +129,8 @@ class Record:
             return run.meta, run.last_step(), str(run.path)
 
         self.meta, self.step, taken = begin() if self.ranks is None else self.ranks.all_gather(begin)[0]
-        self.recorder.write_to(run)
-        self.recorder.resume_at(self.step)
+        self.store.write_to(run)
+        self.store.resume_at(self.step)
         return Path(taken)
 
     def add_step(self, model: nn.Module, found_inf: Tensor | None) -> Added | None:
@@ -151,7 +151,7 @@ class Record:
         if self.ranks is not None and has_joined(model):
             self._warn_of_join()
             return None
-        if self.recorder.in_child():
+        if self.store.in_child():
             return None
         with self.lock:
             return self._add_step(model, found_inf)
@@ -185,7 +185,7 @@ class Record:
             if capturing:
                 keep_for_replays(plan, self._ring)  # the plan holds the previous weights
             run_plan(plan, cur, self._ring.rows, self._ring.cursor, update=True)
-        return Added(changed, self.recorder.commit())
+        return Added(changed, self.store.commit())
 
     def is_capturing(self) -> bool:
         """Whether a CUDA graph is captured now."""
@@ -205,30 +205,30 @@ class Record:
 
         With several ranks `flush`, `recent` and `close` are collective calls.
         """
-        if self.recorder.in_child():
+        if self.store.in_child():
             return []
         with self.lock:
-            arrived = self.recorder.flush()
-            # Only the device counts the replays of a CUDA graph, so the recorder may know of more steps.
-            self.step = max(self.step, self.recorder.step)
+            arrived = self.store.flush()
+            # Only the device counts the replays of a CUDA graph, so the store may know of more steps.
+            self.step = max(self.step, self.store.step)
             return arrived
 
     def close(self) -> list[Rows]:
         """Flush and stop recording."""
         with self.lock:
-            return self.recorder.close()
+            return self.store.close()
 
     def abandon(self) -> list[Rows]:
         """Stop recording, without a collective call."""
         with self.lock:
-            return self.recorder.abandon()
+            return self.store.abandon()
 
     def history(self) -> RWCHistory:
         """Every row that was flushed."""
         with self.lock:
-            return RWCHistory.from_rows(self.meta, self.recorder.rows())
+            return RWCHistory.from_rows(self.meta, self.store.rows())
 
     def recent(self, after: int) -> RWCHistory:
         """The rows after step `after` that the ring still holds."""
         with self.lock:
-            return RWCHistory.from_rows(self.meta, self.recorder.recent(after))
+            return RWCHistory.from_rows(self.meta, self.store.recent(after))

@@ -24,18 +24,18 @@ def state_dict(record: Record) -> dict[str, Any]:
 
 
 def _state(record: Record) -> dict[str, Any]:
-    recorder = record.recorder
+    store = record.store
     return {
         "step": record.step,
         "every": record.meta["every"],
         "definition": record.meta["definition"],
         "names": list(record.snapshot.names),
         "weights": record.snapshot.state_dict(),
-        "written": recorder.written,
+        "written": store.written,
         "run": run_id(record.meta),  # which run's folder has the rows; None in memory
         # With a run folder the rows are in it. Here they are bytes, because a distributed checkpoint loads a tensor
         # only into a tensor of the same size.
-        "rows": None if recorder.has_folder else recorder.rows().to_bytes(),
+        "rows": None if store.has_folder else store.rows().to_bytes(),
     }
 
 
@@ -66,10 +66,10 @@ def load_state_dict(record: Record, state: Mapping[str, Any], model: nn.Module) 
             layer_sums(model, record.snapshot, update=True)
         else:
             record.snapshot.load_state_dict(state["weights"])
-        record.recorder.restart(rows, step)
+        record.store.restart(rows, step)
         record.step = step
         if rows is None:
-            record.recorder.warn_if_behind(int(state["written"]))
+            record.store.warn_if_behind(int(state["written"]))
 
 
 def _checked(record: Record, state: Mapping[str, Any]) -> tuple[int, Rows | None]:
@@ -82,13 +82,13 @@ def _checked(record: Record, state: Mapping[str, Any]) -> tuple[int, Rows | None
             )
     if tuple(state["names"]) != tuple(record.snapshot.names):
         raise ValueError(_other_layers(state["names"], record.snapshot.names))
-    step, recorder = int(state["step"]), record.recorder
+    step, store = int(state["step"]), record.store
     if state["rows"] is not None:
         return step, _rows(record, state["rows"], step)
-    if not recorder.has_folder and step:
+    if not store.has_folder and step:
         raise ValueError("the state's rows are in its run folder: pass that folder as run_dir, and resume=True")
     run = state.get("run")
-    if recorder.written and state["written"] and run is not None and run != run_id(record.meta):
+    if store.written and state["written"] and run is not None and run != run_id(record.meta):
         raise ValueError(
             "the state is of another run than the one in run_dir, whose rows it would delete: pass the folder of the "
             "run that is resumed"

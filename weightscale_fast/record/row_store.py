@@ -1,4 +1,4 @@
-"""Recorder: takes rows out of the ring and keeps them in a run folder or in memory.
+"""RowStore: takes rows out of the ring and keeps them in a run folder or in memory.
 
 Letters: n rows, K sums (3, or 4 with the ratios), L layers.
 """
@@ -23,13 +23,13 @@ IN_CHILD = "To record them too, make a monitor in this process, with its own run
 
 
 class _Held(NamedTuple):
-    """What the recorder has. It is replaced as a whole, so that Ctrl-C finds it before or after a change."""
+    """What the store has. It is replaced as a whole, so that Ctrl-C finds it before or after a change."""
 
     rows: list[Rows]  # all rows if there is no run folder; otherwise the rows that are not written yet
     until: int  # the number of the first row that has not left the ring
 
 
-class Recorder:
+class RowStore:
     """Takes many rows at a time out of the ring and writes them as one shard of the run folder.
 
     If a shard cannot be written, its rows stay in memory and there is one warning. The next shard then contains them.
