@@ -321,7 +321,7 @@ class TestWeightsChangedAfterTheStep:
         with pytest.warns(UserWarning, match=LACK):
             train(model, optimizer, 1)
 
-    def test_long_runs_compare_one_row_in_16_at_most(self):
+    def test_long_runs_compare_few_rows(self):
         model = network()
         check = StepCheck(model, wsf.snapshot(model), lambda: torch.zeros(2), "SGD")
         compared = 0
@@ -329,7 +329,7 @@ class TestWeightsChangedAfterTheStep:
             check.step_ended(row=True)
             compared += check.is_due()
             assert compared <= FIRST + row / 16
-        assert compared > FIRST + 100
+        assert FIRST + 60 < compared <= FIRST + 100
 
     def test_masters_that_a_patched_step_copies_are_told(self):
         model = network()
