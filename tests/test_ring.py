@@ -62,7 +62,7 @@ def test_a_ring_for_many_layers_has_fewer_rows(layers, rows):
 @pytest.mark.parametrize("late", [False, True])
 def test_a_small_ring_records_every_row(tmp_path, monkeypatch, late):
     monkeypatch.setattr("weightscale_fast.record.ring.RING_BYTES", 8 * 3 * 2 * 8)  # 8 rows of 2 layers
-    monkeypatch.setattr("weightscale_fast.record.run_folder.JOINED_SECONDS", -1)  # so that a shard is what left the ring
+    monkeypatch.setattr("weightscale_fast.record.run_folder.JOINED_SECONDS", -1)  # no shard takes later rows
     monkeypatch.setattr(recording, "arrives_late", lambda device: late)
     model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
     weights = [p for p in model.parameters() if p.dim() > 1]
