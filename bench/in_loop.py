@@ -20,6 +20,7 @@ from torch import nn
 import weightscale_fast as wsf
 
 BLOCK = 5  # steps
+COMPARED = 5  # blocks; a monitor compares the first 20 rows too, which later ones are not
 
 
 def make(layers: int | None) -> tuple[nn.Module, torch.Tensor]:
@@ -53,9 +54,10 @@ def main() -> None:
     for _ in range(arguments.turns):
         without = seconds_of_block(model, optimizer, batch)
         with wsf.RWCMonitor(model, optimizer) as monitor:
-            seconds_of_block(model, optimizer, batch)  # the first rows are compared too, which later ones are not
+            for _ in range(COMPARED):
+                seconds_of_block(model, optimizer, batch)
             recorded = seconds_of_block(model, optimizer, batch)
-        assert len(monitor.history()) == 2 * BLOCK
+        assert len(monitor.history()) == (COMPARED + 1) * BLOCK
         pairs.append((without, recorded))
     shares = sorted(recorded / without - 1 for without, recorded in pairs)
     step = median(without for without, _ in pairs) / BLOCK

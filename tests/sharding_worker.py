@@ -696,9 +696,12 @@ def a_model_that_is_wrong_on_one_rank():
 def run_folder_that_exists():
     folder = shared_folder()
     model = DistributedDataParallel(nn.Linear(4, 4))
-    wsf.RWCMonitor(model, run_dir=folder).close()
-    with raises(wsf.WeightScaleError, "run folder", "exists: choose another name"):
+    with wsf.RWCMonitor(model, run_dir=folder) as monitor:
+        monitor.record()
+    with raises(wsf.WeightScaleError, "run folder", "exists and holds the rows of a run"):
         wsf.RWCMonitor(model, run_dir=folder)
+    with wsf.RWCMonitor(model, run_dir=folder, exist="next") as monitor:
+        assert monitor.run_dir.name == f"{folder.name}-2"  # on every rank
 
 
 @case(2)
@@ -706,7 +709,8 @@ def replicas_without_their_wrapper():
     """They look like single processes. The one that makes its monitor second gets an error that says what to do."""
     model, folder = DistributedDataParallel(nn.Linear(8, 8)), shared_folder()
     if dist.get_rank() == 0:
-        wsf.RWCMonitor(model.module, run_dir=folder).close()
+        with wsf.RWCMonitor(model.module, run_dir=folder) as monitor:
+            monitor.record()
     dist.barrier()
     if dist.get_rank() == 1:
         with raises(wsf.WeightScaleError, "exists", "2 processes run", "its DistributedDataParallel wrapper"):

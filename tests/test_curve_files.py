@@ -4,6 +4,7 @@ import contextlib
 import os
 import subprocess
 import sys
+import zipfile
 
 import numpy as np
 import pytest
@@ -92,6 +93,13 @@ def test_clusters_from_a_path_and_from_what_it_holds_are_the_same(tmp_path):
         ({"names": np.array(["a", "b"]), "rwc": np.ones((3, 4))}, r"2 names do not fit rwc of shape \[3, 4\]"),
         ({"names": np.array(["a", "b"]), "rwc": np.ones(2)}, r"rwc is float64 \[2\]"),
         ({"names": np.array(["a", "b"]), "rwc": np.array([["x"], ["y"]])}, "rwc is <U1"),
+        ({"names": np.array(["a", "b"]), "rwc": np.ones((2, 0))}, r"rwc is float64 \[2, 0\]"),
+        (
+            {"names": np.array(["a", "b"]), "rwc": np.ones((3, 2)), "steps": np.arange(2)},
+            r"steps is int64 \[2\], for 3",
+        ),
+        ({"names": np.array(["a", "b"]), "rwc": np.ones((3, 2)), "steps": np.array([1, 3, 2])}, "steps do not rise"),
+        ({"names": np.array(["a", "b"]), "rwc": np.ones((2, 2)), "steps": np.array([1, np.nan])}, "steps do not rise"),
         ({"names": np.array(["a", 1], dtype=object), "rwc": np.ones((2, 3))}, "allow_pickle"),
     ],
 )
@@ -116,6 +124,8 @@ def test_npz_that_is_none(tmp_path, content):
         ("step\n1\n", "first line starts 'step'"),
         ("step,a,b\n", "it has no rows"),
         ("step,a,b\n1,0.5\n", "line 2 has 2 fields, the head 3"),
+        ("step,a,b\n1,0.5,0.5\n1,0.5,0.5\n", "steps do not rise"),
+        ("step,a,b\n1,0.5,0_5\n", "line 2: a number must have no underscore"),
         ("step,a,b\n1,0.5,0.5\n2,0.5,half\n", "line 3: could not convert string to float: 'half'"),
     ],
 )
@@ -141,7 +151,7 @@ def test_duplicate_names_of_a_file_are_refused(tmp_path):
 
 
 def test_a_run_without_rows_is_refused(tmp_path):
-    RunFolder.create(tmp_path / "run", {"names": ["a", "b"], "definition": "norm_ratio"})
+    history().select(steps=slice(0, 0)).save(tmp_path / "run")
     with pytest.raises(ValueError, match="at least 2 columns, got 0"):
         cluster_layers(tmp_path / "run")
 
@@ -187,3 +197,54 @@ def test_a_damaged_npz_is_a_value_error(tmp_path):
             path.write_bytes(damaged)
             with contextlib.suppress(ValueError):
                 load_curves(path)
+
+
+def test_a_csv_that_may_be_cut_is_told(tmp_path):
+    """0.125 without its last letters is a number too."""
+    path = tmp_path / "curves.csv"
+    path.write_text("step,a,b\n1,0.5,0.25\n2,0.5,0.12")
+    with pytest.warns(UserWarning, match=r"does not end with a new line, .* its last number is 0\.12"):
+        load_curves(path)
+
+
+def npy(shape, dtype, body):
+    head = f"{{'descr': '{dtype}', 'fortran_order': False, 'shape': {shape}, }}".encode()
+    return b"\x93NUMPY\x01\x00" + len(head).to_bytes(2, "little") + head + body
+
+
+@pytest.mark.parametrize(
+    ("rwc", "message"),
+    [
+        (npy("(2, 3)", "<f8", bytes(80)), r"the entry of rwc is longer than its array float64 \[2, 3\]"),
+        (npy("(3, 4", "<f8", b""), "must hold names"),  # a TokenError in numpy
+        (npy("(2, 10**15)", "<f8", b""), "must hold names"),
+    ],
+)
+def test_an_entry_that_does_not_fit_its_head(tmp_path, rwc, message):
+    with zipfile.ZipFile(tmp_path / "c.npz", "w") as archive:
+        archive.writestr("names.npy", npy("(2,)", "|S1", b"ab"))
+        archive.writestr("rwc.npy", rwc)
+    with pytest.raises(ValueError, match=message) as caught:
+        load_curves(tmp_path / "c.npz")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_changed_head_does_not_hide_the_checksum(tmp_path):
+    """numpy reads as much as the head says, and zipfile compares the checksum only at the end of the entry."""
+    np.savez(tmp_path / "c.npz", names=np.array(["a"]), rwc=np.ones((1, 50_000)))
+    whole = (tmp_path / "c.npz").read_bytes()
+    (tmp_path / "c.npz").write_bytes(whole.replace(b"(1, 50000)", b"(1, 10000)"))
+    with pytest.raises(ValueError, match="c.npz must hold names"):
+        load_curves(tmp_path / "c.npz")
+
+
+def test_a_damaged_lzma_archive_is_a_value_error(tmp_path):
+    path = tmp_path / "c.npz"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_LZMA) as archive:
+        archive.writestr("names.npy", npy("(2,)", "|S1", b"ab"))
+        archive.writestr("rwc.npy", npy("(2, 3)", "<f8", bytes(48)))
+    whole = path.read_bytes()
+    for place in range(40, len(whole) - 60, 3):
+        path.write_bytes(whole[:place] + b"\xa5" + whole[place + 1 :])
+        with contextlib.suppress(ValueError):
+            load_curves(path)

@@ -11,7 +11,7 @@ import pytest
 
 import weightscale_fast as wsf
 from weightscale_fast.figures.by_name import NAMES as FIGURES
-from weightscale_fast.health.check import KINDS
+from weightscale_fast.health.limits import KINDS
 
 from .test_readme import without_numbers
 

@@ -10,9 +10,12 @@ import torch
 from torch import nn
 
 import weightscale_fast as wsf
-from weightscale_fast.health.check import BLOCK, CONFIRM, HealthCheck, HealthWatch, median_of_others
+from weightscale_fast.health.check import HealthCheck, median_of_others
 from weightscale_fast.health.finding import Finding
+from weightscale_fast.health.limits import BLOCK, CONFIRM
+from weightscale_fast.health.watch import HealthWatch
 from weightscale_fast.record.ring import SHARD_ROWS
+from weightscale_fast.record.rows import SKIPPED
 
 from .histories import make_history, noisy
 
@@ -423,3 +426,20 @@ class TestNotAtEveryStep:
         values[:, 3] = 0
         (finding,) = wsf.check_health(layers_at(values))
         assert (finding.kind, finding.layer, finding.others) == ("still", "layer3.weight", ())
+
+
+@pytest.mark.parametrize("every", [1, 4])
+def test_steps_that_a_scaler_skipped_are_no_fault_of_the_layers(every):
+    """At the start a scaler may skip many steps. A row of several steps counts if one of them moved a weight."""
+    rwc = np.full((256, 5), 0.01)
+    rwc[:100] = 0
+    steps = every * np.arange(1, 257)
+    flags = np.where(np.arange(256) < 100, SKIPPED, 0).astype(np.uint8)
+    for marked, kinds in ((np.zeros_like(flags), ["still"]), (flags, [])):
+        history = make_history(rwc, steps=steps, every=every, flags=marked)
+        check = HealthCheck(history.names, history.numel, every=every)
+        assert [finding.kind for finding in check.update(history)] == kinds
+    rwc[:100, 1:] = 0.01  # in the same row other steps moved all layers but one
+    still = HealthCheck(history.names, history.numel, every=every)
+    found = still.update(make_history(rwc[:100], steps=steps[:100], every=every, flags=flags[:100]))
+    assert [(finding.kind, finding.layer) for finding in found] == [("still", history.names[0])]

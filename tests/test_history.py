@@ -69,7 +69,7 @@ def test_save_and_load(tmp_path, definition):
         assert getattr(loaded, name) == getattr(saved, name)
     for name in ("numel", "steps", "delta_l1", "prev_l1", "moved", "rwc", "flags"):
         np.testing.assert_array_equal(getattr(loaded, name), getattr(saved, name))
-    with pytest.raises(wsf.WeightScaleError, match="exists"):
+    with pytest.raises(wsf.WeightScaleError, match=r"run exists and holds the rows of a run: choose another folder$"):
         saved.save(tmp_path / "run")
 
 

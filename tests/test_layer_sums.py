@@ -195,6 +195,16 @@ def test_special_values(backend):
     torch.testing.assert_close(rwc, expected, equal_nan=True, rtol=1e-4, atol=0)
 
 
+@pytest.mark.parametrize("n", [7, 15, 16, 17, 300])
+def test_a_ratio_too_large_for_float32_is_infinite_at_every_place(n, backend):
+    """Of one weight among n: it may be in a register, or among the last few that fill none."""
+    before = torch.ones(n)
+    before[n - 1] = 1e-40
+    prev = wsf.snapshot(module_of(before), layers="all")
+    sums = wsf.layer_sums(module_of(torch.ones(n)), prev, ratio_sum=True, backend=backend)
+    assert sums.ratio_sum.item() == math.inf
+
+
 @pytest.mark.parametrize("place", [500, 999], ids=["in a register", "after the last register"])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_special_values_amid_others(dtype, place, backend):
@@ -278,9 +288,12 @@ def test_16_bit_weights_that_round_back_have_not_moved(backend):
     assert sums.delta_l1 == 0
 
 
-def test_same_bits_twice_and_for_any_number_of_threads():
+@pytest.mark.parametrize("backend", ["cpu", "torch"])
+def test_same_bits_twice_and_for_any_number_of_threads(backend):
+    """Also of weights that are not dense: every second column, and a slice of a transposed matrix."""
     before = [torch.randn(n) for n in (5, 70_001, 1_000_003, 40)]
-    model = module_of(*[w.clone() for w in before])
+    model = module_of(*[w.clone() for w in before], torch.randn(900, 999)[:, ::2], torch.randn(600, 900).t()[:, :500])
+    before += [torch.randn(900, 500), torch.randn(900, 500)]
     nudge(model)
     prev = wsf.snapshot(module_of(*before), layers="all")
     threads = torch.get_num_threads()
@@ -288,7 +301,7 @@ def test_same_bits_twice_and_for_any_number_of_threads():
         results = []
         for count in (1, 2, 3, 1, 2):
             torch.set_num_threads(count)
-            results.append(torch.stack(wsf.layer_sums(model, prev, update=False, ratio_sum=True, backend="cpu")))
+            results.append(torch.stack(wsf.layer_sums(model, prev, update=False, ratio_sum=True, backend=backend)))
     finally:
         torch.set_num_threads(threads)
     assert all(torch.equal(result, results[0]) for result in results)

@@ -11,7 +11,8 @@ PACKAGE = Path(weightscale_fast.__file__).parent
 
 # From the bottom up. The rooms of one line do not import one another.
 ORDER = """
-errors files graph_capture text
+errors
+files graph_capture text
 eager extras ratios
 ops
 weights

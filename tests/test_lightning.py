@@ -207,6 +207,37 @@ def test_a_second_fit_continues_from_the_current_weights():
     assert history.rwc[8, 0] < 1
 
 
+def test_training_twice(tmp_path):
+    """The error names arguments that the callback has, and each way out works."""
+    module, folder = module_of(pl.LightningModule), tmp_path / "run"
+    trainer_with([RWCCallback(folder)]).fit(module, batches(4))
+    with pytest.raises(wsf.WeightScaleError, match=r'pass another run_dir, exist="next" .* from a checkpoint$'):
+        trainer_with([RWCCallback(folder)]).fit(module, batches(4))
+    callback = RWCCallback(folder, exist="next")
+    for name in ("run-2", "run-3"):
+        trainer = trainer_with([callback])
+        trainer.fit(module, batches(4))
+        assert callback.monitors[0].run_dir == tmp_path / name
+    trainer.fit_loop.max_epochs = 2
+    trainer.fit(module, batches(4))  # the same trainer goes on, in the folder of its run
+    assert [len(wsf.RWCHistory.load(tmp_path / name)) for name in ("run", "run-2", "run-3")] == [4, 4, 8]
+    callback = RWCCallback(folder, exist="overwrite")
+    trainer_with([callback]).fit(module, batches(5))
+    assert len(wsf.RWCHistory.load(folder)) == 5
+    with pytest.raises(ValueError, match="exist must be one of"):
+        RWCCallback(folder, exist="more")
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:lightning")
+def test_a_fast_dev_run_writes_no_folder(tmp_path):
+    module, callback = module_of(pl.LightningModule), RWCCallback(tmp_path / "run")
+    trainer_with([callback], fast_dev_run=True).fit(module, batches())
+    assert len(callback.history()) == 1
+    assert not (tmp_path / "run").exists()
+    trainer_with([callback]).fit(module, batches())
+    assert len(wsf.RWCHistory.load(tmp_path / "run")) == 8
+
+
 def test_checkpoints_hold_the_weights_once(tmp_path):
     """They hold the weights twice only between two rows, or if other code than the optimizer changed the weights."""
     module, callback, sparse = module_of(pl.LightningModule), RWCCallback(), RWCCallback(every=3)

@@ -151,8 +151,7 @@ def test_resume_equals_the_uninterrupted_run(tmp_path, to_folder):
     torch.save([model.state_dict(), optimizer.state_dict(), monitor.state_dict()], tmp_path / "checkpoint")
     for _ in range(20):
         step()
-    monitor.flush()
-    monitor._hook.remove()
+    monitor.close()
 
     model, optimizer, step = training(seed=1)
     model_state, optimizer_state, monitor_state = torch.load(tmp_path / "checkpoint")
@@ -268,12 +267,14 @@ class TestWrongArguments:
 
     def test_run_folder_exists(self, tmp_path):
         model = training()[0]
-        wsf.RWCMonitor(model, run_dir=tmp_path / "run").close()
-        with pytest.raises(wsf.WeightScaleError, match=r"run folder .*run exists: choose another name"):
+        with wsf.RWCMonitor(model, run_dir=tmp_path / "run") as monitor:
+            monitor.record()
+        with pytest.raises(wsf.WeightScaleError, match=r"run folder .*run exists and holds the rows of a run: choose"):
             wsf.RWCMonitor(model, run_dir=tmp_path / "run")
 
     def test_run_folder_of_another_run(self, tmp_path):
-        wsf.RWCMonitor(training()[0], run_dir=tmp_path / "run").close()
+        with wsf.RWCMonitor(training()[0], run_dir=tmp_path / "run") as monitor:
+            monitor.record()
         with pytest.raises(wsf.WeightScaleError, match="its 'names' differs"):
             wsf.RWCMonitor(nn.Linear(2, 2), run_dir=tmp_path / "run", resume=True)
 
@@ -308,28 +309,28 @@ def state_with_rows(model):
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "message"),
+    ("key", "value"),
     [
-        ("step", -200, "its 'step' must be a step, 0 or more, got -200"),
-        ("step", 1.5, "its 'step' must be int, got float"),
-        ("step", float("nan"), "its 'step' must be int, got float"),
-        ("step", 2**63, "its 'step' must be a step, 0 or more"),
-        ("step", "x", "its 'step' must be int, got str"),
-        ("step", True, "its 'step' must be int, got bool"),
-        ("step", 0, "with steps that rise to at most 0"),
-        ("written", -1, "its 'written' must be a step, 0 or more, got -1"),
-        ("rows", b"damaged", "its rows cannot be read"),
-        ("rows", "text", "its 'rows' must be bytes or None, got str"),
-        ("weights", 5, "its 'weights' must be Mapping or None, got int"),
-        ("names", None, "its 'names' must be list or tuple, got NoneType"),
+        ("step", -200),
+        ("step", 1.5),
+        ("step", float("nan")),
+        ("step", 2**63),
+        ("step", "x"),
+        ("step", True),
+        ("step", 0),
+        ("written", -1),
+        ("rows", b"damaged"),
+        ("rows", "text"),
+        ("weights", 5),
+        ("names", None),
     ],
 )
-def test_a_state_that_was_changed_is_refused_and_nothing_is_loaded(key, value, message):
+def test_a_state_that_was_changed_is_refused_and_nothing_is_loaded(key, value):
     model = nn.Sequential(nn.Linear(3, 2))
     state = state_with_rows(model)
     monitor = wsf.RWCMonitor(model)
     monitor.record()
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match="^the state "):
         monitor.load_state_dict({**state, key: value})
     assert monitor.history().steps.tolist() == [1]
 
@@ -338,11 +339,11 @@ def test_rows_of_other_layers_and_a_state_without_parts_are_refused():
     model = nn.Sequential(nn.Linear(3, 2))
     other = state_with_rows(nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 2)))
     monitor = wsf.RWCMonitor(model)
-    with pytest.raises(ValueError, match="its rows must be of 1 layers"):
+    with pytest.raises(ValueError, match="^the state does not fit this monitor, or is damaged"):
         monitor.load_state_dict({**state_with_rows(model), "rows": other["rows"]})
-    with pytest.raises(ValueError, match="its 'step' must be int, got nothing"):
+    with pytest.raises(ValueError, match="but it has no 'step' and no 'every'"):
         monitor.load_state_dict({})
-    with pytest.raises(ValueError, match=r"must be what state_dict\(\) returned, got list"):
+    with pytest.raises(ValueError, match=r"must be what a monitor's state_dict\(\) returned, got list"):
         monitor.load_state_dict([])
 
 

@@ -9,6 +9,8 @@ from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoi
 from torch.nn.utils import parametrize
 
 import weightscale_fast as wsf
+from weightscale_fast.distributed.share_lookup import ShareLookup
+from weightscale_fast.distributed.shares import Shares
 
 
 def network():
@@ -116,3 +118,16 @@ def test_and_back_again(change, back):
     assert wsf.fast_rwc(model, between).tolist() == pytest.approx([rwc, 0])
     scale(model)
     assert wsf.fast_rwc(model, between).tolist() == pytest.approx([0.5, 0.5])
+
+
+def test_a_rank_follows_its_share_too():
+    """A renamed parameter leaves None behind, and so does one that is set to None."""
+    model = network()
+    names = ("0.weight", "1.0.weight")
+    lookup = ShareLookup(model, Shares(names, (16, 12), ("linear",) * 2, {names[0]: range(16)}, rank=0, size=2))
+    lookup()
+    prune_some(model)
+    assert lookup()[0][0].data_ptr() == model[0].weight_orig.data_ptr()
+    model[0].weight_orig = None
+    with pytest.raises(wsf.WeightScaleError, match=r"no parameter '0.weight'.*the layer was removed"):
+        lookup()

@@ -23,26 +23,81 @@ def ring_with(count, ring=None, late=False):
     return ring
 
 
+def take(ring, wait):
+    """The rows of the next take. They are released, as the store does it."""
+    taken = []
+    for step in (ring.arrived, lambda: ring.take(wait=wait)):
+        parts = step()
+        ring.release(max((part.first + len(part.sums) for part in parts), default=0))
+        taken += parts
+    return taken
+
+
 def numbers(parts):
     return [(part.first, part.sums[:, 0, 0].tolist()) for part in parts]
 
 
 def test_rows_leave_once_and_in_order():
     ring = ring_with(3)
-    assert numbers(ring.take(wait=True)) == [(0, [0, 1, 2])]
-    assert ring.take(wait=True) == []
-    assert numbers(ring_with(2, ring).take(wait=True)) == [(3, [3, 4])]
+    assert numbers(take(ring, wait=True)) == [(0, [0, 1, 2])]
+    assert take(ring, wait=True) == []
+    assert numbers(take(ring_with(2, ring), wait=True)) == [(3, [3, 4])]
+
+
+def test_rows_stay_until_they_are_released():
+    """So Ctrl-C between `take` and the place where the rows are stored loses none."""
+    ring = ring_with(3)
+    assert numbers(ring.take(wait=True)) == numbers(ring.take(wait=True)) == [(0, [0, 1, 2])]
+    ring.release(2)
+    assert numbers(ring.take(wait=True)) == [(2, [2])]
+
+
+@pytest.mark.parametrize(("layers", "rows"), [(1, 512), (5_000, 512), (10_000, 256), (44_000, 32), (10**7, 4)])
+def test_a_ring_for_many_layers_has_fewer_rows(layers, rows):
+    ring = Ring(3, layers, device=torch.device("meta"), dtype=torch.float64)
+    assert len(ring.rows) == len(ring.skipped) == 2 * ring.half == rows
+    assert ring.rows.nbytes <= 64 * 2**20 or rows == 4
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_a_small_ring_records_every_row(tmp_path, monkeypatch, late):
+    monkeypatch.setattr("weightscale_fast.record.ring.RING_BYTES", 8 * 3 * 2 * 8)  # 8 rows of 2 layers
+    monkeypatch.setattr("weightscale_fast.record.run_folder.JOINED_SECONDS", -1)  # no shard takes later rows
+    monkeypatch.setattr(recording, "arrives_late", lambda device: late)
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    weights = [p for p in model.parameters() if p.dim() > 1]
+    with wsf.RWCMonitor(model, run_dir=tmp_path / "run") as monitor:
+        for step in range(1, 31):
+            with torch.no_grad():
+                for weight in weights:
+                    weight.fill_(step * (step + 1) / 2)
+            monitor.record()
+            if step == 13:
+                assert monitor.recent(after=0).steps.tolist() == list(range(6, 14))
+    history = monitor.history()
+    assert history.steps.tolist() == list(range(1, 31))
+    assert (history.delta_l1[1:, 1] / 4).tolist() == list(range(2, 31))
+    assert len(list((tmp_path / "run" / "rwc").iterdir())) == -(-30 // 4)
+
+
+def test_a_late_part_stays_until_it_is_released():
+    ring = ring_with(3, late=True)
+    ring.take(wait=False)
+    assert numbers(ring.arrived()) == numbers(ring.arrived()) == [(0, [0, 1, 2])]
+    ring.release(3)
+    assert ring.arrived() == []
+    assert ring.waiting == 0
 
 
 def test_rows_wrap_around():
     ring = ring_with(RING_ROWS - 2)
-    ring.take(wait=True)
-    assert numbers(ring_with(5, ring).take(wait=True)) == [(RING_ROWS - 2, list(range(RING_ROWS - 2, RING_ROWS + 3)))]
+    take(ring, wait=True)
+    assert numbers(take(ring_with(5, ring), wait=True)) == [(RING_ROWS - 2, list(range(RING_ROWS - 2, RING_ROWS + 3)))]
 
 
 def test_taken_rows_are_copies():
     ring = ring_with(1)
-    part = ring.take(wait=True)[0]
+    part = take(ring, wait=True)[0]
     ring.rows.fill_(-1)
     assert np.array_equal(part.sums, np.zeros((1, 3, 2)))
 
@@ -50,7 +105,7 @@ def test_taken_rows_are_copies():
 def test_rows_that_were_overwritten_are_reported():
     ring = ring_with(RING_ROWS + 7)
     with pytest.warns(UserWarning, match="7 rows were overwritten"):
-        parts = ring.take(wait=True)
+        parts = take(ring, wait=True)
     assert numbers(parts) == [(7, list(range(7, RING_ROWS + 7)))]
 
 
@@ -61,27 +116,27 @@ def test_skipped_steps_count_for_the_next_row():
     ring_with(2, ring)
     ring.count_skipped(torch.tensor(float("inf")))
     ring.restart(1)
-    parts = ring.take(wait=True) + ring_with(1, ring).take(wait=True)
+    parts = take(ring, wait=True) + take(ring_with(1, ring), wait=True)
     assert [part.skipped.tolist() for part in parts] == [[0]]
     ring.count_skipped(torch.tensor(1.0))
-    assert ring_with(RING_ROWS, ring).take(wait=True)[0].skipped.tolist() == [1] + [0] * (RING_ROWS - 1)
+    assert take(ring_with(RING_ROWS, ring), wait=True)[0].skipped.tolist() == [1] + [0] * (RING_ROWS - 1)
 
 
 def test_restart_sets_the_number_of_the_next_row():
     ring = ring_with(5)
     ring.restart(2)
-    assert numbers(ring_with(1, ring).take(wait=True)) == [(2, [2])]
+    assert numbers(take(ring_with(1, ring), wait=True)) == [(2, [2])]
 
 
 def test_a_late_ring_returns_each_part_at_the_next_take():
     ring = ring_with(16, late=True)
-    assert ring.take(wait=False) == []
+    assert take(ring, wait=False) == []
     ring_with(SHARD_ROWS - 16, ring)
     assert ring.waiting == SHARD_ROWS
-    assert numbers(ring.take(wait=False)) == [(0, list(range(16)))]
+    assert numbers(take(ring, wait=False)) == [(0, list(range(16)))]
     ring_with(3, ring)
     ring.rows[20] = -1  # these rows have been copied
-    rest = ring.take(wait=True)
+    rest = take(ring, wait=True)
     assert numbers(rest) == [
         (16, list(range(16, SHARD_ROWS))),
         (SHARD_ROWS, [SHARD_ROWS, SHARD_ROWS + 1, SHARD_ROWS + 2]),

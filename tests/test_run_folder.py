@@ -50,6 +50,88 @@ def test_files(run):
     assert {"numel", "kinds", "definition", "every", "settings", "versions"} <= meta.keys()
 
 
+@pytest.fixture
+def counting(tmp_path):
+    """A monitor with a run folder, and a function that makes `n` steps and flushes. Step i moves the weights by i."""
+    model = nn.Linear(3, 2)
+    monitor = wsf.RWCMonitor(model, run_dir=tmp_path / "run")
+
+    def steps(n=1):
+        for _ in range(n):
+            with torch.no_grad():
+                model.weight.fill_((monitor.step + 1) * (monitor.step + 2) / 2)
+            monitor.record()
+        monitor.flush()
+
+    return monitor, steps
+
+
+def check(rows, n):
+    assert rows.steps.tolist() == list(range(1, n + 1))
+    assert (rows.delta_l1[1:, 0] / 6).tolist() == list(range(2, n + 1))
+
+
+def test_a_history_at_each_step_leaves_a_shard_for_256_rows(tmp_path, counting):
+    monitor, steps = counting
+    for i in range(1, 301):
+        steps()
+        if i % 50 == 0:
+            check(monitor.history(), i)
+    assert [shard.name for shard in shards(tmp_path / "run")] == [
+        "part-000000001-000000256.safetensors",
+        "part-000000257-000000300.safetensors",
+    ]
+    monitor.close()
+    check(wsf.RWCHistory.load(tmp_path / "run"), 300)
+
+
+def test_large_and_old_shards_take_no_more_rows(tmp_path, counting, monkeypatch):
+    _, steps = counting
+    for limit in ("JOINED_BYTES", "JOINED_SECONDS"):
+        with monkeypatch.context() as patch:
+            patch.setattr(f"weightscale_fast.record.run_folder.{limit}", 0)
+            before = len(shards(tmp_path / "run"))
+            steps()
+            steps()
+            assert len(shards(tmp_path / "run")) == before + 2
+    check(wsf.RWCHistory.load(tmp_path / "run"), 4)
+
+
+def test_rows_that_are_written_twice_appear_once(tmp_path, counting):
+    """So it is if Ctrl-C comes between the writing and the place where the store forgets the rows."""
+    monitor, steps = counting
+    steps(3)
+    steps(2)
+    folder = monitor._record.store._run
+    rows = folder.rows()
+    folder.append(rows.where(rows.steps > 3))
+    check(folder.rows(), 5)
+    assert len(shards(tmp_path / "run")) == 1
+
+
+def test_a_reader_finds_rows_that_were_joined_with_later_ones(tmp_path, counting):
+    _, steps = counting
+    steps(3)
+    reader = RunFolder.open(tmp_path / "run")
+    steps(2)
+    steps(2)
+    check(reader.rows(), 3)
+    check(RunFolder.open(tmp_path / "run").rows(), 7)
+
+
+def test_a_checkpoint_inside_a_joined_shard(tmp_path, counting):
+    monitor, steps = counting
+    steps(3)
+    state = monitor.state_dict()
+    steps(2)
+    monitor.load_state_dict(state)
+    steps(1)
+    steps(3)
+    check(monitor.history(), 7)
+    monitor.close()
+    check(wsf.RWCHistory.load(tmp_path / "run"), 7)
+
+
 def test_shards_without_flags(run):
     for shard in shards(run):
         arrays = safetensors.numpy.load_file(shard)
@@ -103,11 +185,6 @@ class TestWriteErrors:
     def test_no_permission(self):
         with pytest.raises(wsf.WeightScaleError, match=r"run folder /proc/run cannot be written"):
             wsf.RWCMonitor(nn.Linear(2, 2), run_dir="/proc/run")
-
-    def test_settings_that_json_cannot_hold(self, tmp_path):
-        with pytest.raises(TypeError, match="JSON"):
-            wsf.RWCMonitor(nn.Linear(2, 2), run_dir=tmp_path / "run", settings={"x": object()})
-        assert not list(tmp_path.iterdir())
 
     def test_an_empty_folder_is_no_error(self, tmp_path):
         wsf.RWCMonitor(nn.Linear(2, 2), run_dir=tmp_path).close()

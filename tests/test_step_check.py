@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 import weightscale_fast as wsf
-from weightscale_fast.record.step_check import FIRST, LATER, SILENT
+from weightscale_fast.record.step_check import FIRST, LATER, SILENT, StepCheck
 
 from .test_training_loops import ByHand, backward, network, train
 
@@ -280,9 +280,9 @@ class TestTwoOptimizers:
 
 
 @torch.no_grad()
-def clip(model):
+def clip(model, most=0.1):
     for p in model.parameters():
-        p.clamp_(-0.1, 0.1)
+        p.clamp_(-most, most)
 
 
 class TestWeightsChangedAfterTheStep:
@@ -305,6 +305,31 @@ class TestWeightsChangedAfterTheStep:
         train(model, optimizer, LATER - 10)
         with pytest.warns(UserWarning, match=LACK):
             repeat(12, lambda: train(model, optimizer, 1), lambda: clip(model))
+
+    @pytest.mark.parametrize(
+        ("every", "begins", "told"), [(2, 0, 4), (5, 0, 10), (10, 0, 20), (5, 60, 130), (13, 60, 130)]
+    )
+    def test_what_is_done_at_every_nth_step_is_told(self, every, begins, told):
+        """Lookahead by hand, a target network, a mask. The second time that is seen counts."""
+        model = network()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+        wsf.RWCMonitor(model, optimizer)
+        for step in range(1, told + 1):
+            train(model, optimizer, 1)
+            if step % every == 0 and step > begins:
+                clip(model, 0.3 - step / 1000)
+        with pytest.warns(UserWarning, match=LACK):
+            train(model, optimizer, 1)
+
+    def test_long_runs_compare_few_rows(self):
+        model = network()
+        check = StepCheck(model, wsf.snapshot(model), lambda: torch.zeros(2), "SGD")
+        compared = 0
+        for row in range(1, 5_000):
+            check.step_ended(row=True)
+            compared += check.is_due()
+            assert compared <= FIRST + row / 16
+        assert FIRST + 60 < compared <= FIRST + 100
 
     def test_masters_that_a_patched_step_copies_are_told(self):
         model = network()

@@ -9,6 +9,7 @@ import gc
 import numpy as np
 import pytest
 import torch
+import torch.nn.utils.prune as prune
 from torch import nn
 
 import weightscale_fast as wsf
@@ -434,6 +435,14 @@ class TestFrozenWeights:
         assert (monitor.history().rwc > 0).all()
 
 
+def prune_first(model):
+    prune.l1_unstructured(model[0], "weight", 0.5)
+
+
+def compile_first(model):
+    model[0] = torch.compile(model[0], backend="eager")
+
+
 class TestNewLayers:
     @pytest.fixture
     def lora(self):
@@ -463,6 +472,32 @@ class TestNewLayers:
         model.register_parameter("scale", nn.Parameter(torch.ones(1)))
         monitor.record()
         monitor.close()
+
+    def test_a_new_norm_with_several_dimensions_gives_no_warning(self):
+        model = network()
+        monitor = wsf.RWCMonitor(model)
+        model.append(nn.LayerNorm([2, 3, 3]))
+        monitor.record()
+        monitor.close()
+        assert monitor.history().names == ("0.weight", "2.weight")
+
+    def test_layers_all_means_the_new_norm_too(self):
+        model = network()
+        monitor = wsf.RWCMonitor(model, layers="all")
+        model.append(nn.LayerNorm([2, 3]))
+        monitor.record()
+        with pytest.warns(UserWarning, match=r"new layers .*, '3.weight', '3.bias'"):
+            monitor.close()
+
+    @pytest.mark.parametrize("rename", [prune_first, compile_first], ids=["prune", "compile"])
+    def test_a_layer_that_was_renamed_is_not_new(self, rename):
+        """It is followed under its new name; pytest makes a warning an error."""
+        model = network()
+        monitor = wsf.RWCMonitor(model)
+        rename(model)
+        monitor.record()
+        monitor.close()
+        assert len(monitor.history()) == 1
 
     def test_the_error_names_a_layer_that_lora_wrapped(self, lora):
         model = network()

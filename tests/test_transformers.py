@@ -174,6 +174,37 @@ def test_the_record_starts_again_if_the_trainer_retries_with_a_smaller_batch(tmp
         trainer.train()  # a complete record is not overwritten
 
 
+def test_training_twice(tmp_path):
+    """The error names arguments that the callback has, and each way out works."""
+    callback = RWCTrainerCallback(tmp_path / "run")
+    trainer = trainer_with(tmp_path / "out", callback)
+    trainer.train()
+    with pytest.raises(wsf.WeightScaleError, match=r'pass another run_dir, exist="next" .* from a checkpoint$'):
+        trainer.train()
+    with pytest.raises(ValueError, match="exist must be one of"):
+        RWCTrainerCallback(tmp_path / "run", exist="more")
+    trial = RWCTrainerCallback(tmp_path / "run", exist="next")
+    trainer = trainer_with(tmp_path / "out", trial, save_strategy="steps", save_steps=5)
+    for name in ("run-2", "run-3"):
+        trainer.train()
+        assert trial.monitor.run_dir == tmp_path / name
+    trainer.train(resume_from_checkpoint=True)  # continues the last one, and no other
+    assert trial.monitor.run_dir == tmp_path / "run-3"
+    for name in ("run", "run-2", "run-3"):
+        assert wsf.RWCHistory.load(tmp_path / name).steps.tolist() == list(range(1, 13))
+
+
+def test_a_failed_training_does_not_hold_the_folder(tmp_path):
+    """The Trainer tells its callbacks nothing of an error, so the first monitor was never closed."""
+    for died_at in (1, 3):
+        first = RWCTrainerCallback(tmp_path / f"run-{died_at}", exist="overwrite")
+        with pytest.raises(RuntimeError, match="out of luck"):
+            trainer_with(tmp_path / "out", first, Dies(died_at)).train()
+        again = RWCTrainerCallback(tmp_path / f"run-{died_at}", exist="overwrite")
+        trainer_with(tmp_path / "out", again).train()
+        assert wsf.RWCHistory.load(tmp_path / f"run-{died_at}").steps.tolist() == list(range(1, 13))
+
+
 def test_model_only_checkpoints_stay_small(tmp_path):
     trainer_with(tmp_path, RWCTrainerCallback(), save_strategy="steps", save_steps=5, save_only_model=True).train()
     assert (tmp_path / "checkpoint-5" / "model.safetensors").exists()

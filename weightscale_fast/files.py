@@ -1,14 +1,18 @@
-"""Files that are either complete or not there."""
+"""Files that are either complete or not there, and the care that a stranger's folder needs."""
 
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import os
+import stat
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
+
+from .errors import WeightScaleError
 
 
 @contextmanager
@@ -17,7 +21,7 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
 
     The bytes go to a file with a temporary name in the same folder. At the end of the block they are flushed to the
     disk, and the file is renamed. A block that raises leaves `path` as it was. What a killed process leaves behind is
-    hidden: its name begins with a dot and ends in `.tmp`.
+    hidden: its name begins with a dot and ends in `.tmp`. A link under the temporary name is not followed.
 
     Raises:
         OSError: the folder cannot be written, or the disk is full.
@@ -27,7 +31,8 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with open(temporary, "wb") as file:
+        temporary.unlink(missing_ok=True)  # of a killed process with the same number
+        with open(temporary, "xb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -35,6 +40,35 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def read_file(path: Path) -> bytes:
+    """The content of a file.
+
+    Raises:
+        OSError: it is no file, or cannot be read.
+    """
+    check_is_file(path)
+    return path.read_bytes()
+
+
+def check_is_file(path: Path) -> None:
+    """Raise `OSError` unless it is a file. Reading a pipe or a device would never end."""
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise OSError(errno.EINVAL, "it is not a file", str(path))
+
+
+def check_own_folder(folder: Path) -> None:
+    """Raise `WeightScaleError` unless files may be written to this folder inside a run: it is a folder, or not there.
+
+    Behind a link may be anything, and a run folder may be a stranger's.
+    """
+    if folder.is_symlink():
+        raise WeightScaleError(
+            f"{folder} is a link, and nothing is written through a link inside a run folder: put a folder in its place"
+        )
+    if folder.exists() and not folder.is_dir():
+        raise WeightScaleError(f"{folder} is not a folder, so nothing can be written to it: move it away")
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:

@@ -17,6 +17,7 @@ from .ops.backends import run_plan
 from .ops.plan import Plan, build_plan, sum_dtype
 from .ratios import check_definition
 from .weights.layers import select_layers, unwrap
+from .weights.overlap import check_own_memory
 from .weights.snapshot import Snapshot, check_same
 
 Previous = Snapshot | nn.Module | Mapping[str, Tensor]
@@ -47,7 +48,8 @@ def fast_rwc(
     Args:
         model: the network, after `optimizer.step()`.
         prev: a `Snapshot`; or a module, a `state_dict` or a dict of clones with the model's names. Of the latter three,
-            the weights of more than one dimension are read, and overwritten in place when `update` is True.
+            the weights of more than one dimension are read, and overwritten in place when `update` is True. Several
+            threads may use one snapshot: its calls wait for each other.
         update: False leaves `prev` as it is, to measure the change over several steps.
         definition: `"norm_ratio"`; or `"mean_ratio"`, the mean of |w - prev| / |prev| that the authors' code computed.
             Weights near zero dominate it.
@@ -72,9 +74,7 @@ def fast_rwc(
         (tensor([0.2500]), tensor([0.]))
     """
     check_definition(definition)
-    plan, cur = _plan_for(model, prev)
-    rwc = torch.empty(len(cur), dtype=torch.float32, device=plan.device)
-    _run(plan, cur, 4 if definition == "mean_ratio" else 3, update, backend, rwc)
+    _, rwc = _run(model, prev, 4 if definition == "mean_ratio" else 3, update, backend)
     return rwc
 
 
@@ -98,32 +98,51 @@ def layer_sums(
         >>> sums.delta_l1.round(decimals=6), sums.moved
         (tensor([1.], dtype=torch.float64), tensor([1.], dtype=torch.float64))
     """
-    out = _run(*_plan_for(model, prev), 4 if ratio_sum else 3, update, backend)
+    out, _ = _run(model, prev, 4 if ratio_sum else 3, update, backend, with_rwc=False)
     return LayerSums(out[0], out[1], out[2], out[3] if ratio_sum else None)
 
 
 def _run(
-    plan: Plan, cur: list[Tensor], sums: int, update: bool, backend: str | None, rwc: Tensor | None = None
-) -> Tensor:
-    """Return [K, L] float64 sums, with K 3 or 4, and write the ratios to `rwc` [L] if it is given."""
-    if is_capturing(plan.device):
-        keep_for_replays(plan)
-    out = torch.empty(1, sums, len(cur), dtype=sum_dtype(plan.device), device=plan.device)
-    run_plan(plan, cur, out, plan.zero, update, backend, rwc)
-    return out[0]
-
-
-def _plan_for(model: nn.Module, prev: Previous) -> tuple[Plan, list[Tensor]]:
+    model: nn.Module, prev: Previous, sums: int, update: bool, backend: str | None, *, with_rwc: bool = True
+) -> tuple[Tensor, Tensor]:
+    """Return [K, L] float64 sums, with K 3 or 4, and the ratios [L], which are [0] unless `with_rwc`."""
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     if isinstance(prev, Snapshot):
-        return prev.plan_for(model)
+        with prev.lock:
+            return _run_plan(*prev.plan_for(model), sums, update, backend, with_rwc)
     if isinstance(prev, nn.Module):
         prev = _tensors(prev)
     if not isinstance(prev, Mapping):
         raise TypeError(f"prev must be a Snapshot, a module or a dict of tensors by name, got {type(prev).__name__}")
-    layers, known = select_layers(model), _tensors(model)
-    prev = {_inner_name(name, known): tensor for name, tensor in prev.items()}
+    known = _tensors(model)
+    named = {_inner_name(name, known): tensor for name, tensor in prev.items()}
+    layers = select_layers(model)
+    _check_fits(layers, known, named, update)
+    twins = _twins(layers, known, named) if update else []
+    cur: list[Tensor] = list(layers.values())
+    plan = build_plan(cur, [named[name].detach() for name in layers])
+    found = _run_plan(plan, cur, sums, update, backend, with_rwc)
+    for old, weights in twins:
+        old.copy_(weights)
+    return found
+
+
+def _run_plan(
+    plan: Plan, cur: list[Tensor], sums: int, update: bool, backend: str | None, with_rwc: bool
+) -> tuple[Tensor, Tensor]:
+    if is_capturing(plan.device):
+        keep_for_replays(plan)
+    out = torch.empty(1, sums, len(cur), dtype=sum_dtype(plan.device), device=plan.device)
+    rwc = torch.empty(len(cur) if with_rwc else 0, dtype=torch.float32, device=plan.device)
+    run_plan(plan, cur, out, plan.zero, update, backend, rwc if with_rwc else None)
+    return out[0], rwc
+
+
+def _check_fits(
+    layers: Mapping[str, Tensor], known: Mapping[str, Tensor], prev: Mapping[str, Tensor], update: bool
+) -> None:
+    """Raise unless `prev` has every layer of the model, and may be written to."""
     missing = set(layers) - set(prev)
     extra = {name for name, tensor in prev.items() if isinstance(tensor, Tensor)} - set(known)
     if missing or extra:
@@ -138,8 +157,22 @@ def _plan_for(model: nn.Module, prev: Previous) -> tuple[Plan, list[Tensor]]:
                 f"prev shares memory with the model (layer {name!r}), so that nothing would ever seem to move: "
                 "clone the weights, or use snapshot(model)"
             )
-    cur: list[Tensor] = list(layers.values())
-    return build_plan(cur, [prev[name].detach() for name in layers]), cur
+    if update:
+        check_own_memory({name: prev[name] for name in layers}, known)
+
+
+def _twins(
+    layers: Mapping[str, Tensor], known: Mapping[str, Tensor], prev: Mapping[str, Tensor]
+) -> list[tuple[Tensor, Tensor]]:
+    """What `prev` has of tied weights under their other names, and the weights. The pass updates only the first."""
+    own = {(weights.device, weights.data_ptr(), weights.numel()) for weights in layers.values()}
+    twins = []
+    for name in known.keys() & prev.keys() - layers.keys():
+        weights, old = known[name], prev[name]
+        if weights.dim() > 1 and (weights.device, weights.data_ptr(), weights.numel()) in own:
+            check_same(name, old, weights)
+            twins.append((old.detach(), weights.detach()))
+    return twins
 
 
 def _inner_name(name: str, known: Mapping[str, Tensor]) -> str:

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+import threading
 import weakref
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 from torch import Tensor, nn
 
 from .distributed.process_group import find_ranks, reshard_fsdp2
 from .eager import always_eager
-from .errors import WeightScaleError
-from .health.check import HealthWatch
+from .errors import WeightScaleError, check_one_of
 from .health.finding import Finding
 from .health.summary import RunSummary
+from .health.watch import HealthWatch
 from .ratios import check_definition
 from .record import resume as resuming
 from .record.frozen import Watch
 from .record.history import RWCHistory
+from .record.new_run import EXIST
 from .record.optimizer_hook import OptimizerHook
 from .record.record import Record
 from .record.rows import Rows
@@ -46,9 +48,13 @@ class RWCMonitor:
             too. With the number of steps in an epoch it gives the papers' per-epoch curves.
         layers: which weights are layers, as for `snapshot`.
         definition: what `history().rwc` will be, `"norm_ratio"` or `"mean_ratio"`.
-        run_dir: a new folder for the record. Its closed shards can be loaded whatever happens to this process. With a
-            folder, memory and time per step do not grow with the run.
-        settings: anything that JSON can hold about the run (model, data, seed, hyper-parameters); kept in the record.
+        run_dir: a folder for the record, new or without a row. Its closed shards can be loaded whatever happens to this
+            process. With a folder, memory and time per step do not grow with the run.
+        exist: what to do if `run_dir` holds the rows of an earlier run. `"error"` refuses it. `"overwrite"` deletes
+            that run: its meta.json, rows and analysis, and nothing else. `"next"` records to the first free one of
+            `run_dir-2`, `run_dir-3`, ...
+        settings: what to keep in the record about the run (model, data, seed, hyper-parameters): a dict, or a namespace
+            such as argparse's. Values that JSON cannot hold are kept as text.
         resume: go on with an existing `run_dir` after its last row. To go back to a checkpoint, call `load_state_dict`.
         process_group: the processes that train this model together. By default those of its wrapper of
             `DistributedDataParallel` or of its DTensors (FSDP2, HSDP, tensor parallel), otherwise this process alone.
@@ -63,12 +69,18 @@ class RWCMonitor:
 
     Attributes:
         model: the network, as given.
+        run_dir: the folder that the record goes to; None if it stays in memory.
         step: optimizer steps so far. Steps in replays of a CUDA graph count from the next `flush` on.
 
     A row must be the change between two ends of steps. So the monitor compares the weights before some steps with those
-    of the last row: after the first three rows, and later after 64, 128, 256, ... It warns if the loop changes them
-    after `step`. It also warns if another optimizer steps on the model's layers while the watched one does not; and at
-    `history` or `close`, if `record()` was never called.
+    of the last row: after each of the first 20 rows, and later after a few rows from 64, 128, 256, ... on, 20 at
+    most each time. It warns if the loop changes them after `step`, at every step or at every n-th. It also warns if
+    another optimizer steps on the model's layers while the watched one does not; and at `history` or `close`, if
+    `record()` was never called.
+
+    Making a monitor warns if an earlier one still records the same: this model and optimizer, with these `layers`,
+    `every` and `definition`, in memory or to a folder. A monitor cannot be copied or pickled: save its `state_dict`,
+    and keep it outside of a model that is copied or saved.
 
     The monitor also warns of what a record does not show: a layer that moves while it is frozen
     (`requires_grad=False`), a layer that is new in the model, and an optimizer that was rebuilt or does not train the
@@ -86,8 +98,8 @@ class RWCMonitor:
 
     Raises:
         ValueError, TypeError: a wrong argument, no layer in the model, or an optimizer of none of its parameters.
-        WeightScaleError: the run folder exists, cannot be written, or is another run's; or the ranks' models do not fit
-            together.
+        WeightScaleError: the run folder exists, cannot be written, is another run's, or another monitor writes to it;
+            or the ranks' models do not fit together.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 1))
@@ -111,7 +123,8 @@ class RWCMonitor:
         layers: LayerSelector = None,
         definition: str = "norm_ratio",
         run_dir: str | Path | None = None,
-        settings: Mapping[str, Any] | None = None,
+        exist: str = "error",
+        settings: object = None,
         resume: bool = False,
         process_group: ProcessGroup | None = None,
         pipeline: bool = False,
@@ -126,14 +139,20 @@ class RWCMonitor:
             )
         if resume and run_dir is None:
             raise ValueError("resume=True needs run_dir, the folder of the run to go on with")
+        check_one_of("exist", exist, EXIST)
+        if resume and exist != "error":
+            raise ValueError(
+                f"resume=True continues the run in run_dir, so it cannot go with exist={exist!r}: drop one"
+            )
         self.model = model
+        self._thread = threading.get_ident()
         reshard_fsdp2(model)
         self._record = Record(
             model,
             every=every,
             layers=layers,
             definition=definition,
-            settings=settings or {},
+            settings={} if settings is None else settings,
             pipeline=pipeline,
             ranks=find_ranks(model, process_group, pipeline),
             arguments={
@@ -141,22 +160,37 @@ class RWCMonitor:
                 "definition": definition,
                 "run_dir": None if run_dir is None else "a folder",  # only rank 0's is used
                 "resume": resume,
+                "exist": exist,
                 "pipeline": pipeline,
             },
         )
-        self._hook = None if optimizer is None else OptimizerHook(optimizer, model)
         snapshot = self._record.snapshot
+        recorded = snapshot.names, every, definition, run_dir is None
+        self._hook = None if optimizer is None else OptimizerHook(optimizer, model, recorded)
         self._steps = StepCheck(model, snapshot, self._record.last_moved, self._hook.name if self._hook else None)
         self._watch = Watch(model, snapshot.lookup_in(model), layers, snapshot.names)
         self._health = HealthWatch(self._record.meta, on_finding)
+        self.run_dir: Path | None = None
         if run_dir is not None:
-            self._record.open(Path(run_dir), resume=resume)
+            self.run_dir = self._record.open(run_dir, resume=resume, exist=exist)
             self._watch.restart(self.step)
         # If nobody calls close(), rows that are still in the ring reach the folder at garbage collection or at exit.
         # With several processes they are lost, because the other ranks may not come any more.
         self._unclosed = weakref.finalize(self, self._record.abandon)
         if self._hook is not None:
-            self._hook.start(self._before_step, self._after_step, self._steps.other_steps)
+            try:
+                self._hook.start(self._before_step, self._after_step, self._steps.other_steps)
+            except BaseException:
+                self.abandon()  # so that the folder is free for the next try
+                raise
+
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        """Refuse copy, deepcopy and pickle: a copy would not be what the optimizer calls."""
+        raise TypeError(
+            "a monitor cannot be copied or pickled, because it belongs to one model and one optimizer of this process: "
+            "save its state_dict(), and load that into a new monitor. If a model or a configuration that is copied or "
+            "saved has the monitor as an attribute, keep the monitor outside of it, in a variable of its own"
+        )
 
     @property
     def step(self) -> int:
@@ -205,13 +239,15 @@ class RWCMonitor:
             self._health.take(rows)
 
     def _tell(self) -> None:
-        with self._record.recorder.alone():
+        with self._record.store.alone():
             self._health.tell()
 
     def _warn_of_missed_steps(self) -> None:
+        if threading.get_ident() != self._thread:  # in the other thread a step may have begun and not be recorded yet
+            return
         if self._hook is not None and not self._record.between_rows:
             self._hook.warn_if_steps_missed(self.model, self._record.snapshot)
-        if self._hook is None:
+        if self._hook is None and self.step == 0:
             self._steps.warn_if_never_called()
 
     @property
@@ -226,7 +262,9 @@ class RWCMonitor:
         return self._record.history()
 
     def recent(self, *, after: int) -> RWCHistory:
-        """The rows after step `after` that the ring on the device still holds, 512 at most.
+        """The rows after step `after` that the ring on the device still holds.
+
+        These are the last 512. For more than about 5,000 layers they are fewer, so that the ring takes 64 MiB at most.
 
         It copies these rows to the host, and so waits once for all streams of the device. It does not change what is
         recorded or when it is written, while `history()` closes a shard and reads the whole run. Do not use it with a
@@ -249,7 +287,7 @@ class RWCMonitor:
         return self._record.recent(after)
 
     def summary(self) -> RunSummary:
-        """The last 512 rows on half a page, with the findings of `check_health`; cheap enough for every epoch.
+        """The rows of `recent` on half a page, with the findings of `check_health`; cheap enough for every epoch.
 
         With several processes it is a collective call, and all ranks get the same summary.
 
@@ -261,9 +299,10 @@ class RWCMonitor:
     def flush(self) -> None:
         """Bring every recorded row to the run folder now. This waits for the device, and for the other ranks if any.
 
-        It is needed only if a CUDA graph holds `record()`: call it at least once in 512 replays, which the host does
-        not see. Such a graph may still be replayed after this monitor is closed and deleted. So the memory that the
-        graph writes to, the rows and the previous weights, is kept until the process ends.
+        It is needed only if a CUDA graph holds `record()`, because the host does not see the replays. Call it at least
+        once in 512 replays, or in as many as `recent` returns rows. Such a graph may still be replayed after this
+        monitor is closed and deleted. So the memory that the graph writes to, the rows and the previous weights, is
+        kept until the process ends.
         """
         self._look_at(self._record.flush())
         self._tell()

@@ -145,6 +145,7 @@ inline void add_registers(const typename Type::T* cur, typename Type::T* prev, i
 template <typename Type, bool kUpdate, bool kRatio>
 void chunk_sums(const void* cur_address, void* prev_address, int64_t n, double* sums) {
   using T = typename Type::T;
+  using Scalar = decltype(Type::widen(T{}));
   constexpr int64_t kLanes = BYTES / sizeof(T);
   const T* cur = static_cast<const T*>(cur_address);
   T* prev = static_cast<T*>(prev_address);
@@ -164,7 +165,8 @@ void chunk_sums(const void* cur_address, void* prev_address, int64_t n, double* 
     sums[kDeltaL1] += abs_delta;
     sums[kPrevL1] += abs_prev;
     sums[kMoved] += w != p;
-    if constexpr (kRatio) sums[kRatioSum] += abs_delta / abs_prev;
+    // In the precision of the registers, so that a ratio above the largest float32 is infinite here too.
+    if constexpr (kRatio) sums[kRatioSum] += static_cast<Scalar>(abs_delta) / static_cast<Scalar>(abs_prev);
     if constexpr (kUpdate) *prev = *cur;
   }
   for (int64_t lane = 0; lane < BYTES / 8; ++lane) {

@@ -7,22 +7,16 @@ from __future__ import annotations
 
 import csv
 import os
-import zipfile
-import zlib
+import warnings
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..record.history import RWCHistory
 from ..record.run_folder import RunFolder
 from .curves import FloatArray
-
-# What numpy and zipfile raise for a file whose bytes were changed.
-DAMAGED = (
-    *(OSError, EOFError, ValueError, TypeError, AttributeError, KeyError, IndexError, MemoryError, OverflowError),
-    *(RuntimeError, SyntaxError, zipfile.BadZipFile, zlib.error),  # NotImplementedError is a RuntimeError
-)
 
 
 class NamedCurves(NamedTuple):
@@ -55,7 +49,8 @@ def load_curves(path: str | os.PathLike[str]) -> NamedCurves:
         `NamedCurves`, that is (names, curves [L, T]), float64. The values are the file's, with infinities and NaN.
 
     Raises:
-        ValueError: there is no such file, it is of another kind, or its content has another layout.
+        ValueError: there is no such file, it is of another kind, its content has another layout, or its steps do not
+            rise.
         WeightScaleError: the folder is not a run folder, or a shard is torn.
 
     Example:
@@ -96,20 +91,40 @@ def _from_npz(path: Path) -> NamedCurves:
             missing = [name for name in ("names", "rwc") if name not in file.files]
             if missing:
                 raise ValueError(f"no array {' and no array '.join(missing)}, only {', '.join(file.files)}")
-            names, rwc, by_step = file["names"], file["rwc"], "steps" in file.files
-            if names.ndim != 1 or rwc.ndim != 2 or rwc.dtype.kind not in "fiu":
+            names, rwc, by_step = _array(file, "names"), _array(file, "rwc"), "steps" in file.files
+            if names.ndim != 1 or rwc.ndim != 2 or rwc.dtype.kind not in "fiu" or not rwc.size:
                 raise ValueError(f"names is {names.dtype} {list(names.shape)}, rwc is {rwc.dtype} {list(rwc.shape)}")
+            if by_step:
+                _check_steps(_array(file, "steps"), len(rwc))
             if by_step or len(rwc) != len(names):
                 rwc = rwc.T
             if len(rwc) != len(names):
-                raise ValueError(f"{len(names)} names do not fit rwc of shape {list(file['rwc'].shape)}")
-    except DAMAGED as error:
+                shape = list(rwc.shape if by_step else rwc.T.shape)
+                raise ValueError(f"{len(names)} names do not fit rwc of shape {shape}")
+    except Exception as error:  # changed bytes make numpy, zipfile and the decompressors raise whatever they have
         raise ValueError(
             f"{path} must hold names [layers] and numbers rwc [layers, columns], or rwc [steps, layers] beside steps, "
-            f"as RWCHistory.to_npz writes them: {error}"
+            f"as RWCHistory.to_npz writes them: {' '.join(str(error).split()) or type(error).__name__}"
         ) from error
     decoded = (name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name) for name in names.tolist())
     return NamedCurves(tuple(decoded), np.ascontiguousarray(rwc, dtype=np.float64))
+
+
+def _array(file: Any, name: str) -> NDArray[Any]:
+    """An array of an npz file. Its entry is read to the end, because only there zipfile compares the checksum."""
+    with file.zip.open(f"{name}.npy") as entry:
+        array: NDArray[Any] = np.lib.format.read_array(entry, allow_pickle=False)
+        if entry.read(1):
+            raise ValueError(f"the entry of {name} is longer than its array {array.dtype} {list(array.shape)}")
+    return array
+
+
+def _check_steps(steps: NDArray[Any], rows: int) -> None:
+    """Raise `ValueError` unless these are the steps of so many rows."""
+    if steps.shape != (rows,) or steps.dtype.kind not in "fiu":
+        raise ValueError(f"steps is {steps.dtype} {list(steps.shape)}, for {rows} rows")
+    if not np.all(np.isfinite(steps)) or not np.all(steps[1:] > steps[:-1]):
+        raise ValueError("its steps do not rise from row to row")
 
 
 def _from_csv(path: Path) -> NamedCurves:
@@ -126,12 +141,24 @@ def _from_csv(path: Path) -> NamedCurves:
         if not rows:
             raise ValueError("it has no rows")
         table = np.array([_numbers(line, row, len(head)) for line, row in rows])
+        _check_steps(table[:, 0], len(rows))
     except (OSError, ValueError, csv.Error) as error:
         raise ValueError(
             f"{path} must be a table with the head step,<name>,<name>,... and a row of numbers a step, "
             f"as RWCHistory.to_csv writes it: {error}"
         ) from error
+    if not _ends_a_line(path):
+        warnings.warn(
+            f"{path} does not end with a new line, so its last row may be cut; its last number is {table[-1, -1]}",
+            stacklevel=3,
+        )
     return NamedCurves(tuple(head[1:]), np.ascontiguousarray(table[:, 1:].T))
+
+
+def _ends_a_line(path: Path) -> bool:
+    with open(path, "rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read(1) in b"\r\n"
 
 
 def _numbers(line: int, row: list[str], length: int) -> list[float]:
@@ -140,6 +167,8 @@ def _numbers(line: int, row: list[str], length: int) -> list[float]:
     if len(row) != length:
         raise ValueError(f"line {line} has {len(row)} fields, the head {length}")
     try:
+        if any("_" in field for field in row):  # float("0_5") is 5
+            raise ValueError("a number must have no underscore")
         return [float(field) for field in row]
     except ValueError as error:
         raise ValueError(f"line {line}: {error}") from error

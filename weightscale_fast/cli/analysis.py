@@ -20,6 +20,7 @@ from ..figures.by_name import FROM_HISTORY, check_figure, draw
 from ..figures.by_name import NAMES as FIGURES
 from ..figures.save import FORMATS, save_figure
 from ..figures.style import labels_of
+from ..files import check_own_folder
 from ..health.check import check_health
 from ..record.history import RWCHistory
 from ..record.run_folder import META
@@ -89,6 +90,8 @@ def run_plot(arguments: argparse.Namespace) -> None:
     out = arguments.out or arguments.runs[0] / "analysis" / f"{arguments.figure}.png"
     if out.suffix not in FORMATS:
         raise ValueError(f"--out must be a .png, .svg or .pdf, got {str(out)!r}")
+    if arguments.out is None:
+        check_own_folder(out.parent)
     options = _cluster_options(arguments)
     runs = {title: _load(run, arguments.layers, arguments.steps) for title, run in _titles(arguments.runs).items()}
     if arguments.figure not in FROM_HISTORY:  # the others show clusters
@@ -179,6 +182,8 @@ def analyze(
         The path of the page.
     """
     history = _load(run, layers, steps)
+    if out is None:
+        check_own_folder(run / "analysis")
     _say(f"{len(history.names)} layers, {history.numel.sum():,} weights, {len(history):,} recorded steps")
     _print_findings(history)
     finite, notes = finite_part(history)

@@ -39,6 +39,13 @@ class ShareLookup(LayerLookup):
             WeightScaleError: a parameter was removed, or is gathered (unsharded) now.
             ValueError: a parameter has another shape or memory layout than before.
         """
+        try:
+            return self._find()
+        except TypeError:  # one is None: it was renamed, or set to None
+            self._walk()
+        return self._find()
+
+    def _find(self) -> tuple[list[Tensor], Fingerprint]:
         parameters = self.parameters()
         try:
             local = [p._local_tensor if sharded else p for p, sharded in zip(parameters, self._is_dtensor, strict=True)]  # type: ignore[attr-defined]

@@ -3,25 +3,14 @@
 Each layer is compared with the other layers at the same steps. A schedule, a warm-up or a cosine to 0 changes all
 layers alike, so it is not a finding.
 
-The limits come from runs; `python bench/health_false_alarms.py RUN ...` prints the numbers. 17 healthy float32 runs of
-10,105 steps have no finding of any kind: AlexNet, ResNet-18, VGG-19, ResNet-10-T, MobileNetV3 and a small language
-model; SGD, Adam and AdamW; a constant learning rate, and warm-up with a cosine to 0.
-
-- STOPPED: the slowest layer (an embedding under SGD) moved 0.008 times the others' median in all steps. The limit is
-  0.001, and higher for a layer that once was faster.
-- RUNAWAY: the fastest layer (VGG-19's classifier) moved 13 times the median for 6 blocks, between 8 and 21. The limit
-  is 25, and lower for a layer that once was slower. If a learning rate is raised 30 to 300 times, the layer reaches 30
-  to 60 and then stays at 10 to 22, because its weights grow.
-- STUCK: with bfloat16 weights there is one finding in 500 steps: where the cosine ends, 0.02 % of an embedding moves.
-
-The 18 runs of docs/paper (13,020 steps) were made after the limits were set. They have no finding either.
+limits.py has the limits, and where they come from.
 
 Letters: S recorded rows, L layers, B blocks of rows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -30,29 +19,29 @@ from numpy.typing import NDArray
 
 from ..ratios import norm_ratio
 from ..record.history import RWCHistory
-from ..record.rows import Rows
+from ..record.rows import SKIPPED, Rows
 from ..record.source import HistorySource, history_of
 from .blame import FEW, Blame
 from .broken import Broken
+from .condition import Condition
 from .finding import Finding
+from .limits import (
+    BLOCK,
+    CONFIRM,
+    FALLEN,
+    FALLING,
+    FEWEST_ROWS,
+    NAMED,
+    RISEN,
+    RUNAWAY,
+    RUNAWAY_IF_RISEN,
+    SIXTEEN_BIT,
+    STOPPED,
+    STOPPED_IF_FALLEN,
+    STUCK,
+)
 
 FloatArray = NDArray[np.float64]
-
-KINDS = ("not_finite", "runaway", "stopped", "stuck", "still")
-BLOCK = 16  # steps whose median is a layer's level, so that a spike or a few skipped steps do not count
-FEWEST_ROWS = 4  # in a block, if a row spans several steps
-CONFIRM = {"runaway": 6, "stopped": 3, "stuck": 3, "still": 4}  # blocks in a row before a layer is reported
-RECOVER = 2.0  # a layer must improve past the limit by this factor before it is reported again
-STOPPED = 1e-3  # of the others' median
-STOPPED_IF_FALLEN = 1e-2  # the same, if the layer fell below 1 / FALLEN of its own maximum
-FALLEN = 20.0
-RUNAWAY = 25.0  # times the others' median
-RUNAWAY_IF_RISEN = 10.0  # the same, if the layer rose above RISEN times its own minimum
-RISEN = 5.0
-FALLING = 0.5  # of its own maximum in as many blocks: layers that start at 0 move fast, then slow down
-STUCK = 1e-3  # fraction of the weights that move in a step
-SIXTEEN_BIT = ("bfloat16", "float16")
-NAMED = 3  # up to so many layers get a finding each; more share one
 
 
 def check_health(history: HistorySource) -> list[Finding]:
@@ -126,7 +115,7 @@ class HealthCheck:
         self._most = np.zeros(L)  # of the others' median, in any block so far
         self._least = np.full(L, np.inf)  # the same, where it moved
         self._before = np.zeros((CONFIRM["runaway"], L))  # the same in the last blocks
-        self._conditions = {kind: _Condition(L, blocks) for kind, blocks in CONFIRM.items()}
+        self._conditions = {kind: Condition(L, blocks) for kind, blocks in CONFIRM.items()}
 
     def update(self, rows: Rows | RWCHistory) -> list[Finding]:
         """The new findings. Rows that do not fill a block wait for the next call; NaN is reported at once."""
@@ -134,8 +123,11 @@ class HealthCheck:
             return []
         finite = np.isfinite(rows.delta_l1) & np.isfinite(rows.prev_l1)  # [S, L]
         found = self._broken.update(rows.steps, finite)
-        rwc = norm_ratio(rows.delta_l1, rows.prev_l1)
-        self._open.append((rows.steps, np.where(finite, rwc, np.nan), rows.moved))
+        rwc = np.where(finite, norm_ratio(rows.delta_l1, rows.prev_l1), np.nan)
+        flags = rows.bits if isinstance(rows, Rows) else rows.flags
+        # Steps that a gradient scaler skipped say nothing of a layer. A row of several steps may have others too.
+        made = ((flags & SKIPPED) == 0) | rows.moved.any(axis=1)
+        self._open.append((rows.steps[made], rwc[made], rows.moved[made]))
         steps, rwc, moved = (np.concatenate(arrays) for arrays in zip(*self._open, strict=True))
         B = len(steps) // self._block
         full = B * self._block
@@ -157,9 +149,8 @@ class HealthCheck:
         """One block [L] of steps `first` to `last`."""
         with np.errstate(invalid="ignore", divide="ignore"):
             ratio = np.where(median > 0, level / median, np.nan)
-            most = np.where(
-                median > 0, peak / median, np.nan
-            )  # a layer that moves at some of the steps has not stopped
+            # A layer that moves at some of the steps has not stopped.
+            most = np.where(median > 0, peak / median, np.nan)
         self._ever_moved |= share > 0
         slow = np.clip(self._most / FALLEN, STOPPED, STOPPED_IF_FALLEN)
         fast = np.clip(self._least * RISEN, RUNAWAY_IF_RISEN, RUNAWAY)
@@ -208,51 +199,6 @@ class HealthCheck:
             Finding(kind, name, int(step), last, float(value[i]), float(median[i]), others)
             for name, step, i in zip(names, since, layers, strict=False)
         ]
-
-
-class HealthWatch:
-    """Calls `on_finding` with new findings, after the step is recorded, because user code may raise."""
-
-    def __init__(self, meta: Mapping[str, Any], on_finding: Callable[[Finding], object] | None) -> None:
-        self._meta = meta
-        self._on_finding = on_finding
-        self.restart()
-
-    def restart(self) -> None:
-        """Forget all rows: the record goes on from another step."""
-        meta = self._meta
-        self._check = HealthCheck(meta["names"], np.asarray(meta["numel"]), meta["every"], tuple(meta["dtypes"]))
-        self._found: list[Finding] = []
-
-    def take(self, rows: Rows) -> None:
-        """Check rows that have arrived, if there is a callback."""
-        if self._on_finding is not None:
-            self._found += self._check.update(rows)
-
-    def tell(self) -> None:
-        """Call `on_finding` with each new finding."""
-        while self._found and self._on_finding is not None:
-            self._on_finding(self._found.pop(0))
-
-
-class _Condition:
-    """For each of L layers: whether a condition holds, since when, and whether it was reported."""
-
-    def __init__(self, L: int, confirm: int) -> None:
-        self._confirm = confirm  # blocks
-        self.since = np.zeros(L, np.int64)  # the first step
-        self._blocks = np.zeros(L, np.int64)
-        self._said = np.zeros(L, bool)
-
-    def update(self, badness: FloatArray, step: int) -> NDArray[np.intp]:
-        """Add a block; the layers to report now. Where badness is NaN, a layer's state does not change."""
-        bad = badness > 1
-        self.since = np.where(bad & (self._blocks == 0), step, self.since)
-        self._blocks = np.where(bad, self._blocks + 1, np.where(badness <= 1, 0, self._blocks))
-        self._said &= ~(badness < 1 / RECOVER)
-        new: NDArray[np.intp] = np.flatnonzero((self._blocks >= self._confirm) & ~self._said)
-        self._said[new] = True
-        return new
 
 
 def median_of_others(levels: FloatArray) -> FloatArray:

@@ -7,12 +7,13 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import WeightScaleError
+from ..errors import WeightScaleError, check_one_of
 from ..extras import import_extra
 from ..health.finding import Finding
 from ..health.tracked import summarize
 from ..monitor import RWCMonitor
 from ..record.history import RWCHistory
+from ..record.new_run import EXIST, local_path
 from ..weights.layers import LayerSelector, select_layers
 from .resume import start_monitor
 
@@ -40,7 +41,9 @@ class RWCCallback(Callback):
 
     Args:
         run_dir: a new folder for the record; None keeps the record in memory. If training continues from a checkpoint,
-            the folder of that run.
+            the folder of that run. `Trainer(fast_dev_run=True)` writes no folder.
+        exist: what to do if `run_dir` holds an earlier run and training starts anew, as for `RWCMonitor`: `"error"`,
+            `"overwrite"`, or `"next"` to record to `run_dir-2` and so on. The monitors' `run_dir` tell the folder.
         every, layers, definition, on_finding: as for `RWCMonitor`.
 
     Raises:
@@ -54,14 +57,17 @@ class RWCCallback(Callback):
         self,
         run_dir: str | Path | None = None,
         *,
+        exist: str = "error",
         every: int = 1,
         layers: LayerSelector = None,
         definition: str = "norm_ratio",
         on_finding: Callable[[Finding], object] | None = None,
     ) -> None:
         super().__init__()
+        check_one_of("exist", exist, EXIST)
         self.monitors: list[RWCMonitor] = []  # one for each optimizer that trains layers; empty before training
-        self._run_dir = None if run_dir is None else Path(run_dir)
+        self._run_dir = None if run_dir is None else local_path(run_dir)
+        self._exist = exist
         self._layers = layers
         self._options: dict[str, Any] = {"every": every, "definition": definition}  # they are part of state_key
         self._on_finding = on_finding
@@ -97,7 +103,9 @@ class RWCCallback(Callback):
         monitors = []
         model = pl_module if trainer.model is None else trainer.model  # with its wrapper, which names the processes
         for i, (optimizer, layers) in enumerate(chosen):
-            run_dir = self._run_dir if self._run_dir is None or len(chosen) == 1 else self._run_dir / f"optimizer_{i}"
+            run_dir = None if trainer.fast_dev_run else self._run_dir  # type: ignore[attr-defined]
+            if run_dir is not None and len(chosen) > 1:
+                run_dir = run_dir / f"optimizer_{i}"
             monitor = start_monitor(
                 model,
                 optimizer,
@@ -105,6 +113,7 @@ class RWCCallback(Callback):
                 state=self._loaded[i] if i < len(self._loaded) else None,
                 earlier=self.monitors[i] if i < len(self.monitors) else None,
                 run_dir=run_dir,
+                exist=self._exist,
                 layers=layers,
                 on_finding=self._on_finding,
                 **self._options,

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from ..errors import WeightScaleError
+from ..errors import WeightScaleError, check_one_of
 from ..extras import import_extra
 from ..health.finding import Finding
 from ..monitor import RWCMonitor
 from ..record.history import RWCHistory
+from ..record.new_run import EXIST, local_path
 from ..weights.dtensor import is_dtensor
 from ..weights.layers import LayerSelector, select_layers
 from .resume import start_monitor
@@ -41,6 +42,9 @@ class RWCTrainerCallback(TrainerCallback):
     Args:
         run_dir: a new folder for the record; None keeps the record in memory. If training continues from a checkpoint,
             the folder of that run.
+        exist: what to do if `run_dir` holds an earlier run and training starts anew, as for `RWCMonitor`: `"error"`,
+            `"overwrite"`, or `"next"` to record to `run_dir-2` and so on, as for a second `train()` or for trials.
+            `monitor.run_dir` tells the folder.
         every, layers, definition, on_finding: as for `RWCMonitor`.
         tracker: gets the eight numbers of `summarize` whenever the Trainer logs; see `log_summary`. A callback cannot
             reach the Trainer's own trackers, so pass the one that you use: `wandb`, `mlflow`, a `SummaryWriter`, ...
@@ -57,15 +61,18 @@ class RWCTrainerCallback(TrainerCallback):
         self,
         run_dir: str | Path | None = None,
         *,
+        exist: str = "error",
         every: int = 1,
         layers: LayerSelector = None,
         definition: str = "norm_ratio",
         on_finding: Callable[[Finding], object] | None = None,
         tracker: Any = None,
     ) -> None:
+        check_one_of("exist", exist, EXIST)
         self.monitor: RWCMonitor | None = None  # None before training
         self._options: dict[str, Any] = {
-            "run_dir": run_dir,
+            "run_dir": None if run_dir is None else local_path(run_dir),
+            "exist": exist,
             "every": every,
             "layers": layers,
             "definition": definition,
@@ -89,10 +96,12 @@ class RWCTrainerCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Make the monitor. The model has its weights by now, also those of a checkpoint."""
-        again = False
+        again, options = False, dict(self._options)
         if self.monitor is not None:
             again = args.auto_find_batch_size and self._training  # the Trainer starts again with smaller batches
             self.monitor.close()
+            if again or state.global_step:
+                options["run_dir"] = self.monitor.run_dir  # with exist="next" not the folder that was asked for
         self.monitor = start_monitor(
             kwargs["model"],
             kwargs["optimizer"],
@@ -100,7 +109,7 @@ class RWCTrainerCallback(TrainerCallback):
             state=self._load(args, state, kwargs["model"]),
             again=again,
             process_group=_replicas(args, kwargs["model"]),
-            **self._options,
+            **options,
         )
         self._training = True
         self._logged = self.monitor.step

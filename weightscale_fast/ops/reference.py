@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..ratios import mean_ratio, norm_ratio
-from .plan import Group, Plan
+from .plan import CHUNK, Group, Plan
 
 
 def refusal(device: torch.device) -> str | None:
@@ -61,7 +61,21 @@ def one_layer_sums(w: Tensor, p: Tensor, *, with_ratio: bool, dtype: torch.dtype
     wide = torch.promote_types(w.dtype, torch.float32)
     abs_prev = p.to(wide).abs()
     abs_delta = (w.to(wide) - p.to(wide)).abs()
-    sums = [abs_delta.sum(dtype=dtype), abs_prev.sum(dtype=dtype), (w != p).sum().to(dtype)]
+    sums = [_total(abs_delta, dtype), _total(abs_prev, dtype), (w != p).sum().to(dtype)]
     if with_ratio:
-        sums.append((abs_delta / abs_prev).sum(dtype=dtype))
+        sums.append(_total(abs_delta / abs_prev, dtype))
     return torch.stack(sums)
+
+
+def _total(values: Tensor, dtype: torch.dtype) -> Tensor:
+    """The sum of all values, with the same bits for any number of threads.
+
+    PyTorch cuts a long sum into as many parts as there are threads. It adds up a short one, and each row of a matrix,
+    on one thread.
+    """
+    flat = values.reshape(-1)
+    if len(flat) <= CHUNK:
+        return flat.sum(dtype=dtype)
+    whole = len(flat) // CHUNK * CHUNK
+    rows = flat[:whole].view(-1, CHUNK).sum(dim=1, dtype=dtype)
+    return _total(rows, dtype) + flat[whole:].sum(dtype=dtype)

@@ -139,14 +139,14 @@ def _network(runs: list[SeedRuns], root: Path) -> str:
     pictures = [
         Picture(
             f"{network}: RWC of its blocks",
-            _save(_blocks(runs), root / f"{network}-blocks"),
+            _save(_blocks(runs), root, f"{network}-blocks"),
             "Each line is the mean over the layers of a part of the network, from epoch to epoch. The panels share one "
             "axis, so lines that lie higher in one of them changed more on that data set.",
             half=len(runs) == 1,
         ),
         Picture(
             f"{network}: maps of its layers",
-            _save(pca_panels(clusters), root / f"{network}-maps"),
+            _save(pca_panels(clusters), root, f"{network}-maps"),
             "Each mark is a layer, and marks that lie close have similar curves. Every data set has its own components "
             "and its own clusters, so compare how the layers fall into groups and not where the groups lie.",
             half=len(runs) == 1,
@@ -183,8 +183,8 @@ def _clustered(run: SeedRuns, clusters: LayerClusters, root: Path) -> Iterator[P
         if not len(history):  # a short run that records few steps may have no row
             continue
         figure = _curves(history, clusters, f"{name}, {what}")
-        path = root / f"{run.network}-{run.data}-{'steps' if history is per_step else 'epochs'}"
-        yield Picture(f"{name}, {what}", _save(figure, path), reading, half=True)
+        stem = f"{run.network}-{run.data}-{'steps' if history is per_step else 'epochs'}"
+        yield Picture(f"{name}, {what}", _save(figure, root, stem), reading, half=True)
 
 
 @styled
@@ -205,9 +205,13 @@ def _agreement(run: SeedRuns, clusters: LayerClusters) -> str:
     )
 
 
-def _save(figure: Figure, path: Path) -> bytes:
-    """Write the figure as PNG, and return its SVG for the page."""
+def _save(figure: Figure, root: Path, stem: str) -> bytes:
+    """Write the figure as PNG into `root`, and return its SVG for the page.
+
+    Args:
+        stem: the name of the file. It comes from the settings of a run, so nothing of it may lead out of `root`.
+    """
     svg = svg_of(figure, DPI)
     figure.set_layout_engine("none")  # it is laid out; to do that again would double the time
-    save_figure(figure, path.with_name(f"{re.sub(r'[^A-Za-z0-9_.-]+', '_', path.name)}.png"))
+    save_figure(figure, root / f"{re.sub(r'[^A-Za-z0-9_.-]+', '_', stem)}.png")
     return svg

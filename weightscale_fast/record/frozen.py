@@ -12,9 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
+from ..errors import WeightScaleError
 from ..text import listing
 from ..weights.layers import LayerSelector, layer_predicate, unwrap
 from ..weights.lookup import LayerLookup
+from ..weights.norms import biases_and_scales
 from .rows import Rows
 
 LOOKS = 64  # layers whose requires_grad is read at each row, which takes a few microseconds at most
@@ -31,6 +33,7 @@ class Watch:
     def __init__(self, model: nn.Module, lookup: LayerLookup, layers: LayerSelector, names: tuple[str, ...]) -> None:
         self._model, self._lookup, self._names = model, lookup, names
         self._is_layer = layer_predicate(layers)
+        self._default_rule = layers is None
         self._known = {name for name, _ in unwrap(model).named_parameters()}
         self._warned: set[int] = set()
         self.restart(0)
@@ -100,12 +103,29 @@ class Watch:
             )
 
     def _check_new(self) -> None:
-        parameters = list(unwrap(self._model).named_parameters())
-        new = [name for name, p in parameters if name not in self._known and self._is_layer(name, p)]
+        root = unwrap(self._model)
+        parameters = dict(root.named_parameters())
+        if parameters.keys() <= self._known:
+            return
+        no_layers = self._recorded()  # pruning or torch.compile may have given them new names
+        if self._default_rule:
+            no_layers |= biases_and_scales(root)
+        new = [
+            name
+            for name, parameter in parameters.items()
+            if name not in self._known and id(parameter) not in no_layers and self._is_layer(name, parameter)
+        ]
+        self._known |= parameters.keys()
         if new:
-            self._known.update(name for name, _ in parameters)
             warnings.warn(
                 f"the model has new layers since the monitor was made, {listing(list(map(repr, new)))}: they are not "
                 "recorded. To record them, make a new monitor with another run_dir",
                 stacklevel=2,
             )
+
+    def _recorded(self) -> set[int]:
+        """The ids of the recorded parameters; none if the model lost one, which the next row says."""
+        try:
+            return {id(parameter) for parameter in self._lookup.parameters()}
+        except WeightScaleError:
+            return set()

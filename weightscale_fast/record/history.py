@@ -14,11 +14,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..errors import WeightScaleError
 from ..files import write_csv
 from ..ratios import check_definition, mean_ratio, norm_ratio
 from ..text import count, listing
 from .rows import SKIPPED, Rows
 from .run_folder import RunFolder
+from .settings import plain_settings
+from .writer_lock import FolderTakenError
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -196,19 +199,27 @@ class RWCHistory:
             "kinds": list(self.kinds),
             "definition": self.definition,
             "every": self.every,
-            "settings": dict(self.settings),
+            "settings": plain_settings(self.settings),
             "dtypes": list(self.dtypes),
         }
-        run = RunFolder.create(folder, meta)
-        if len(self):
-            run.append(Rows(self.steps, self.delta_l1, self.prev_l1, self.moved, self.ratio_sum, self.flags))
+        try:
+            run = RunFolder.create(folder, meta)
+        except FolderTakenError as error:
+            raise WeightScaleError(f"{error.reason}: choose another folder") from error
+        try:
+            if len(self):
+                run.append(Rows(self.steps, self.delta_l1, self.prev_l1, self.moved, self.ratio_sum, self.flags))
+        except OSError as error:
+            raise WeightScaleError(f"run folder {folder} cannot be written: {error}") from error
+        finally:
+            run.release()
 
     @classmethod
     def load(cls, folder: str | Path) -> RWCHistory:
         """Read a run folder: every closed shard, even if the process that wrote it was killed.
 
         Raises:
-            WeightScaleError: it is no run folder, or a shard is torn or belongs to another run.
+            WeightScaleError: it is no run folder, or its meta.json or a shard is damaged or of another run.
         """
         run = RunFolder.open(folder)
         return cls.from_rows(run.meta, run.rows())

@@ -18,6 +18,7 @@ from ..weights.masters import MasterWeights
 from ..weights.snapshot import Snapshot
 from .listener import Listener
 from .outermost import OutermostStep
+from .recorded_twice import RecordedTwice
 
 # Packages whose wrappers of an optimizer do nothing to the weights after its step.
 PASS_ON = ("accelerate", "lightning", "lightning_fabric", "pytorch_lightning")
@@ -33,13 +34,14 @@ class OptimizerHook:
         optimizer: the optimizer that trains the model; or what Accelerate, Lightning or a learning rate scheduler made
             of it.
         model: the model that it trains.
+        what: what is recorded of them, to tell a monitor that was made twice from two that differ.
 
     Raises:
         TypeError: `optimizer` is not an optimizer.
         ValueError: none of its parameters is in the model.
     """
 
-    def __init__(self, optimizer: object, model: nn.Module) -> None:
+    def __init__(self, optimizer: object, model: nn.Module, what: object) -> None:
         optimizer = unwrap_optimizer(optimizer)
         if not trains(optimizer, model):
             raise ValueError(
@@ -53,6 +55,7 @@ class OptimizerHook:
         self._handles: list[RemovableHandle] = []
         self._others: Listener | None = None
         self._outermost = OutermostStep()
+        self._twice = RecordedTwice(model, optimizer, what)
         self._warned = False
 
     @property
@@ -81,6 +84,7 @@ class OptimizerHook:
         """
         optimizer = self._optimizer()
         assert optimizer is not None
+        self._twice.begin()
 
         @always_eager
         def begin(*_: object) -> None:
@@ -109,6 +113,7 @@ class OptimizerHook:
 
     def remove(self) -> None:
         """Stop the calls."""
+        self._twice.end()
         for handle in self._handles:
             handle.remove()
         self._handles = []

@@ -1,7 +1,8 @@
-"""Record: the part of a monitor that records. It owns the previous weights, the ring, the recorder and the step."""
+"""Record: the part of a monitor that records. It owns the previous weights, the ring, the store and the step."""
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,11 +21,12 @@ from ..weights.kinds import layer_kind
 from ..weights.layers import LayerSelector
 from ..weights.snapshot import Snapshot
 from .history import RWCHistory
-from .recorder import Recorder
 from .ring import Ring, arrives_late
+from .row_store import RowStore
 from .row_sum import LocalSum, RankSum
 from .rows import Rows
 from .run_folder import RunFolder
+from .settings import plain_settings
 
 
 class Added(NamedTuple):
@@ -45,10 +47,14 @@ class Record:
 
     Attributes:
         snapshot: the weights at the last row.
-        recorder: takes the rows off the device and keeps them.
+        store: takes the rows off the device and keeps them.
         ranks: as in the arguments.
         meta: what the run folder's meta.json says about the record.
         step: optimizer steps so far, as far as the host knows.
+        lock: held by each call that adds or moves rows, so that another thread may ask for the history.
+
+    Raises:
+        TypeError: `settings` is no dict and no namespace.
     """
 
     def __init__(
@@ -58,14 +64,16 @@ class Record:
         every: int,
         layers: LayerSelector,
         definition: str,
-        settings: Mapping[str, Any],
+        settings: object,
         pipeline: bool,
         ranks: Ranks | None,
         arguments: Mapping[str, object],
     ) -> None:
+        settings = plain_settings(settings)
         self.ranks = ranks
         self.step = 0
         self._joined = False  # whether the loop has used join()
+        self.lock = threading.RLock()
         if ranks is None:
             self.snapshot = Snapshot(model, layers=layers)
             numel = self.snapshot.numel
@@ -82,7 +90,7 @@ class Record:
             "kinds": list(kinds),
             "definition": definition,
             "every": every,
-            "settings": dict(settings),
+            "settings": settings,
             # A pipeline stage knows only the dtypes of its own layers.
             "dtypes": [] if pipeline else [str(w.dtype).removeprefix("torch.") for w in plan.prev],
         }
@@ -92,28 +100,38 @@ class Record:
             late = any(ranks.all_gather(lambda: late))
         self._every = every
         self._ring = Ring(sums, len(self.snapshot), device=plan.device, dtype=sum_dtype(plan.device), late=late)
-        self.recorder = Recorder(self._ring, every, LocalSum() if ranks is None else RankSum(ranks, every))
+        half = self._ring.half
+        sums_of_rows = LocalSum(half) if ranks is None else RankSum(ranks, every, half)
+        self.store = RowStore(self._ring, every, sums_of_rows)
         warm_up(plan, sums)
 
-    def open(self, path: Path, *, resume: bool) -> None:
+    def open(self, path: str | Path, *, resume: bool, exist: str) -> Path:
         """Create the run folder, or continue it after its last row.
 
+        Returns:
+            The folder that was taken, on every rank.
+
         Raises:
-            WeightScaleError: the folder exists, cannot be written, or is another run's.
+            ValueError: the path is an address.
+            WeightScaleError: the folder exists, cannot be written, is another run's, or another monitor writes to it.
         """
+        run: RunFolder | None = None
 
-        def begin() -> tuple[RunFolder | None, dict[str, Any], int]:
+        def begin() -> tuple[dict[str, Any], int, str]:
+            nonlocal run
             if self.ranks is not None and self.ranks.rank != 0:
-                return None, {}, 0
+                return {}, 0, ""
             try:
-                run = RunFolder.begin(path, self.meta, resume=resume)
+                run = RunFolder.begin(path, self.meta, resume=resume, exist=exist)
             except WeightScaleError as error:
-                raise WeightScaleError(f"{error}{hint_of_others() if self.ranks is None else ''}") from error
-            return run, run.meta, run.last_step()
+                error.args = (f"{error}{hint_of_others() if self.ranks is None else ''}",)
+                raise
+            return run.meta, run.last_step(), str(run.path)
 
-        run, self.meta, self.step = begin() if self.ranks is None else self.ranks.all_gather(begin)[0]
-        self.recorder.write_to(run if self.ranks is None or self.ranks.rank == 0 else None)
-        self.recorder.resume_at(self.step)
+        self.meta, self.step, taken = begin() if self.ranks is None else self.ranks.all_gather(begin)[0]
+        self.store.write_to(run)
+        self.store.resume_at(self.step)
+        return Path(taken)
 
     def add_step(self, model: nn.Module, found_inf: Tensor | None) -> Added | None:
         """Count an optimizer step. If a row is due, compare the weights with those of the last row.
@@ -133,6 +151,12 @@ class Record:
         if self.ranks is not None and has_joined(model):
             self._warn_of_join()
             return None
+        if self.store.in_child():
+            return None
+        with self.lock:
+            return self._add_step(model, found_inf)
+
+    def _add_step(self, model: nn.Module, found_inf: Tensor | None) -> Added | None:
         capturing = is_capturing(self._ring.rows.device)
         if capturing and self._every > 1:
             raise WeightScaleError(
@@ -155,12 +179,13 @@ class Record:
         self._joined = True
 
     def _add_row(self, model: nn.Module, capturing: bool) -> Added:
-        plan, cur = self.snapshot.plan_for(model)
-        changed, self._plan = plan is not self._plan, plan
-        if capturing:
-            keep_for_replays(plan, self._ring)  # the plan holds the previous weights
-        run_plan(plan, cur, self._ring.rows, self._ring.cursor, update=True)
-        return Added(changed, self.recorder.commit())
+        with self.snapshot.lock:
+            plan, cur = self.snapshot.plan_for(model)
+            changed, self._plan = plan is not self._plan, plan
+            if capturing:
+                keep_for_replays(plan, self._ring)  # the plan holds the previous weights
+            run_plan(plan, cur, self._ring.rows, self._ring.cursor, update=True)
+        return Added(changed, self.store.commit())
 
     def is_capturing(self) -> bool:
         """Whether a CUDA graph is captured now."""
@@ -180,23 +205,30 @@ class Record:
 
         With several ranks `flush`, `recent` and `close` are collective calls.
         """
-        arrived = self.recorder.flush()
-        # Only the device counts the replays of a CUDA graph, so the recorder may know of more steps.
-        self.step = max(self.step, self.recorder.step)
-        return arrived
+        if self.store.in_child():
+            return []
+        with self.lock:
+            arrived = self.store.flush()
+            # Only the device counts the replays of a CUDA graph, so the store may know of more steps.
+            self.step = max(self.step, self.store.step)
+            return arrived
 
     def close(self) -> list[Rows]:
         """Flush and stop recording."""
-        return self.recorder.close()
+        with self.lock:
+            return self.store.close()
 
     def abandon(self) -> list[Rows]:
         """Stop recording, without a collective call."""
-        return self.recorder.abandon()
+        with self.lock:
+            return self.store.abandon()
 
     def history(self) -> RWCHistory:
         """Every row that was flushed."""
-        return RWCHistory.from_rows(self.meta, self.recorder.rows())
+        with self.lock:
+            return RWCHistory.from_rows(self.meta, self.store.rows())
 
     def recent(self, after: int) -> RWCHistory:
         """The rows after step `after` that the ring still holds."""
-        return RWCHistory.from_rows(self.meta, self.recorder.recent(after))
+        with self.lock:
+            return RWCHistory.from_rows(self.meta, self.store.recent(after))

@@ -7,38 +7,35 @@ from itertools import zip_longest
 from typing import Any
 
 import numpy as np
-from torch import nn
+from torch import Tensor, nn
 
 from ..functional import layer_sums
 from .record import Record
 from .rows import Rows
+from .run_meta import MOST, run_id
 
-LARGEST_STEP = 2**53
-PARTS: dict[str, tuple[type, ...]] = {
-    "step": (int,),
-    "every": (int,),
-    "definition": (str,),
-    "names": (list, tuple),
-    "weights": (Mapping, type(None)),
-    "written": (int,),
-    "rows": (bytes, type(None)),
-}
-_MISSING = object()
+PARTS = ("step", "every", "definition", "names", "weights", "written", "rows")
 
 
 def state_dict(record: Record) -> dict[str, Any]:
     """The state of a record; see `RWCMonitor.state_dict`. Flush the record first."""
-    recorder = record.recorder
+    with record.lock:
+        return _state(record)
+
+
+def _state(record: Record) -> dict[str, Any]:
+    store = record.store
     return {
         "step": record.step,
         "every": record.meta["every"],
         "definition": record.meta["definition"],
         "names": list(record.snapshot.names),
         "weights": record.snapshot.state_dict(),
-        "written": recorder.written,
+        "written": store.written,
+        "run": run_id(record.meta),  # which run's folder has the rows; None in memory
         # With a run folder the rows are in it. Here they are bytes, because a distributed checkpoint loads a tensor
         # only into a tensor of the same size.
-        "rows": None if recorder.has_folder else recorder.rows().to_bytes(),
+        "rows": None if store.has_folder else store.rows().to_bytes(),
     }
 
 
@@ -60,60 +57,24 @@ def load_state_dict(record: Record, state: Mapping[str, Any], model: nn.Module) 
     """Go back to the moment of the state; see `RWCMonitor.load_state_dict`.
 
     Raises:
-        ValueError: the state does not fit this record. Nothing is loaded in this case.
+        ValueError: the state is damaged or does not fit this record. Nothing is loaded in this case.
+        WeightScaleError: the later rows in the run folder cannot be deleted.
     """
-    _check_whole(state)
-    _check_fits(record, state)
-    rows = None if state["rows"] is None else _rows_of(state, record.meta)
-    if rows is None and not record.recorder.has_folder and state["step"]:
-        raise ValueError("the state's rows are in its run folder: pass that folder as run_dir, and resume=True")
-    if state["weights"] is None:
-        layer_sums(model, record.snapshot, update=True)
-    else:
-        record.snapshot.load_state_dict(state["weights"])
-    record.recorder.restart(rows, state["step"])
-    record.step = state["step"]
-    if rows is None:
-        record.recorder.warn_if_behind(state["written"])
+    with record.lock:
+        step, rows = _checked(record, state)
+        if state["weights"] is None:
+            layer_sums(model, record.snapshot, update=True)
+        else:
+            record.snapshot.load_state_dict(state["weights"])
+        record.store.restart(rows, step)
+        record.step = step
+        if rows is None:
+            record.store.warn_if_behind(int(state["written"]))
 
 
-def _check_whole(state: Mapping[str, Any]) -> None:
-    """Raise `ValueError` if a part is missing, or is of another type. A checkpoint may be damaged, or a stranger's."""
-    if not isinstance(state, Mapping):
-        raise ValueError(f"a monitor's state must be what state_dict() returned, got {type(state).__name__}")
-    for key, kinds in PARTS.items():
-        value = state.get(key, _MISSING)
-        if type(value) is bool or not isinstance(value, kinds):
-            came = "nothing" if value is _MISSING else type(value).__name__
-            wanted = " or ".join("None" if kind is type(None) else kind.__name__ for kind in kinds)
-            raise ValueError(f"the state is damaged, or no monitor's: its {key!r} must be {wanted}, got {came}")
-    for key in ("step", "written"):
-        if not 0 <= state[key] < LARGEST_STEP:
-            raise ValueError(f"the state is damaged: its {key!r} must be a step, 0 or more, got {state[key]}")
-
-
-def _rows_of(state: Mapping[str, Any], meta: Mapping[str, Any]) -> Rows:
-    """The record in the state.
-
-    Raises:
-        ValueError: it cannot be read, or is not a record of these layers that ends at the state's step.
-    """
-    try:
-        rows = Rows.from_bytes(state["rows"])
-    except Exception as error:  # whatever reads damaged bytes raises
-        raise ValueError(f"the state is damaged: its rows cannot be read ({error})") from error
-    n, L = len(rows.steps), len(meta["names"])
-    sums = [rows.delta_l1, rows.prev_l1, rows.moved] + ([] if rows.ratio_sum is None else [rows.ratio_sum])
-    fits = all(array.shape == (n, L) for array in sums) and rows.bits.shape == (n,)
-    rising = np.diff(rows.steps, prepend=0).min(initial=1) > 0 and rows.steps.max(initial=0) <= state["step"]
-    if not fits or not rising or (rows.ratio_sum is None) == (meta["definition"] == "mean_ratio"):
-        raise ValueError(
-            f"the state is damaged: its rows must be of {L} layers, with steps that rise to at most {state['step']}"
-        )
-    return rows
-
-
-def _check_fits(record: Record, state: Mapping[str, Any]) -> None:
+def _checked(record: Record, state: Mapping[str, Any]) -> tuple[int, Rows | None]:
+    """The state's step and rows. Raises ValueError unless the whole state fits the record."""
+    _check_parts(state)
     for key in ("every", "definition"):
         if state[key] != record.meta[key]:
             raise ValueError(
@@ -121,6 +82,52 @@ def _check_fits(record: Record, state: Mapping[str, Any]) -> None:
             )
     if tuple(state["names"]) != tuple(record.snapshot.names):
         raise ValueError(_other_layers(state["names"], record.snapshot.names))
+    step, store = int(state["step"]), record.store
+    if state["rows"] is not None:
+        return step, _rows(record, state["rows"], step)
+    if not store.has_folder and step:
+        raise ValueError("the state's rows are in its run folder: pass that folder as run_dir, and resume=True")
+    run = state.get("run")
+    if store.written and state["written"] and run is not None and run != run_id(record.meta):
+        raise ValueError(
+            "the state is of another run than the one in run_dir, whose rows it would delete: pass the folder of the "
+            "run that is resumed"
+        )
+    return step, None
+
+
+def _check_parts(state: Mapping[str, Any]) -> None:
+    what = "the state must be what a monitor's state_dict() returned"
+    if not isinstance(state, Mapping):
+        raise ValueError(f"{what}, got {type(state).__name__}")
+    missing = [part for part in PARTS if part not in state]
+    if missing:
+        raise ValueError(f"{what}, but it has no {' and no '.join(map(repr, missing))}")
+    for part in ("step", "written"):
+        number = state[part]
+        if isinstance(number, bool) or not isinstance(number, (int, np.integer)) or not 0 <= number < MOST:
+            raise ValueError(f"{what}, but its {part} is no whole number of steps, 0 or more: {str(number)[:60]!r}")
+    fits = {
+        "names": isinstance(state["names"], (list, tuple)) and all(isinstance(name, str) for name in state["names"]),
+        "weights": state["weights"] is None
+        or (isinstance(state["weights"], Mapping) and all(isinstance(w, Tensor) for w in state["weights"].values())),
+        "rows": state["rows"] is None or isinstance(state["rows"], bytes),
+    }
+    for part, fit in fits.items():
+        if not fit:
+            raise ValueError(f"{what}, but its {part} have another type: {type(state[part]).__name__}")
+
+
+def _rows(record: Record, data: bytes, step: int) -> Rows:
+    """The rows of a state of this step."""
+    every = record.meta["every"]
+    try:
+        rows = Rows.from_bytes(data, len(record.snapshot.names), record.meta["definition"] == "mean_ratio")
+        if len(rows.steps) and (rows.steps[-1] > step or np.any(rows.steps % every)):
+            raise ValueError(f"its rows end at step {rows.steps[-1]}, and it is of step {step} with every={every}")
+    except ValueError as error:
+        raise ValueError(f"the state does not fit this monitor, or is damaged: {error}") from error
+    return rows
 
 
 def _other_layers(state: Sequence[str], mine: Sequence[str]) -> str:

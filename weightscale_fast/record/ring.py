@@ -17,6 +17,8 @@ from .rows import Part
 
 RING_ROWS = 512
 SHARD_ROWS = RING_ROWS // 2  # rows that are copied together
+FEWEST_ROWS = 4
+RING_BYTES = 64 * 2**20  # a ring for more than about 5,000 layers has fewer rows, so that it takes no more
 
 
 class _InFlight(NamedTuple):
@@ -32,8 +34,8 @@ class Ring:
     """R rows on the device. A counter on the device points at the next row, so a CUDA graph can record too.
 
     A `late` ring on a GPU does not wait. When one half is full, a side stream copies it to pinned memory while the
-    other half fills. When the other half is full, `take(wait=False)` returns the copy. It waits only if the copy took
-    longer than 256 steps.
+    other half fills. When the other half is full, `arrived` returns the copy. It waits only if the copy took
+    longer than half a ring of steps.
 
     Rows are written on the current stream. Training on several streams must order each step after the one before, and
     this orders the rows too. So a copy waits only for the stream of its last row.
@@ -41,26 +43,32 @@ class Ring:
     Args:
         sums, layers: K and L.
         device, dtype: of the rows.
-        late: `take(wait=False)` returns only the rows up to the previous `take`. This works on any device, because
+        late: only the rows up to the previous `take(wait=False)` arrive at the next. This works on any device, because
             ranks that record together must all take the same rows.
     """
 
     def __init__(self, sums: int, layers: int, *, device: torch.device, dtype: torch.dtype, late: bool = False) -> None:
+        rows = _rows_for(sums, layers)
         with torch.inference_mode(False):  # so that any mode may write to them
-            self.rows = torch.zeros(RING_ROWS, sums, layers, dtype=dtype, device=device)  # [R, K, L]
+            self.rows = torch.zeros(rows, sums, layers, dtype=dtype, device=device)  # [R, K, L]
             self.cursor = torch.zeros(1, dtype=torch.int64, device=device)  # rows recorded; modulo R it is the next row
-            self.skipped = torch.zeros(RING_ROWS, dtype=torch.float32, device=device)  # [R] steps that a scaler skipped
+            self.skipped = torch.zeros(rows, dtype=torch.float32, device=device)  # [R] steps that a scaler skipped
             self._skipping = torch.zeros(1, dtype=torch.float32, device=device)  # steps skipped since the last row
         self._scaled = False  # whether a gradient scaler was ever used; without one there is nothing to count
         self.recorded = 0  # rows recorded, as far as the host knows
         self.first = 0  # the first row that this ring ever held
-        self._taken = 0
+        self._kept = 0  # the rows that `release` was told of
         self._in_graph = False
         self._late = late
         self._in_flight: _InFlight | None = None
         self._stream: torch.cuda.Stream | None = None
         if late and device.type == "cuda":
             self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+
+    @property
+    def half(self) -> int:
+        """The most rows that are copied together: 256, or fewer for thousands of layers."""
+        return len(self.rows) // 2
 
     @torch.no_grad()
     def count_skipped(self, found_inf: Tensor) -> None:
@@ -73,7 +81,7 @@ class Ring:
     def advance(self) -> None:
         """Move the cursor to the next row. The row at the cursor has been written."""
         if self._scaled:
-            self.skipped.index_copy_(0, self.cursor % RING_ROWS, self._skipping)
+            self.skipped.index_copy_(0, self.cursor % len(self.rows), self._skipping)
             self._skipping.zero_()
         self.cursor.add_(1)
         if is_capturing(self.rows.device):
@@ -83,47 +91,55 @@ class Ring:
 
     @property
     def waiting(self) -> int:
-        """Rows that were recorded and have not arrived on the host."""
-        return self.recorded - self._taken + (0 if self._in_flight is None else len(self._in_flight.host))
+        """Rows that were recorded and that `release` was not told of."""
+        return self.recorded - self._kept
 
     def restart(self, recorded: int) -> None:
         """Forget the rows in the ring. Rows before number `recorded` count as taken."""
         self.take(wait=True)
-        self.recorded = self._taken = self.first = recorded
+        self._in_flight = None
+        self.recorded = self._kept = self.first = recorded
         self.cursor.fill_(recorded)
         self._skipping.zero_()
 
     def take(self, *, wait: bool) -> list[Part]:
-        """The rows that have arrived on the host, in order. With `wait`, all rows that were recorded."""
+        """The rows that can be had now, in order. With `wait`, all rows that were recorded.
+
+        Call `arrived` and `release` first. The ring keeps the rows until `release`. So if Ctrl-C ends this call, or the
+        caller before it has stored the rows, no row is lost: the next call returns them again.
+        """
         if is_capturing(self.rows.device):
             return []
-        arrived = self.arrived()
         if self._late and not wait and not self._in_graph:
-            self._start_copy()
-            return arrived
+            if self._kept < self.recorded:
+                self._in_flight = self._start_copy()
+            return []
         self._wait_for_device()
-        if self._in_graph:
-            self.recorded = int(self.cursor.item())
-        lost = self.recorded - self._taken - RING_ROWS
+        # The device knows best: it counted the replays of a CUDA graph, and a row after which Ctrl-C ended `advance`.
+        self.recorded = int(self.cursor.item())
+        lost = self.recorded - self._kept - len(self.rows)
         if lost > 0:
             warnings.warn(
-                f"{lost} rows were overwritten before they left the device: call flush() at least once in {RING_ROWS} "
-                "replays of a CUDA graph",
+                f"{lost} rows were overwritten before they left the device: call flush() at least once in "
+                f"{len(self.rows)} replays of a CUDA graph",
                 stacklevel=2,
             )
-            self._taken += lost
-        if self._taken < self.recorded:
-            arrived.append(self._copy(self._taken))
-            self._taken = self.recorded
-        return arrived
+            self._kept += lost
+        return [self._copy(self._kept)] if self._kept < self.recorded else []
+
+    def release(self, rows: int) -> None:
+        """Forget the first `rows` rows of the record, because they are stored."""
+        self._kept = max(self._kept, rows)
+        if self._in_flight is not None and self._in_flight.first + len(self._in_flight.host) <= rows:
+            self._in_flight = None
 
     def newest(self, first: int) -> Part:
         """The rows from number `first` on, if the ring still holds them. They stay in it. This waits for the device."""
         self._wait_for_device()
-        return self._copy(max(first, self.recorded - RING_ROWS, self.first))
+        return self._copy(max(first, self.recorded - len(self.rows), self.first))
 
     def arrived(self) -> list[Part]:
-        """The rows that the last `take(wait=False)` began to copy, if any. This waits for the end of that copy.
+        """The rows that the last `take(wait=False)` began to copy, until `release`. This waits for the end of the copy.
 
         Call it before `take`, so that these rows are safe even if the device fails in `take`.
         """
@@ -132,7 +148,6 @@ class Ring:
         first, host, skipped, done = self._in_flight
         if done is not None and not done.query():  # type: ignore[no-untyped-call]  # the copy began half a ring ago
             done.synchronize()
-        self._in_flight = None
         return [Part(first, host.numpy().copy(), skipped.numpy().astype(np.float64))]  # copies, to free pinned memory
 
     def _wait_for_device(self) -> None:
@@ -141,28 +156,34 @@ class Ring:
             torch.cuda.synchronize(self.rows.device)
 
     def _copy(self, first: int) -> Part:
-        numbers = torch.arange(first, max(first, self.recorded), device=self.rows.device) % RING_ROWS
+        numbers = torch.arange(first, max(first, self.recorded), device=self.rows.device) % len(self.rows)
         sums, skipped = (tensor[numbers].to("cpu", torch.float64).numpy() for tensor in (self.rows, self.skipped))
         return Part(first, sums, skipped)
 
-    def _start_copy(self) -> None:
-        """Begin to copy the rows that follow the last copy. They lie in one half of the ring."""
-        first = self._taken % RING_ROWS
-        rows = slice(first, first + self.recorded - self._taken)
+    def _start_copy(self) -> _InFlight:
+        """Begin to copy the rows that are not released. They lie in one half of the ring."""
+        first = self._kept % len(self.rows)
+        rows = slice(first, first + self.recorded - self._kept)
         if self._stream is None:
             host, skipped = (tensor[rows].to("cpu", torch.float64, copy=True) for tensor in (self.rows, self.skipped))
-            self._in_flight = _InFlight(self._taken, host, skipped, None)
-        else:
-            self._stream.wait_stream(torch.cuda.current_stream(self.rows.device))
-            with torch.cuda.stream(self._stream):
-                host, skipped = (_to_pinned(tensor[rows]) for tensor in (self.rows, self.skipped))
-            self._in_flight = _InFlight(self._taken, host, skipped, self._stream.record_event())
-        self._taken = self.recorded
+            return _InFlight(self._kept, host, skipped, None)
+        self._stream.wait_stream(torch.cuda.current_stream(self.rows.device))
+        with torch.cuda.stream(self._stream):
+            host, skipped = (_to_pinned(tensor[rows]) for tensor in (self.rows, self.skipped))
+        return _InFlight(self._kept, host, skipped, self._stream.record_event())
 
 
 def arrives_late(device: torch.device) -> bool:
     """Whether a ring on this device should be late: on a GPU, where waiting for rows would slow the training down."""
     return device.type == "cuda"
+
+
+def _rows_for(sums: int, layers: int) -> int:
+    """R, so that the ring takes at most `RING_BYTES`."""
+    rows = RING_ROWS
+    while rows > FEWEST_ROWS and rows * sums * layers * 8 > RING_BYTES:
+        rows //= 2
+    return rows
 
 
 def _to_pinned(tensor: Tensor) -> Tensor:

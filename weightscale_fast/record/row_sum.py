@@ -17,7 +17,6 @@ import numpy as np
 
 from ..distributed.process_group import Ranks
 from ..errors import WeightScaleError
-from .ring import SHARD_ROWS
 from .rows import Part
 
 SHARD_SECONDS = 60.0
@@ -25,13 +24,18 @@ FIRST_ROWS = 16  # rows before the first all-reduce; until then nobody knows how
 
 
 class LocalSum:
-    """The rows of one process: they are complete as they are."""
+    """The rows of one process: they are complete as they are.
+
+    Args:
+        half: the rows of half a ring: 256, or fewer for thousands of layers.
+    """
 
     collective = False  # whether adding up needs the other ranks
     ended: str | None = None  # see `RankSum`; one process never ends
     alone = False  # see `RankSum`; one process may always make every call
 
-    def __init__(self) -> None:
+    def __init__(self, half: int) -> None:
+        self._half = half
         self._last = time.monotonic()  # when rows were last taken
 
     def start(self, recorded: int) -> None:
@@ -39,8 +43,8 @@ class LocalSum:
         self._last = time.monotonic()
 
     def due(self, recorded: int) -> bool:
-        """Whether rows should leave the ring now: at every 256th row, or after a minute."""
-        return recorded % SHARD_ROWS == 0 or time.monotonic() - self._last > SHARD_SECONDS
+        """Whether rows should leave the ring now: whenever half of the ring is full, or after a minute."""
+        return recorded % self._half == 0 or time.monotonic() - self._last > SHARD_SECONDS
 
     def add(self, parts: list[Part]) -> list[Part]:
         """The rows to keep: all of them."""
@@ -57,12 +61,13 @@ class LocalSum:
 class RankSum:
     """The rows of several ranks, added up. `add` and `total` are collective calls.
 
-    Rows are added up at every 256th row, or earlier if steps are slow. With each all-reduce rank 0 sends how long its
-    rows took. From this all ranks compute how many rows take a minute.
+    Rows are added up whenever half of the ring is full, or earlier if steps are slow. With each all-reduce rank 0 sends
+    how long its rows took. From this all ranks compute how many rows take a minute.
 
     Args:
         ranks: the ranks that record together.
         every: steps between two rows, for the messages.
+        half: the rows of half a ring, as for `LocalSum`.
 
     Attributes:
         ended: why there are no more collective calls; None while there are.
@@ -71,9 +76,10 @@ class RankSum:
 
     collective = True
 
-    def __init__(self, ranks: Ranks, every: int) -> None:
+    def __init__(self, ranks: Ranks, every: int, half: int) -> None:
         self._ranks = ranks
         self._every = every
+        self._half = half
         self.ended: str | None = None
         self.alone = False
         self._last = time.monotonic()  # when rows were last added up
@@ -88,8 +94,8 @@ class RankSum:
 
     def due(self, recorded: int) -> bool:
         """Whether rows should leave the rings now, at the latest when half of the ring is full."""
-        half = (self._started // SHARD_ROWS + 1) * SHARD_ROWS
-        return recorded >= min(self._started + self._interval, half)
+        full = (self._started // self._half + 1) * self._half
+        return recorded >= min(self._started + self._interval, full)
 
     def add(self, parts: list[Part]) -> list[Part]:
         """The rows to keep, added up over all ranks. If `parts` is empty, this is no collective call.
@@ -102,18 +108,19 @@ class RankSum:
         sums = np.concatenate([part.sums for part in parts])
         totals = self.total(Part(parts[0].first, sums, np.concatenate([part.skipped for part in parts])))
         self._last = time.monotonic()
-        self._interval = int(min(max(len(sums) * SHARD_SECONDS / max(self._seconds, 1e-9), 1), SHARD_ROWS))
+        self._interval = int(min(max(len(sums) * SHARD_SECONDS / max(self._seconds, 1e-9), 1), self._half))
         return totals
 
     def total(self, part: Part) -> list[Part]:
-        """The part added up over all ranks, in pieces of 256 rows. The next rows are due when they were due before.
+        """The part added up over all ranks, in pieces of half a ring. The next rows are due when they were due before.
 
         Raises:
             WeightScaleError: a rank did not make this call, or made it after another row.
         """
         first, sums, skipped = part
-        starts = range(0, max(len(sums), 1), SHARD_ROWS)  # a rank without rows sends one empty piece, so none waits
-        pieces = [Part(first + i, sums[i : i + SHARD_ROWS], skipped[i : i + SHARD_ROWS]) for i in starts]
+        half = self._half
+        starts = range(0, max(len(sums), 1), half)  # a rank without rows sends one empty piece, so none waits
+        pieces = [Part(first + i, sums[i : i + half], skipped[i : i + half]) for i in starts]
         return [self._all_reduce(piece) for piece in pieces]
 
     def end(self, waiting: int) -> None:
@@ -127,7 +134,7 @@ class RankSum:
         self.ended = self.ended or "the monitor was abandoned"
 
     def _all_reduce(self, part: Part) -> Part:
-        """The sum over all ranks of at most 256 rows.
+        """The sum over all ranks of at most half a ring of rows.
 
         The buffer has the same length for any number of rows. If two ranks sent different lengths, Gloo would end the
         process. With equal lengths the header shows what is wrong.
@@ -139,7 +146,7 @@ class RankSum:
             )
         first, sums, skipped = part
         n, K, L = sums.shape
-        buffer = np.zeros(self._header + SHARD_ROWS * (K * L + 1))
+        buffer = np.zeros(self._header + self._half * (K * L + 1))
         place = 1 + 2 * self._ranks.rank
         buffer[0] = time.monotonic() - self._last if self._ranks.rank == 0 else 0.0
         buffer[place : place + 2] = first, n

@@ -5,15 +5,28 @@ Letters: n rows, K sums (3, or 4 with the ratios), L layers.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
+import safetensors
 import safetensors.numpy
 from numpy.typing import NDArray
 
 # The bits of a row's flags.
 SKIPPED = 1  # a gradient scaler skipped a step of this row, so nothing moved; only with fused optimizers
 RESUMED = 2  # the first row after a resume
+
+# The arrays of a shard, and what each holds.
+DTYPES = {
+    "step": np.int64,
+    "flags": np.uint8,
+    "delta_l1": np.float64,
+    "prev_l1": np.float64,
+    "moved": np.int64,
+    "ratio_sum": np.float64,
+}
+SUMS = ("delta_l1", "prev_l1", "moved")
 
 
 class Part(NamedTuple):
@@ -22,6 +35,11 @@ class Part(NamedTuple):
     first: int  # number of the first row, counted from 0 over the whole record
     sums: NDArray[np.float64]  # [n, K, L]
     skipped: NDArray[np.float64]  # [n] how many steps of the row a gradient scaler skipped
+
+    def after(self, number: int) -> Part:
+        """The rows from this number on."""
+        cut = max(number - self.first, 0)
+        return Part(self.first + cut, self.sums[cut:], self.skipped[cut:])
 
 
 class Rows(NamedTuple):
@@ -43,19 +61,62 @@ class Rows(NamedTuple):
         """[n] the flags; 0 for every row if `flags` is None."""
         return np.zeros(len(self.steps), np.uint8) if self.flags is None else self.flags
 
+    @property
+    def nbytes(self) -> int:
+        """The memory of the rows, in bytes."""
+        return sum(column.nbytes for column in self if column is not None)
+
     def to_bytes(self) -> bytes:
         """The rows as the content of a safetensors file."""
         arrays = {"step": self.steps, "flags": self.bits}
         arrays |= {"delta_l1": self.delta_l1, "prev_l1": self.prev_l1, "moved": self.moved}
         if self.ratio_sum is not None:
             arrays["ratio_sum"] = self.ratio_sum
-        return safetensors.numpy.save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
+        return safetensors.numpy.save(
+            {name: np.ascontiguousarray(array, dtype=DTYPES[name]) for name, array in arrays.items()}
+        )
 
     @classmethod
-    def from_bytes(cls, data: bytes) -> Rows:
-        """The rows from the bytes that `to_bytes` returned."""
-        arrays = safetensors.numpy.load(data)
-        return cls(arrays.pop("step"), ratio_sum=arrays.pop("ratio_sum", None), **arrays)
+    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]], layers: int, with_ratio: bool) -> Rows:
+        """The rows from the arrays of a safetensors file, checked as a whole.
+
+        Raises:
+            ValueError: arrays are missing, or do not fit together, or have impossible values.
+        """
+        expected = set(DTYPES) - {"flags"} - ({"ratio_sum"} if not with_ratio else set())
+        flags = arrays.get("flags")  # files of version 0.1 have none
+        given = {name: array for name, array in arrays.items() if name != "flags"}
+        n = len(given["step"]) if "step" in given and given["step"].ndim else 0
+        shapes = {name: (n,) if name in ("step", "flags") else (n, layers) for name in DTYPES}
+        wrong = [
+            f"{name} {array.dtype} {list(array.shape)}"
+            for name, array in arrays.items()
+            if name not in DTYPES or array.dtype != DTYPES[name] or array.shape != shapes[name]
+        ]
+        if given.keys() != expected or wrong:
+            raise ValueError(
+                f"expected {', '.join(sorted(expected))} of {n} steps for {layers} layers, "
+                f"got {', '.join(wrong) if given.keys() == expected else ', '.join(sorted(given)) or 'nothing'}"
+            )
+        rows = cls(given["step"], ratio_sum=given.get("ratio_sum"), flags=flags, **{k: given[k] for k in SUMS})
+        if n and (rows.steps[0] < 1 or np.any(np.diff(rows.steps) <= 0)):
+            raise ValueError("its steps do not rise from 1 on")
+        if any(np.any(array < 0) for name, array in given.items()):
+            raise ValueError("it has negative sums")
+        return rows
+
+    @classmethod
+    def from_bytes(cls, data: bytes, layers: int, with_ratio: bool) -> Rows:
+        """The rows from the bytes that `to_bytes` returned, checked as a whole.
+
+        Raises:
+            ValueError: the bytes are damaged, or of a record of other layers.
+        """
+        try:
+            arrays = safetensors.numpy.load(data)
+        except (safetensors.SafetensorError, TypeError, AttributeError, KeyError) as error:
+            raise ValueError(f"its rows are damaged ({error})") from error
+        return cls.from_arrays(arrays, layers, with_ratio)
 
 
 def concatenate(parts: list[Rows], layers: int, with_ratio: bool) -> Rows:

@@ -2,9 +2,10 @@
 
     RUN/meta.json                                    describes the rows; written once, before the first row
     RUN/rwc/part-<first>-<last>.safetensors          step, flags [n], delta_l1, prev_l1, moved (, ratio_sum) [n, L]
+    RUN/.lock                                        locked by the monitor that writes, so that there is only one
 
-The folder and each shard are written under a temporary name, flushed to the disk, and then renamed. So the folder
-never appears without its meta.json, and a shard appears only when it is complete.
+Each file is written under a temporary name, flushed to the disk, and then renamed. So a folder that has its meta.json
+is a run, and a shard appears only when it is complete.
 
 Letters: n rows, L layers.
 """
@@ -13,111 +14,156 @@ from __future__ import annotations
 
 import json
 import os
-import platform
-import re
-import shutil
+import time
 from collections.abc import Iterator, Mapping
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import safetensors
-import safetensors.numpy
-import torch
-
 from ..errors import WeightScaleError
-from ..files import atomic_write
+from ..files import atomic_write, check_own_folder
+from .new_run import begin_folder, has_rows, local_path
 from .rows import Rows, concatenate
+from .run_meta import FORMAT, META, new_meta, parse_meta, read_meta, run_id
+from .shards import list_shards, read_shard, shard_path, step_range
+from .writer_lock import WriterLock
 
-FORMAT = "weightscale_fast run 1"
-META = "meta.json"
+__all__ = ["FORMAT", "META", "RunFolder"]
+TRIES = 10  # how often rows are read if shards are deleted meanwhile
 
-_SHARD_NAME = re.compile(r"part-(\d+)-(\d+)\.safetensors")
+# The last shard takes further rows while it has few rows, is small, and was begun a short time ago. So a loop that
+# flushes at each step does not leave a file for each.
+JOINED_ROWS = 256
+JOINED_BYTES = 8 * 2**20
+JOINED_SECONDS = 60.0
 
 
 class RunFolder:
-    """The folder of one run: `create` makes it, `open` opens it, `append` adds a shard, `rows` reads all shards."""
+    """The folder of one run.
 
-    def __init__(self, path: Path, meta: dict[str, Any]) -> None:
+    `create` makes it, `open` opens it for reading, `begin` for writing. `append` adds a shard, `rows` reads all shards.
+    """
+
+    def __init__(self, path: Path, meta: dict[str, Any], lock: WriterLock | None = None) -> None:
         self.path = path
         self.meta = meta
+        self._lock = lock  # None for a reader
+        self._listed: list[Path] | None = None  # the shards that a reader reads, so that two reads see the same
+        self._last: tuple[float, Rows] | None = None  # of a writer: when its last shard was begun, and its rows
 
     @classmethod
-    def create(cls, path: str | Path, meta: Mapping[str, Any]) -> RunFolder:
-        """Create the folder. If this fails, it leaves no files behind.
+    def create(cls, path: str | Path, meta: Mapping[str, Any], exist: str = "error") -> RunFolder:
+        """Create the folder of a new run, or take one that holds no row. If this fails, it leaves no files behind.
+
+        Args:
+            path: the folder.
+            meta: what meta.json says about the record.
+            exist: what to do if the folder holds rows; see `RWCMonitor`.
 
         Raises:
-            WeightScaleError: the folder exists and is not empty, or cannot be written.
-            TypeError: `meta` holds a value that JSON cannot hold.
+            ValueError: the path is an address.
+            WeightScaleError: the folder holds something, or cannot be written.
         """
-        path = Path(path).absolute()
-        versions = {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}
-        begun = datetime.now(timezone.utc).isoformat(timespec="seconds")
-        full = {"format": FORMAT, "begun": begun, "versions": versions, **meta}
-        text = json.dumps(full, indent=1)
-        if path.is_file() or (path.is_dir() and any(path.iterdir())):
-            raise WeightScaleError(
-                f"run folder {path} exists: choose another name, or pass resume=True to continue that run"
-            )
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            (temporary / "rwc").mkdir(parents=True)
-            with atomic_write(temporary / META) as file:
-                file.write(text.encode())
-            temporary.replace(path)
-        except OSError as error:
-            shutil.rmtree(temporary, ignore_errors=True)
-            raise WeightScaleError(f"run folder {path} cannot be written: {error}") from error
-        return cls(path, full)
+        full = new_meta(meta)
+        folder, lock = begin_folder(local_path(path), json.dumps(full, indent=1), exist)
+        return cls(folder, full, lock)
 
     @classmethod
     def open(cls, path: str | Path) -> RunFolder:
-        """Open the run at `path`.
+        """Open the run at `path` for reading.
 
         Raises:
-            WeightScaleError: there is no run at `path`, or it has another format.
+            ValueError: the path is an address.
+            WeightScaleError: there is no run at `path`, or it is damaged.
         """
-        path = Path(path).absolute()
-        try:
-            meta = json.loads((path / META).read_text())
-        except FileNotFoundError as error:
-            raise WeightScaleError(f"{path} is not a run folder: it has no meta.json") from error
-        except (OSError, ValueError) as error:
-            raise WeightScaleError(f"{path / 'meta.json'} cannot be read: {error}") from error
-        if not isinstance(meta, dict) or meta.get("format") != FORMAT:
-            found = meta.get("format") if isinstance(meta, dict) else meta
-            raise WeightScaleError(f"{path} is not a run folder: expected format {FORMAT!r}, got {found!r}")
-        return cls(path, meta)
-
-    @classmethod
-    def begin(cls, path: str | Path, meta: Mapping[str, Any], *, resume: bool) -> RunFolder:
-        """Create the folder. With `resume`, open it if it exists.
-
-        Raises:
-            WeightScaleError: the folder exists and `resume` is False; or it is another run's, or cannot be written.
-        """
-        path = Path(path)
-        if not resume or not path.exists() or not any(path.iterdir()):
-            return cls.create(path, meta)
-        run = cls.open(path)
-        for key in ("names", "numel", "definition", "every"):
-            if run.meta[key] != meta[key]:
-                raise WeightScaleError(
-                    f"run folder {path} belongs to another run: its {key!r} differs from this monitor's; "
-                    "choose another name"
-                )
+        folder = local_path(path)
+        run = cls(folder, read_meta(folder))
+        run._shards()  # so that a damaged folder is an error here
         return run
 
-    def append(self, rows: Rows) -> None:
-        """Write the rows as one shard.
+    @classmethod
+    def begin(cls, path: str | Path, meta: Mapping[str, Any], *, resume: bool, exist: str = "error") -> RunFolder:
+        """Create the folder. With `resume`, continue the run in it if it has rows.
 
         Raises:
-            OSError: the disk is full or gone. No part of this shard is then left, and the others are untouched.
+            ValueError: the path is an address.
+            WeightScaleError: the folder exists and `resume` is False; or it is another run's, or cannot be written.
         """
-        shard = self.path / "rwc" / f"part-{rows.steps[0]:09d}-{rows.steps[-1]:09d}.safetensors"
-        with atomic_write(shard) as file:
+        folder = local_path(path)
+        try:
+            if not resume or not (folder / META).exists() or not has_rows(folder):
+                return cls.create(folder, meta, exist)
+            read_meta(folder)  # before a lock file is made in a folder that is no run
+            lock = WriterLock(folder)
+        except OSError as error:
+            raise WeightScaleError(f"run folder {folder} cannot be written: {error}") from error
+        try:
+            run = cls(folder, read_meta(folder), lock)
+            for key in ("names", "numel", "definition", "every"):
+                if run.meta[key] != meta[key]:
+                    raise WeightScaleError(
+                        f"run folder {folder} belongs to another run: its {key!r} differs from this monitor's; "
+                        "choose another name"
+                    )
+            run._shards()
+            check_own_folder(folder / "rwc")
+        except BaseException:
+            lock.release()
+            raise
+        return run
+
+    def release(self) -> None:
+        """Stop writing, so that another monitor may write."""
+        if self._lock is not None:
+            self._lock.release()
+
+    def lost(self) -> str | None:
+        """Why the folder is not this run's any more; None if it is.
+
+        Raises:
+            OSError: the folder cannot be read now.
+        """
+        try:
+            now = parse_meta(self.path)
+        except (FileNotFoundError, NotADirectoryError):
+            return f"run folder {self.path} was deleted"
+        except WeightScaleError as error:
+            return str(error)
+        return None if run_id(now) == run_id(self.meta) else f"{self.path} is the folder of another run now"
+
+    def append(self, rows: Rows) -> None:
+        """Write the rows as one shard, or together with the rows of the last shard if that one is short and new.
+
+        Raises:
+            OSError: the disk is full, or the folder is gone or another run's. No part of this shard is then left, and
+                the others are untouched.
+        """
+        lost = self.lost()
+        if lost is not None:
+            raise OSError(lost)
+        begun, last = self._last or (time.monotonic(), None)
+        if last is None or not self._join(begun, last, rows):
+            self._write(rows)
+            self._last = time.monotonic(), rows
+
+    def _join(self, begun: float, last: Rows, rows: Rows) -> bool:
+        """Write the rows together with those of the last shard. Return False if that shard takes no more."""
+        rows = rows.where(rows.steps > last.steps[-1])  # Ctrl-C may have come after they were written
+        joined = self._concatenate([last, rows])
+        is_old = time.monotonic() - begun > JOINED_SECONDS
+        if is_old or len(joined.steps) > JOINED_ROWS or joined.nbytes > JOINED_BYTES:
+            return False
+        if len(rows.steps):
+            self._write(joined)
+            shard_path(self.path, last).unlink(missing_ok=True)
+            self._last = begun, joined
+        return True
+
+    def _write(self, rows: Rows) -> None:
+        with atomic_write(shard_path(self.path, rows)) as file:
             file.write(rows.to_bytes())
+
+    def _concatenate(self, parts: list[Rows]) -> Rows:
+        return concatenate(parts, len(self.meta["names"]), self.meta["definition"] == "mean_ratio")
 
     def rows(self) -> Rows:
         """All rows of all shards, in the order of steps.
@@ -125,75 +171,75 @@ class RunFolder:
         Raises:
             WeightScaleError: a shard is damaged, or belongs to another run.
         """
-        return concatenate(list(self.parts()), len(self.meta["names"]), self.meta["definition"] == "mean_ratio")
+        for _ in range(TRIES):
+            try:
+                parts = list(self.parts())
+            except _ShardGoneError:  # the run was resumed meanwhile
+                self._listed = None
+                continue
+            return self._concatenate(parts)
+        raise WeightScaleError(f"the rows in {self.path} change all the time: load them when its training is over")
 
     def parts(self) -> Iterator[Rows]:
         """The rows of one shard after another, in the order of steps, for runs that are larger than memory.
+
+        A folder that is open for reading has the same rows at each call, also if the run goes on meanwhile.
 
         Raises:
             WeightScaleError: a shard is damaged, or belongs to another run.
         """
         last_step = -1
         for shard in self._shards():
-            part = self._read_shard(shard)
+            part = self._read(shard)
             if part.steps[0] <= last_step:  # a resume was killed: it left a shard and its shortened copy
                 part = part.where(part.steps > last_step)
             if len(part.steps):
                 yield part
                 last_step = int(part.steps[-1])
 
+    def _read(self, shard: Path) -> Rows:
+        """The rows of a shard, also if further rows were written together with them meanwhile."""
+        try:
+            return read_shard(shard, self.meta)
+        except FileNotFoundError as error:
+            first, last = step_range(shard)
+            for other in list_shards(self.path, self.meta["every"]):
+                if step_range(other)[0] == first and step_range(other)[1] > last:
+                    rows = self._read(other)
+                    return rows.where(rows.steps <= last)
+            raise _ShardGoneError(f"shard {shard} was deleted while the run was read: load it again") from error
+
     def last_step(self) -> int:
         """The step of the last row; 0 if there is none."""
-        return max((_step_range(shard)[1] for shard in self._shards()), default=0)
+        return max((step_range(shard)[1] for shard in self._shards()), default=0)
 
     def drop_after(self, step: int) -> None:
-        """Delete the rows after `step`, because the run continues from a checkpoint of that step."""
+        """Delete the rows after `step`, because the run continues from a checkpoint of that step.
+
+        Raises:
+            OSError: the folder cannot be written, or is another run's.
+        """
+        lost = self.lost()
+        if lost is not None:
+            raise OSError(lost)
+        self._last = None
         for shard in reversed(self._shards()):
-            first, last = _step_range(shard)
+            first, last = step_range(shard)
             if last <= step:
-                return
+                continue
             if first <= step:
-                rows = self._read_shard(shard)
-                self.append(rows.where(rows.steps <= step))
-            shard.unlink()
+                rows = read_shard(shard, self.meta)
+                self._write(rows.where(rows.steps <= step))
+            os.unlink(shard)
 
     def _shards(self) -> list[Path]:
-        """The complete shards, sorted by first step and then by last step."""
-        return sorted(
-            (path for path in (self.path / "rwc").glob("*.safetensors") if _SHARD_NAME.fullmatch(path.name)),
-            key=_step_range,
-        )
-
-    def _read_shard(self, shard: Path) -> Rows:
-        try:
-            arrays = safetensors.numpy.load_file(shard)
-        except (OSError, safetensors.SafetensorError) as error:
-            raise WeightScaleError(
-                f"shard {shard} is damaged or not a safetensors file ({error}); move it away to load the others"
-            ) from error
-        first, last = _step_range(shard)
-        steps = arrays.get("step", np.empty(0))
-        shape = (len(steps), len(self.meta["names"]))
-        expected = {"delta_l1", "prev_l1", "moved"} | (
-            {"ratio_sum"} if self.meta["definition"] == "mean_ratio" else set()
-        )
-        flags = arrays.pop("flags", np.zeros(len(steps), np.uint8))  # shards of version 0.1 have none
-        shapes = {name: array.shape for name, array in arrays.items() if name != "step"}
-        if (
-            shapes != dict.fromkeys(expected, shape)
-            or flags.shape != steps.shape
-            or not len(steps)
-            or (steps[0], steps[-1]) != (first, last)
-            or np.any(np.diff(steps) <= 0)
-        ):
-            raise WeightScaleError(
-                f"shard {shard} does not belong to this run: expected steps {first} to {last} of "
-                f"{', '.join(sorted(expected))} for {shape[1]} layers, got {shapes}; move it away to load the others"
-            )
-        return Rows(steps, arrays["delta_l1"], arrays["prev_l1"], arrays["moved"], arrays.get("ratio_sum"), flags)
+        if self._listed is not None:
+            return self._listed
+        shards = list_shards(self.path, self.meta["every"])
+        if self._lock is None:
+            self._listed = shards
+        return shards
 
 
-def _step_range(shard: Path) -> tuple[int, int]:
-    match = _SHARD_NAME.fullmatch(shard.name)
-    assert match is not None
-    return int(match[1]), int(match[2])
+class _ShardGoneError(WeightScaleError):
+    """A shard was deleted between the listing and the reading."""

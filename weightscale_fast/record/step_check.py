@@ -23,8 +23,12 @@ from ..functional import layer_sums
 from ..text import count, listing
 from ..weights.snapshot import Snapshot
 
-FIRST = 3  # after so many rows the weights are compared at the start; later after two at a time: 64, 65, 128, 129, ...
+# The rows after which the weights are compared: the first 20, and later the first 32nd, 20 at most, of the rows from 64
+# to 127, from 128 to 255, ... So many in a row find what is done at every 5th or 10th step, such as Lookahead by hand.
+# More would slow a GPU down, because each comparison waits for it.
+FIRST = 20
 LATER = 64
+PART_OF_ROWS = 32
 TWICE = 2  # what is seen so often is a habit of the loop: an evaluation with other weights, or a load, is seen once
 PART = 1e-3  # of a layer's last step; less is rounding, as when averaged weights are swapped in and out
 SILENT = 10  # steps of another optimizer on the same layers, while the watched one makes none
@@ -62,7 +66,10 @@ class StepCheck:
     def is_due(self) -> bool:
         """Whether the weights should be compared before the step that begins now."""
         n = self._rows
-        return not self._told and (0 < n <= FIRST or (n >= LATER and (n & (n - 1) == 0 or (n - 1) & (n - 2) == 0)))
+        if self._told or n == 0:
+            return False
+        power = 1 << (n.bit_length() - 1)
+        return n <= FIRST or (n >= LATER and n - power < min(max(TWICE, power // PART_OF_ROWS), FIRST))
 
     def step_ended(self, *, row: bool) -> None:
         """A step ended, and its row was added if it has one."""

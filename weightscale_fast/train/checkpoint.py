@@ -7,7 +7,6 @@ A checkpoint holds no state of random numbers: each epoch seeds its own generato
 
 from __future__ import annotations
 
-import pickle
 import warnings
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,8 @@ from typing import Any
 import torch
 
 from ..errors import WeightScaleError
-from ..files import atomic_write
+from ..files import atomic_write, check_is_file, check_own_folder
+from .optimizer_state import load_optimizer_state
 
 
 def checkpoint_path(run_dir: Path) -> Path:
@@ -28,8 +28,12 @@ def save_checkpoint(run_dir: Path, epoch: int, parts: dict[str, Any]) -> None:
 
     If it cannot be written, for example because the disk is full, a warning says so and the checkpoint before it
     stays. Training can go on.
+
+    Raises:
+        WeightScaleError: the folder of the checkpoint is a link, or a file.
     """
     path = checkpoint_path(run_dir)
+    check_own_folder(path.parent)
     path.parent.mkdir(exist_ok=True)
     for unfinished in path.parent.glob(f".{path.name}.*.tmp"):  # a killed run has left it, and it may be large
         unfinished.unlink()
@@ -44,8 +48,16 @@ def save_checkpoint(run_dir: Path, epoch: int, parts: dict[str, Any]) -> None:
         )
 
 
-def load_checkpoint(run_dir: Path, parts: dict[str, Any], device: str) -> int:
+def load_checkpoint(run_dir: Path, parts: dict[str, Any], device: str, epochs: int) -> int:
     """Load the checkpoint into the `parts`, and return its epoch. Without a checkpoint, return 0.
+
+    The file may be a stranger's. It runs no code, and nothing of it reaches memory unchecked.
+
+    Args:
+        run_dir: the folder of the run.
+        parts: what the checkpoint holds, by name.
+        device: where the tensors go.
+        epochs: of the whole run; the checkpoint's epoch is not after them.
 
     Raises:
         WeightScaleError: the file is damaged, or belongs to another run.
@@ -54,12 +66,35 @@ def load_checkpoint(run_dir: Path, parts: dict[str, Any], device: str) -> int:
     if not path.exists():
         return 0
     try:
+        check_is_file(path)
         state = torch.load(path, map_location=device, weights_only=True)
+        epoch = state["epoch"]
+        if type(epoch) is not int or not 0 <= epoch <= epochs:
+            raise ValueError(f"its epoch must be a whole number, 0 to {epochs}, got {str(epoch)[:60]!r}")
         for name, part in parts.items():
-            part.load_state_dict(state[name])
-    except (RuntimeError, ValueError, TypeError, KeyError, EOFError, pickle.UnpicklingError) as error:
-        raise WeightScaleError(f"the checkpoint {path} does not fit this run or is damaged: {error}") from error
-    return int(state["epoch"])
+            if isinstance(part, torch.optim.Optimizer):
+                load_optimizer_state(part, state[name])
+            else:
+                part.load_state_dict(state[name])
+    except Exception as error:  # changed bytes and other types make torch raise whatever it has
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise WeightScaleError(f"the checkpoint {path} does not fit this run or is damaged: {reason[:500]}") from error
+    return epoch
+
+
+def check_steps(run_dir: Path, epoch: int, steps: tuple[int, int]) -> None:
+    """Raise `WeightScaleError` unless the record is at the end of the checkpoint's epoch.
+
+    Args:
+        run_dir: the folder of the run.
+        epoch: the checkpoint's.
+        steps: the record's step, and the step at the end of that epoch.
+    """
+    if steps[0] != steps[1]:
+        raise WeightScaleError(
+            f"the checkpoint {checkpoint_path(run_dir)} does not fit this run or is damaged: it is of epoch {epoch}, "
+            f"whose last step is {steps[1]}, but its record is at step {steps[0]}"
+        )
 
 
 def check_empty(run_dir: Path, step: int) -> None:

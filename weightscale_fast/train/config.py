@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields, replace
+from numbers import Integral, Real
 from pathlib import Path
 
 import torch
@@ -15,6 +16,15 @@ from ..record.run_folder import RunFolder
 OPTIMIZERS = ("adam", "adamw", "sgd")
 AUGMENTATIONS = ("none", "flip", "crop_flip")
 PRECISIONS = ("auto", "float32", "bfloat16")
+SEEDS = 2**43  # each epoch has a seed of its own, made of the seed and 20 bits for the epoch
+LARGEST_IMAGE = 10_000  # pixels; the settings of a run may be a stranger's, and must not take all memory
+MOST_WORKERS = 256  # for the same reason
+_TYPES: dict[str, tuple[type, str]] = {
+    "str": (str, "a text"),
+    "bool": (bool, "True or False"),
+    "int": (Integral, "a whole number"),
+    "float": (Real, "a number"),
+}
 
 
 @dataclass(frozen=True)
@@ -50,6 +60,8 @@ class TrainConfig:
     device: str = "auto"  # "auto": the GPU if there is one
 
     def __post_init__(self) -> None:
+        for field in fields(self):
+            _check_type(field.name, str(field.type), getattr(self, field.name))
         for name, allowed in (("optimizer", OPTIMIZERS), ("augment", AUGMENTATIONS), ("precision", PRECISIONS)):
             check_one_of(name, getattr(self, name), allowed)
         for name in ("epochs", "batch_size", "every"):
@@ -63,6 +75,10 @@ class TrainConfig:
                 raise ValueError(f"{name} must be a number of 0 or more, got {getattr(self, name)}")
         if self.stop_at is not None and not 0 < self.stop_at <= 1:
             raise ValueError(f"stop_at must be an accuracy above 0, at most 1, got {self.stop_at}")
+        if self.image_size is not None and self.image_size > LARGEST_IMAGE:
+            raise ValueError(f"image_size must be at most {LARGEST_IMAGE:,} pixels, got {self.image_size}")
+        if not 0 <= self.seed < SEEDS:
+            raise ValueError(f"seed must be 0 or more and below {SEEDS:,}, got {self.seed}")
         if self.augment == "crop_flip" and self.image_size is None:
             raise ValueError("augment='crop_flip' needs image_size, the pixels to crop to")
         check_definition(self.definition)
@@ -86,6 +102,15 @@ class TrainConfig:
         return replace(self, device=device, precision=precision)
 
 
+def _check_type(name: str, kind: str, value: object) -> None:
+    """Raise `ValueError` unless the value has the type of the setting."""
+    if value is None and kind.endswith("None"):
+        return
+    wanted, text = _TYPES[kind.partition(" ")[0]]
+    if not isinstance(value, wanted) or (isinstance(value, bool) and wanted is not bool):
+        raise ValueError(f"{name} must be {text}{' or None' if kind.endswith('None') else ''}, got {value!r:.60}")
+
+
 def recorded_config(run_dir: Path) -> TrainConfig:
     """The config that a run was started with.
 
@@ -98,16 +123,23 @@ def recorded_config(run_dir: Path) -> TrainConfig:
         raise WeightScaleError(
             f"run folder {run_dir} was not made by weightscale train, so weightscale train cannot resume it"
         )
-    return TrainConfig(**{name: settings[name] for name in names})
+    try:
+        return TrainConfig(**{name: settings[name] for name in names})
+    except ValueError as error:
+        raise WeightScaleError(f"the settings of run folder {run_dir} are damaged: {error}") from error
 
 
 def same_workers(workers: int | None, run_dir: Path) -> int:
     """How many workers a run was started with.
 
     Raises:
-        WeightScaleError: `workers` is another number.
+        WeightScaleError: `workers` is another number, or the folder has none that can be.
     """
-    before = int(RunFolder.open(run_dir).meta["settings"].get("workers", 0))
+    before = RunFolder.open(run_dir).meta["settings"].get("workers", 0)
+    if type(before) is not int or not 0 <= before <= MOST_WORKERS:
+        raise WeightScaleError(
+            f"the settings of run folder {run_dir} are damaged: workers must be 0 to {MOST_WORKERS}, got {before!r:.60}"
+        )
     if workers not in (None, before):
         raise _differs(run_dir, "workers", before, workers)
     return before

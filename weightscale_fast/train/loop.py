@@ -11,10 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..errors import WeightScaleError
 from ..extras import import_extra
+from ..files import check_own_folder
 from ..monitor import RWCMonitor
+from ..record.new_run import has_rows
 from ..record.run_folder import META
-from .checkpoint import check_empty, load_checkpoint, save_checkpoint
+from .checkpoint import check_empty, check_steps, checkpoint_path, load_checkpoint, save_checkpoint
 from .config import TrainConfig, check_same, recorded_config, same_workers
 from .data import Loader, batches, load_images
 from .meter import Meter
@@ -62,9 +65,15 @@ def train(
         WeightScaleError: the folder exists, or belongs to another run; a package or the data are missing.
     """
     config, run_dir = config.resolved(), Path(run_dir)
+    if not resume and has_rows(run_dir):
+        raise WeightScaleError(
+            f"run folder {run_dir} exists: choose another name, or continue its training with --resume (resume=True)"
+        )
     if resume and (run_dir / META).exists():
         check_same(config, recorded_config(run_dir), run_dir)
         workers = same_workers(workers, run_dir)
+    check_own_folder(run_dir / PER_EPOCH)
+    check_own_folder(checkpoint_path(run_dir).parent)
     data = load_images(config, data_root=data_root, download=download)
     workers = workers or 0
     training, test = batches(data, config, workers=workers)
@@ -89,7 +98,10 @@ def train(
         RWCMonitor(model, run_dir=run_dir / PER_EPOCH, **options) as per_epoch,
     ):
         parts = {"model": model, "optimizer": optimizer, "per_step": per_step, "per_epoch": per_epoch}
-        done = load_checkpoint(run_dir, parts, config.device) if resume else 0
+        done = load_checkpoint(run_dir, parts, config.device, config.epochs) if resume else 0
+        if done:
+            check_steps(run_dir, done, (per_step.step, done * len(training)))
+            check_steps(run_dir, done, (per_epoch.step * len(training), done * len(training)))
         if not done:
             check_empty(run_dir, per_step.step)
             save_checkpoint(run_dir, 0, parts)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import WeightScaleError
-from ..files import atomic_write
+from ..files import atomic_write, read_file
 from .config import TrainConfig
 
 METRICS = "metrics.jsonl"
@@ -25,15 +25,19 @@ def read_metrics(run_dir: Path) -> list[dict[str, Any]]:
     """The lines of `metrics.jsonl`, one for each epoch. The list is empty if there is no such file yet.
 
     Raises:
-        WeightScaleError: a line was not written by this package.
+        WeightScaleError: a line was not written by this package, or the file cannot be read.
     """
     path, lines = run_dir / METRICS, []
-    for number, text in enumerate(path.read_text().splitlines() if path.exists() else [], start=1):
+    try:
+        texts = read_file(path).decode().splitlines() if path.exists() else []
+    except (OSError, ValueError) as error:
+        raise WeightScaleError(f"{path} cannot be read: {error}") from error
+    for number, text in enumerate(texts, start=1):
         try:
             line = json.loads(text)
             if not diverged(line):
                 [float(line[name]) for name in ("epoch", *NAMES)]
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
             raise WeightScaleError(
                 f"line {number} of {path} is not what weightscale train writes about an epoch "
                 f"({type(error).__name__}: {error})"

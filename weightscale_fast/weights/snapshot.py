@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from typing import Any
 
@@ -23,6 +24,7 @@ class Snapshot:
     Attributes:
         names: the layers, in network order.
         numel: number of weights of each layer that this snapshot holds.
+        lock: held from `plan_for` until the plan has run, because another thread may compare another model.
 
     Example:
         >>> prev = Snapshot(nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2)))
@@ -32,6 +34,7 @@ class Snapshot:
 
     names: tuple[str, ...]
     numel: tuple[int, ...]
+    lock: threading.RLock
 
     def __init__(self, model: nn.Module, *, layers: LayerSelector = None) -> None:
         lookup = LayerLookup(model, tuple(select_layers(model, layers)))
@@ -51,6 +54,7 @@ class Snapshot:
 
     def _take(self, lookup: LayerLookup, names: tuple[str, ...], label: str = "") -> None:
         weights, _ = lookup()
+        self.lock = threading.RLock()
         self.names = names
         self._label = label
         self.numel = tuple(w.numel() for w in weights)
@@ -69,6 +73,7 @@ class Snapshot:
         return {"names": self.names, "numel": self.numel, "weights": self._weights, "label": self._label}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
+        self.lock = threading.RLock()
         self.names, self.numel, self._label = state["names"], state["numel"], state.get("label", "")
         self._arenas, self._weights = _copy_to_arenas(state["weights"])
         self._lookup = self._plan = self._seen = None

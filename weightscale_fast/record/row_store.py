@@ -1,4 +1,4 @@
-"""Recorder: takes rows out of the ring and keeps them in a run folder or in memory.
+"""RowStore: takes rows out of the ring and keeps them in a run folder or in memory.
 
 Letters: n rows, K sums (3, or 4 with the ratios), L layers.
 """
@@ -9,6 +9,7 @@ import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import numpy as np
 
@@ -18,8 +19,17 @@ from .row_sum import RowSum
 from .rows import RESUMED, SKIPPED, Part, Rows, concatenate
 from .run_folder import RunFolder
 
+IN_CHILD = "To record them too, make a monitor in this process, with its own run_dir"
 
-class Recorder:
+
+class _Held(NamedTuple):
+    """What the store has. It is replaced as a whole, so that Ctrl-C finds it before or after a change."""
+
+    rows: list[Rows]  # all rows if there is no run folder; otherwise the rows that are not written yet
+    until: int  # the number of the first row that has not left the ring
+
+
+class RowStore:
     """Takes many rows at a time out of the ring and writes them as one shard of the run folder.
 
     If a shard cannot be written, its rows stay in memory and there is one warning. The next shard then contains them.
@@ -34,8 +44,7 @@ class Recorder:
         self._ring = ring
         self._every = every
         self._sums = sums
-        # All rows if there is no run folder. Otherwise the rows that are not written yet.
-        self._kept: list[Rows] = []
+        self._held = _Held([], 0)
         self._arrived: list[Rows] = []  # rows that no call has returned yet
         self._run: RunFolder | None = None
         self._elsewhere = False  # whether another rank keeps the rows
@@ -43,6 +52,7 @@ class Recorder:
         self._resumed = 0  # the number of the first row after a resume; 0 without a resume
         self._newest: Rows | None = None  # what recent() returns after close, without a collective call
         self._process = os.getpid()
+        self._warned_in_child = False
 
     @property
     def has_folder(self) -> bool:
@@ -58,6 +68,18 @@ class Recorder:
         """Write all further rows to this folder; None if rank 0 writes them and this is another rank."""
         self._run, self._elsewhere = run, run is None
 
+    def in_child(self) -> bool:
+        """Whether this process was forked from the one that records, so that it must not record. It warns once."""
+        if os.getpid() == self._process:
+            return False
+        if not self._warned_in_child:
+            self._warned_in_child = True
+            warnings.warn(
+                f"this process was forked from the one that made the monitor, so it records no steps. {IN_CHILD}",
+                stacklevel=2,
+            )
+        return True
+
     def commit(self) -> list[Rows]:
         """Count the row that the pass just wrote to the ring.
 
@@ -67,6 +89,8 @@ class Recorder:
         Raises:
             WeightScaleError: the ranks could not add up their rows, now or earlier.
         """
+        if self.in_child():
+            return []
         if self._sums.ended is not None:
             raise WeightScaleError(f"nothing is recorded any more: {self._sums.ended}")
         self._ring.advance()
@@ -78,7 +102,9 @@ class Recorder:
         Raises:
             WeightScaleError: a rank did not make this call, or made it after another row.
         """
-        return self._take(wait=True) if self._sums.ended is None else []
+        if self.in_child() or self._sums.ended is not None:
+            return []
+        return self._take(wait=True)
 
     def close(self) -> list[Rows]:
         """Flush and stop recording. Warn if rows could not be written or added up."""
@@ -107,8 +133,19 @@ class Recorder:
 
     def rows(self) -> Rows:
         """Everything that was flushed so far, from the folder and from memory."""
-        written = [] if self._run is None else [self._run.rows()]
-        return self._concatenate(written + self._kept)
+        if self._run is None:
+            joined = self._concatenate(self._held.rows)
+            self._held = _Held([joined], self._held.until)  # so that the next call has fewer parts to join
+            return self._concatenate([joined])  # a copy, because the caller may change it
+        lost = self._run.lost()
+        if lost is not None:
+            warnings.warn(f"{lost}: only the rows that are still in memory are left", stacklevel=3)
+            return self._concatenate(self._held.rows)
+        written = self._run.rows()
+        held = self._concatenate(self._held.rows)
+        if len(written.steps):  # Ctrl-C may have come after the rows were written and before they were forgotten
+            held = held.where(held.steps > written.steps[-1])
+        return self._concatenate([written, held])
 
     def recent(self, after: int) -> Rows:
         """The rows after step `after` that the ring still holds. They stay in the ring.
@@ -133,18 +170,33 @@ class Recorder:
             self._sums.alone = before
 
     def restart(self, kept: Rows | None, step: int) -> None:
-        """Forget every row after `step`. If `kept` is given, it replaces all rows."""
-        self.resume_at(step)
+        """Forget every row after `step`. If `kept` is given, it replaces all rows.
+
+        Raises:
+            WeightScaleError: the rows in the folder cannot be deleted. Nothing is changed in this case.
+        """
+        if os.getpid() != self._process:
+            raise WeightScaleError(
+                f"a monitor can go back to a checkpoint only in the process that made it. {IN_CHILD}"
+            )
         if self._run is not None:
-            self._run.drop_after(0 if kept is not None else step)
-        self._kept = [] if kept is None or not len(kept.steps) else [kept]
+            try:
+                self._run.drop_after(0 if kept is not None else step)
+            except OSError as error:
+                raise WeightScaleError(
+                    f"the record in {self._run.path} cannot go back to step {step}: {error}"
+                ) from error
+        held = self._concatenate(self._held.rows)  # what a full disk kept in memory
+        rows = held.where(held.steps <= step) if kept is None else kept
+        self.resume_at(step)
+        self._held = _Held([rows] if len(rows.steps) else [], self._held.until)
         self._arrived = []
-        self._write_kept()
+        self._write_held()
 
     @property
     def written(self) -> int:
         """The last step in the run folder; 0 if there is none."""
-        return 0 if self._run is None else self._run.last_step()
+        return 0 if self._run is None or self._run.lost() else self._run.last_step()
 
     def warn_if_behind(self, written: int) -> None:
         """Warn if the folder lacks rows that it had when the checkpoint was saved: those up to step `written`."""
@@ -159,6 +211,7 @@ class Recorder:
         """Number the next row as the first after `step`, and flag it as resumed if `step` is not 0."""
         self._resumed = step // self._every
         self._ring.restart(self._resumed)
+        self._held = _Held([], self._resumed)
         self._sums.start(self._resumed)
 
     def _take(self, *, wait: bool) -> list[Rows]:
@@ -169,12 +222,16 @@ class Recorder:
         return arrived
 
     def _keep(self, parts: list[Part]) -> None:
-        added = self._sums.add(parts)
-        if not self._elsewhere:
-            new = [self._rows(part) for part in added]
-            self._kept += new
+        """Store rows, and then tell the ring that it may forget them."""
+        parts = [part.after(self._held.until) for part in parts]  # Ctrl-C may have come before the ring was told
+        parts = [part for part in parts if len(part.sums)]
+        added = [] if not parts else self._sums.add(parts)
+        if parts:
+            new = [] if self._elsewhere else [self._rows(part) for part in added]
+            self._held = _Held(self._held.rows + new, parts[-1].first + len(parts[-1].sums))
             self._arrived += new
-        self._write_kept()
+        self._ring.release(self._held.until)
+        self._write_held()
 
     def _rows(self, part: Part) -> Rows:
         first, sums, skipped = part  # sums [n, K, L], skipped [n]
@@ -184,11 +241,11 @@ class Recorder:
         steps, moved = (numbers + 1) * self._every, sums[:, 2].astype(np.int64)
         return Rows(steps, sums[:, 0], sums[:, 1], moved, ratio_sum, flags.astype(np.uint8))
 
-    def _write_kept(self) -> None:
-        if self._run is None or not self._kept:
+    def _write_held(self) -> None:
+        if self._run is None or not self._held.rows:
             return
         try:
-            self._run.append(self._concatenate(self._kept))
+            self._run.append(self._concatenate(self._held.rows))
         except OSError as error:
             if not self._warned:
                 warnings.warn(
@@ -198,15 +255,18 @@ class Recorder:
                 )
             self._warned = True
             return
-        self._kept = []
+        self._held = _Held([], self._held.until)
         self._warned = False
 
     def _end(self) -> None:
-        self._write_kept()
+        self._write_held()
         self._sums.end(self._ring.waiting)
-        if self._run is not None and self._kept:
-            count = sum(len(rows.steps) for rows in self._kept)
+        if self._run is None:
+            return
+        if self._held.rows:
+            count = sum(len(rows.steps) for rows in self._held.rows)
             warnings.warn(f"{count} recorded steps could not be written to {self._run.path}", stacklevel=2)
+        self._run.release()
 
     def _concatenate(self, parts: list[Rows]) -> Rows:
         _, sums, layers = self._ring.rows.shape

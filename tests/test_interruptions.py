@@ -1,0 +1,226 @@
+"""A record is whole whatever comes between: Ctrl-C at any line, other threads, and readers while it is written."""
+
+import os
+import sys
+import threading
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import weightscale_fast as wsf
+from weightscale_fast.analysis.curve_files import load_curves
+from weightscale_fast.record import record as recording
+from weightscale_fast.record import shards
+from weightscale_fast.record.run_folder import RunFolder
+
+PACKAGE = str(Path(wsf.__file__).parent)
+
+
+def counting():
+    """A model whose weights move by i at step i, and its step."""
+    model = nn.Linear(2, 2, bias=False)
+    nn.init.ones_(model.weight)
+
+    def step(monitor, i):
+        with torch.no_grad():
+            model.weight.add_(float(i))
+        monitor.record()
+
+    return model, step
+
+
+def interrupt_at(number, call):
+    """Run `call`, with KeyboardInterrupt at the given line of the package that it executes; whether it came so far."""
+    lines = 0
+
+    def trace(frame, event, _):
+        nonlocal lines
+        if not frame.f_code.co_filename.startswith(PACKAGE):
+            return None
+        if event == "line":
+            lines += 1
+            if lines == number:
+                raise KeyboardInterrupt
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        call()
+    except KeyboardInterrupt:
+        return True
+    finally:
+        sys.settrace(before)
+    return False
+
+
+@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize("to_folder", [False, True], ids=["memory", "folder"])
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # the shard that was being written
+def test_ctrl_c_in_a_flush_loses_no_row(tmp_path, to_folder, late, monkeypatch):
+    monkeypatch.setattr(recording, "arrives_late", lambda device: late)
+    number, interrupted = 0, True
+    while interrupted:
+        number += 1
+        model, step = counting()
+        monitor = wsf.RWCMonitor(model, run_dir=tmp_path / str(number) if to_folder else None)
+        for i in range(1, 5):
+            step(monitor, i)
+        interrupted = interrupt_at(number, monitor.flush)
+        for i in range(5, 9):
+            step(monitor, i)
+        history = monitor.history()
+        monitor.close()
+        assert history.steps.tolist() == list(range(1, 9)), number
+        assert (history.delta_l1[:, 0] / 4).tolist() == list(range(1, 9)), number
+        if to_folder:
+            assert wsf.RWCHistory.load(tmp_path / str(number)).steps.tolist() == list(range(1, 9)), number
+    assert number > 20
+
+
+@pytest.mark.parametrize(("late", "at"), [(False, 4), (True, 8)])
+def test_ctrl_c_in_a_step_that_moves_rows_loses_none(late, at, monkeypatch):
+    """This row takes the others out of the ring. It is itself recorded, or its movement is lost or in the next row."""
+    number, interrupted = 0, True
+    monkeypatch.setattr("weightscale_fast.record.ring.RING_ROWS", 8)
+    monkeypatch.setattr(recording, "arrives_late", lambda device: late)
+    while interrupted:
+        number += 1
+        model, step = counting()
+        monitor = wsf.RWCMonitor(model)
+        for i in range(1, at):
+            step(monitor, i)
+        interrupted = interrupt_at(number, partial(step, monitor, at))
+        for i in range(at + 1, at + 5):
+            step(monitor, i)
+        history = monitor.history()
+        moved = (history.delta_l1[:, 0] / 4).tolist()
+        assert history.steps.tolist() == list(range(1, len(moved) + 1)), number
+        assert moved[: at - 1] == list(range(1, at)), number
+        assert moved[-3:] == [at + 2, at + 3, at + 4], number
+    assert number > 20
+
+
+@pytest.mark.parametrize("to_folder", [False, True], ids=["memory", "folder"])
+def test_a_history_from_another_thread_loses_no_row(tmp_path, to_folder):
+    model, step = counting()
+    monitor = wsf.RWCMonitor(model, run_dir=tmp_path / "run" if to_folder else None)
+    done, errors = threading.Event(), []
+
+    def watch():
+        while not done.is_set():
+            try:
+                steps = monitor.history().steps
+                assert steps.tolist() == list(range(1, len(steps) + 1))
+            except BaseException as error:
+                errors.append(error)
+                return
+
+    threads = [threading.Thread(target=watch) for _ in range(2)]
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for thread in threads:
+            thread.start()
+        for i in range(1500):
+            step(monitor, 1 + i % 7)
+    finally:
+        done.set()
+        for thread in threads:
+            thread.join()
+        sys.setswitchinterval(before)
+    assert not errors, errors
+    history = monitor.history()
+    monitor.close()
+    assert history.steps.tolist() == list(range(1, 1501))
+    assert (history.delta_l1[:, 0] / 4).tolist() == [1 + i % 7 for i in range(1500)]
+
+
+class TestReadingWhileWriting:
+    @pytest.fixture
+    def run(self, tmp_path, monkeypatch):
+        """A run that goes on, with three shards so far."""
+        monkeypatch.setattr("weightscale_fast.record.run_folder.JOINED_SECONDS", -1)  # each flush begins a shard
+        model, step = counting()
+        with wsf.RWCMonitor(model, run_dir=tmp_path / "run") as monitor:
+            for i in range(1, 10):
+                step(monitor, i)
+                if i % 3 == 0:
+                    monitor.flush()
+            yield monitor, step
+
+    def test_curves_of_a_run_that_gets_a_shard_meanwhile(self, run, monkeypatch):
+        """They count the rows before they read them."""
+        monitor, step = run
+        parts = RunFolder.parts
+
+        def slow(folder):
+            yield from parts(folder)
+            step(monitor, monitor.step + 1)
+            step(monitor, monitor.step + 1)
+            monitor.flush()
+
+        monkeypatch.setattr(RunFolder, "parts", slow)
+        curves = load_curves(monitor.run_dir).curves
+        assert curves.shape == (1, 9)
+        assert (curves > 0).all()
+
+    def test_a_listing_that_misses_a_shard_is_done_again(self, run, monkeypatch):
+        """A folder that changes while it is listed may hide a file that was there before."""
+        monitor, _ = run
+        listdir, calls = os.listdir, []
+
+        def hiding(path):
+            calls.append(path)
+            return [name for name in listdir(path) if len(calls) > 1 or "000000004" not in name]
+
+        monkeypatch.setattr(shards.os, "listdir", hiding)
+        assert wsf.RWCHistory.load(monitor.run_dir).steps.tolist() == list(range(1, 10))
+
+    def test_a_shard_that_was_moved_away_is_not_looked_for_for_ever(self, run):
+        monitor, _ = run
+        sorted((monitor.run_dir / "rwc").iterdir())[1].unlink()
+        assert wsf.RWCHistory.load(monitor.run_dir).steps.tolist() == [1, 2, 3, 7, 8, 9]
+
+    def test_a_run_that_goes_back_meanwhile(self, run, monkeypatch):
+        monitor, _ = run
+        read = shards.read_shard
+        state = monitor.state_dict()
+
+        def racing(shard, meta):
+            monkeypatch.setattr("weightscale_fast.record.run_folder.read_shard", read)
+            monitor.load_state_dict({**state, "step": 4, "written": 4})
+            return read(shard, meta)
+
+        monkeypatch.setattr("weightscale_fast.record.run_folder.read_shard", racing)
+        assert wsf.RWCHistory.load(monitor.run_dir).steps.tolist() == [1, 2, 3, 4]
+
+    @pytest.mark.parametrize("seconds", [-1, 60], ids=["a shard a flush", "joined"])
+    def test_a_reader_of_a_fast_writer(self, run, seconds, monkeypatch):
+        monkeypatch.setattr("weightscale_fast.record.run_folder.JOINED_SECONDS", seconds)
+        monitor, step = run
+        done, errors, loads = threading.Event(), [], []
+
+        def read():
+            while not done.is_set() or not loads:
+                try:
+                    steps = wsf.RWCHistory.load(monitor.run_dir).steps
+                    np.testing.assert_array_equal(steps, np.arange(1, len(steps) + 1))
+                    loads.append(load_curves(monitor.run_dir).curves.shape)
+                except BaseException as error:
+                    errors.append(error)
+                    return
+
+        reader = threading.Thread(target=read)
+        reader.start()
+        for i in range(60):
+            step(monitor, i)
+            monitor.flush()
+        done.set()
+        reader.join()
+        assert not errors, errors
+        assert loads

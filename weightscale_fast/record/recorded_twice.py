@@ -1,0 +1,51 @@
+"""RecordedTwice: knows which monitors record now, and warns of a second one that does the same as an earlier one."""
+
+from __future__ import annotations
+
+import warnings
+import weakref
+
+from torch import nn
+from torch.optim import Optimizer
+
+from ..weights.layers import unwrap
+
+
+class RecordedTwice:
+    """What a monitor of an optimizer records. It holds nothing of it alive.
+
+    A notebook cell that makes a monitor may run again. The optimizer still calls the earlier monitor, which costs time
+    and memory at each step, and no variable leads to it any more.
+
+    Args:
+        model, optimizer: what the monitor was given.
+        what: what it records of them: two monitors that differ in this are no accident.
+    """
+
+    def __init__(self, model: nn.Module, optimizer: Optimizer, what: object) -> None:
+        self._model, self._optimizer = weakref.ref(unwrap(model)), weakref.ref(optimizer)
+        self._what = what
+
+    def begin(self) -> None:
+        """The monitor begins to record. Warn if an earlier one records the same."""
+        if any(other._is_same(self) for other in list(_now)):
+            warnings.warn(
+                "an earlier monitor still records this model at the steps of this optimizer, with the same layers, "
+                "every and definition, so each step is recorded twice: call close() of the earlier one before you make "
+                "the next, or make it in a `with` block. If no variable leads to it any more, as after a notebook cell "
+                "that ran twice, make a new optimizer",
+                stacklevel=2,
+            )
+        _now.add(self)
+
+    def end(self) -> None:
+        """The monitor records no more."""
+        _now.discard(self)
+
+    def _is_same(self, other: RecordedTwice) -> bool:
+        model, optimizer = self._model(), self._optimizer()
+        same = model is other._model() and optimizer is other._optimizer() and self._what == other._what
+        return same and model is not None and optimizer is not None
+
+
+_now: weakref.WeakSet[RecordedTwice] = weakref.WeakSet()
