@@ -23,6 +23,7 @@ from weightscale_fast.analysis.phases import phase_labels
 from weightscale_fast.analysis.result import OUTLIER
 from weightscale_fast.figures.by_name import NAMES
 from weightscale_fast.figures.by_name import draw as draw_by_name
+from weightscale_fast.figures.curves import MANY_LINES
 from weightscale_fast.figures.sampling import MOST_POINTS, thin, trend, trend_window
 from weightscale_fast.figures.save import save_figure, svg_of
 from weightscale_fast.figures.style import cluster_look
@@ -183,6 +184,15 @@ def test_rwc_curves_of_many_steps_adds_running_medians_and_keeps_spikes():
     assert ax.lines[1].get_ydata().max() == 50.0
     assert ax.get_ylim()[1] > 50.0
     assert ax.lines[3].get_ydata().max() < 0.01
+
+
+def test_curves_of_thousands_of_layers_are_one_collection():
+    rwc = noisy(40, MANY_LINES)
+    collection = figures.rwc_curves(make_history(rwc)).collections[0]
+    assert len(collection.get_segments()) == len(collection.get_colors()) == MANY_LINES
+    assert np.allclose(collection.get_segments()[7], np.column_stack([np.arange(1, 41), rwc[:, 7]]))
+    ax = figures.rwc_curves(make_history(noisy(400, MANY_LINES)))
+    assert [len(collection.get_segments()) for collection in ax.collections] == [MANY_LINES, MANY_LINES]  # and medians
 
 
 def test_rwc_curves_counts_what_it_cannot_draw():

@@ -5,6 +5,7 @@ Letters: S recorded steps, L layers.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 
 SIZE = (9.6, 5)
 MOST_VECTOR_POINTS = 5_000  # of a figure: 0.15 MB of SVG
+MANY_LINES = 1_000  # from here on they are one collection, which takes a tenth of the time and memory of single lines
 FEW_POINTS = 1_000  # of a figure: up to this many, each point has a mark
 
 
@@ -157,6 +159,12 @@ def _layer_lines(ax: Axes, steps: NDArray[np.int64], values: FloatArray, colours
     x, y = thin(steps, values)
     pale = float(np.clip(5 / len(colours), 0.04, 0.15))
     as_image = y.size > MOST_VECTOR_POINTS  # inside an SVG
+    if len(colours) >= MANY_LINES and len(steps) > 1:
+        _collect(ax, list(np.stack([x, y], axis=2).swapaxes(0, 1)), [(*c[:3], pale) if noisy else c for c in colours])
+        if noisy:
+            lines = [np.column_stack(trend(steps, values[:, i])) for i in range(len(colours))]
+            _collect(ax, lines, colours)
+        return
     for i, colour in enumerate(colours):
         ax.plot(
             x[:, i],
@@ -170,6 +178,13 @@ def _layer_lines(ax: Axes, steps: NDArray[np.int64], values: FloatArray, colours
     if noisy:
         for i, colour in enumerate(colours):
             ax.plot(*trend(steps, values[:, i]), color=colour, linewidth=0.8, rasterized=as_image)
+
+
+def _collect(ax: Axes, lines: Sequence[NDArray[Any]], colours: list[Any]) -> None:
+    """Draw many lines, each of points [n, 2]."""
+    from matplotlib.collections import LineCollection
+
+    ax.add_collection(LineCollection(lines, colors=colours, linewidths=0.8, rasterized=True))
 
 
 def _finish(ax: Axes, history: RWCHistory, values: FloatArray) -> None:

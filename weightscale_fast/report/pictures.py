@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -35,59 +36,59 @@ def draw(history: RWCHistory, clusters: LayerClusters, per_epoch: RWCHistory | N
         if clusters.method == "kmeans"
         else "grey marks are outliers"
     )
-    drawn = [
+    drawn: list[tuple[str, Callable[[], Axes], str]] = [
         (
             "clustered_curves",
-            figures.clustered_curves(history, clusters),
+            lambda: figures.clustered_curves(history, clusters),
             "Each thin line is a layer, in the pale colour of its cluster, and each thick line is the median of a "
             "cluster. Clusters that stay apart learn at different speeds throughout, and lines that cross or part show "
             "when a group of layers slowed down or sped up.",
         ),
         (
             "pca_map",
-            figures.pca_map(clusters),
+            lambda: figures.pca_map(clusters),
             "Each mark is a layer, marks close to each other have similar curves, an X is the centre of a cluster, "
             f"and {areas}. The plane shows {shown:.1%} of the variance between the curves, "
             f"and {near_border}.",
         ),
         (
             "scree",
-            figures.scree(clusters),
+            lambda: figures.scree(clusters),
             "The blue line shows how much layers of one cluster still differ when there are k clusters. "
             "More clusters always leave less, so look for the bend furthest below the chord, and treat k as a choice "
             "if no bend is clear.",
         ),
         (
             "small_multiples",
-            figures.small_multiples(history, clusters),
+            lambda: figures.small_multiples(history, clusters),
             "Each panel is a layer, in network order and in the colour of its cluster; the pale line is the median of "
             "all layers. Read along the rows to see how behaviour changes with depth, and look for panels unlike their "
             "neighbours.",
         ),
         (
             "phases",
-            figures.phases(history, clusters),
+            lambda: figures.phases(history, clusters),
             "Each row is a layer, each column is a part of the training that was clustered by itself, and the colours "
             "are the clusters of the whole run. A layer that changes colour moved to another cluster, and where many "
             "layers do so at once, a phase of the training ended.",
         ),
         (
             "rwc_curves",
-            figures.rwc_curves(history),
+            lambda: figures.rwc_curves(history),
             "Each line is a layer, dark for the first of the network and light for the last. If the colours "
             "are sorted from bottom to top, speed depends on depth, and a line that leaves the bundle is a layer to "
             "look at.",
         ),
         (
             "heat_map",
-            figures.heat_map(history),
+            lambda: figures.heat_map(history),
             "Each row is a layer, the first on top, each column is a step, and bright means a large change in "
             "proportion to the weights. A vertical stripe is a step that moved the whole network, and a horizontal "
             "stripe is a layer unlike its neighbours.",
         ),
         (
             "moved_fraction",
-            figures.moved_fraction(history),
+            lambda: figures.moved_fraction(history),
             "Pale means that all weights of a layer changed their stored value, and dark means that none did. Dark "
             "rows are frozen layers, or weights that are stored too coarsely for their updates, as happens in 16 bits.",
         ),
@@ -97,16 +98,15 @@ def draw(history: RWCHistory, clusters: LayerClusters, per_epoch: RWCHistory | N
             "Each point compares a layer's weights with those one epoch before, as the papers' figures do. It is not "
             "the sum of the epoch's per-step values, because steps in opposite directions cancel out."
         )
-        drawn.insert(6, ("per_epoch_curves", _epoch_curves(per_epoch), reading))
-    return [
-        Picture(
-            ax.get_title(loc="left"),
-            _saved(cast("Figure", ax.figure), folder, name),
-            reading,
-            half=name in ("pca_map", "scree"),
-        )
-        for name, ax, reading in drawn
-    ]
+        drawn.insert(6, ("per_epoch_curves", partial(_epoch_curves, per_epoch), reading))
+    return [_picture(name, axes, reading, folder) for name, axes, reading in drawn]
+
+
+def _picture(name: str, axes: Callable[[], Axes], reading: str, folder: Path) -> Picture:
+    """Draw and save one figure. Its memory is free for the next one: a figure of 10,000 layers takes much."""
+    ax = axes()
+    svg = _saved(cast("Figure", ax.figure), folder, name)
+    return Picture(ax.get_title(loc="left"), svg, reading, half=name in ("pca_map", "scree"))
 
 
 def draw_groups(history: RWCHistory, groups: Mapping[str, LayerClusters | None], folder: Path) -> list[Group]:
