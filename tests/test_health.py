@@ -242,7 +242,7 @@ class TestSummary:
         assert len(text.splitlines()) == 2 + 7 + 1
 
     def test_of_nothing(self):
-        with pytest.raises(ValueError, match="the history has no rows"):
+        with pytest.raises(ValueError, match="there is no row to sum up"):
             Training().monitor.summary()
 
     def test_of_a_network_that_diverged(self):

@@ -144,8 +144,8 @@ def test_shards_without_flags(run):
 
 class TestReadErrors:
     def test_no_run(self, tmp_path):
-        for path in (tmp_path, tmp_path / "nothing"):
-            with pytest.raises(wsf.WeightScaleError, match="is not a run folder: it has no meta.json"):
+        for path, why in ((tmp_path, "is not a run folder: it has no meta.json"), (tmp_path / "no", "does not exist")):
+            with pytest.raises(wsf.WeightScaleError, match=why):
                 wsf.RWCHistory.load(path)
 
     @pytest.mark.parametrize("text", ['{"format": "other"}', "[]", "{"])

@@ -8,8 +8,12 @@ from typing import Any
 from .errors import WeightScaleError
 
 
-def import_extra(module: str, extra: str) -> Any:
-    """Import an optional module. `pip install 'weightscale_fast[<extra>]'` installs it.
+def import_extra(module: str, extra: str | None = None) -> Any:
+    """Import an optional module.
+
+    Args:
+        module: its name.
+        extra: `pip install 'weightscale_fast[<extra>]'` installs it. None: it is in no extra.
 
     Raises:
         WeightScaleError: the module is not installed.
@@ -19,4 +23,5 @@ def import_extra(module: str, extra: str) -> Any:
     except ModuleNotFoundError as error:
         if error.name != module.partition(".")[0]:
             raise
-        raise WeightScaleError(f"{error.name} is not installed: run pip install 'weightscale_fast[{extra}]'") from error
+        package = error.name if extra is None else f"'weightscale_fast[{extra}]'"
+        raise WeightScaleError(f"{error.name} is not installed: run pip install {package}") from error

@@ -29,6 +29,8 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
     Example:
         `with atomic_write(folder / "report.html") as file: file.write(text.encode())`
     """
+    if not path.parent.is_dir():
+        raise FileNotFoundError(errno.ENOENT, "its folder does not exist", str(path))
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         temporary.unlink(missing_ok=True)  # of a killed process with the same number

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import weakref
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -55,7 +57,8 @@ class RWCMonitor:
             `run_dir-2`, `run_dir-3`, ...
         settings: what to keep in the record about the run (model, data, seed, hyper-parameters): a dict, or a namespace
             such as argparse's. Values that JSON cannot hold are kept as text.
-        resume: go on with an existing `run_dir` after its last row. To go back to a checkpoint, call `load_state_dict`.
+        resume: go on with the run in `run_dir` after its last row, or begin it if the folder does not exist. So the
+            same script can start and go on. To go back to a checkpoint, call `load_state_dict`.
         process_group: the processes that train this model together. By default those of its wrapper of
             `DistributedDataParallel` or of its DTensors (FSDP2, HSDP, tensor parallel), otherwise this process alone.
             Weights that are no DTensors must be equal on all of them.
@@ -131,12 +134,16 @@ class RWCMonitor:
         on_finding: Callable[[Finding], object] | None = None,
     ) -> None:
         check_definition(definition)
-        if not isinstance(every, int) or every < 1:
+        if not isinstance(every, int) or isinstance(every, bool) or every < 1:
             raise ValueError(f"every must be a whole number of steps, 1 or more, got {every!r}")
         if on_finding is not None and not callable(on_finding):
             raise TypeError(
                 f"on_finding must be callable with a finding, such as print; got {type(on_finding).__name__}"
             )
+        if run_dir is not None and (not isinstance(run_dir, (str, os.PathLike)) or not os.fspath(run_dir)):
+            raise TypeError(f"run_dir must be the path of a folder, or None for a record in memory, got {run_dir!r}")
+        if not isinstance(resume, bool):
+            raise TypeError(f"resume must be True or False, got {resume!r}")
         if resume and run_dir is None:
             raise ValueError("resume=True needs run_dir, the folder of the run to go on with")
         check_one_of("exist", exist, EXIST)
@@ -284,6 +291,8 @@ class RWCMonitor:
             >>> monitor.recent(after=1).steps
             array([2, 3])
         """
+        if not isinstance(after, (int, np.integer)):
+            raise TypeError(f"after must be a step, a whole number, got {after!r}")
         return self._record.recent(after)
 
     def summary(self) -> RunSummary:
@@ -294,6 +303,8 @@ class RWCMonitor:
         Raises:
             ValueError: nothing is recorded yet.
         """
+        if self.step == 0:
+            self._warn_of_missed_steps()
         return RunSummary.of(self.recent(after=0))
 
     def flush(self) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ..extras import import_extra
 from ..text import count, listing
 from .curves import FloatArray, IntArray
 
@@ -113,8 +114,13 @@ class LayerClusters:
         return int(self.labels[self.names.index(layer)])
 
     def to_dataframe(self) -> DataFrame:
-        """A table with one row for each layer: its cluster and its place on the map. It needs pandas."""
-        import pandas as pd
+        """A table with one row for each layer: its cluster and its place on the map. It needs pandas.
+
+        Raises:
+            WeightScaleError: pandas is not installed.
+        """
+        pd = import_extra("pandas")
 
         columns = {"cluster": self.labels, "component 1": self.coordinates[:, 0], "component 2": self.coordinates[:, 1]}
-        return pd.DataFrame(columns, index=pd.Index(self.names, name="layer"))
+        table: DataFrame = pd.DataFrame(columns, index=pd.Index(self.names, name="layer"))
+        return table

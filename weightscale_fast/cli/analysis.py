@@ -21,7 +21,7 @@ from ..figures.by_name import NAMES as FIGURES
 from ..figures.save import FORMATS, save_figure
 from ..figures.style import labels_of
 from ..files import check_own_folder
-from ..health.check import check_health
+from ..health.check import check_health, rows_to_judge
 from ..record.history import RWCHistory
 from ..record.run_folder import META
 from ..report.write import write_report
@@ -212,7 +212,12 @@ def _say(text: str) -> None:
 def _print_findings(history: RWCHistory) -> None:
     findings = check_health(history)
     if not findings:
-        _say("nothing found: no layer stopped, ran away, was stuck, never moved, or was not finite")
+        needed = rows_to_judge(history.every)
+        _say(
+            "nothing found: no layer stopped, ran away, was stuck, never moved, or was not finite"
+            if len(history) >= needed
+            else f"nothing found so far: no layer was not finite, and {needed} rows are needed to judge the rest"
+        )
     for finding in findings[:MOST_FINDINGS]:
         _say(f"! {finding}")
     if len(findings) > MOST_FINDINGS:
@@ -246,4 +251,8 @@ def _row_slice(history: RWCHistory, steps: str) -> slice:
         separator = ""
     if not separator:
         raise ValueError(f"--steps must be FIRST:LAST, two step numbers of which one may be left out; got {steps!r}")
+    if start >= stop:
+        raise ValueError(
+            f"--steps {steps} has no recorded step: the record has steps {history.steps[0]:,} to {history.steps[-1]:,}"
+        )
     return slice(start, stop)

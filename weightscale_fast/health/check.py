@@ -90,6 +90,20 @@ def check_health(history: HistorySource) -> list[Finding]:
     return list(filter(None, (_without(finding, moved) for finding in check.update(history))))
 
 
+def rows_to_judge(every: int) -> int:
+    """How many rows `check_health` needs for all that it looks for, in a record with a row every so many steps.
+
+    Example:
+        >>> rows_to_judge(1), rows_to_judge(100)
+        (64, 16)
+    """
+    return _block_rows(every) * CONFIRM["still"]
+
+
+def _block_rows(every: int) -> int:
+    return max(BLOCK // every, FEWEST_ROWS)
+
+
 def _without(finding: Finding, moved: set[str]) -> Finding | None:
     """A finding of kind `still` without the layers that moved later in the record. None if no layer is left."""
     if finding.kind != "still":
@@ -107,7 +121,7 @@ class HealthCheck:
         L = len(names)
         self._names, self._numel = names, np.maximum(numel, 1)
         self._sixteen_bit = np.isin(dtypes or ("",) * L, SIXTEEN_BIT)
-        self._block = max(BLOCK // every, FEWEST_ROWS)  # rows
+        self._block = _block_rows(every)  # rows
         self._open: list[tuple[NDArray[Any], ...]] = []  # steps, RWC and moved, of the block that is not full
         self._broken = Broken(names, self._block)
         self._blame = Blame(L)

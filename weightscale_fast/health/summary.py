@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..record.history import RWCHistory
-from .check import check_health
+from .check import check_health, rows_to_judge
 from .finding import Finding
 from .levels import layer_levels
 
@@ -28,6 +28,7 @@ class RunSummary:
         moved_fraction: the share of all weights that change at a step, 0 to 1.
         levels: the finite layers and their median RWC, the largest first.
         findings: what `check_health` finds in these steps.
+        enough: whether there are enough rows for all that it looks for. NaN is found in any row.
 
     Example:
         >>> history = RWCHistory(
@@ -39,7 +40,7 @@ class RunSummary:
         median RWC 3.3e-01
           5.0e-01  conv
           1.5e-01  fc
-        nothing found
+        nothing found so far: there are too few rows to judge
     """
 
     first: int
@@ -51,6 +52,7 @@ class RunSummary:
     moved_fraction: float
     levels: tuple[tuple[str, float], ...]
     findings: tuple[Finding, ...]
+    enough: bool = True
 
     @classmethod
     def of(cls, history: RWCHistory) -> RunSummary:
@@ -60,7 +62,7 @@ class RunSummary:
             ValueError: it has none.
         """
         if not len(history):
-            raise ValueError("the history has no rows: record at least one step before it is summed up")
+            raise ValueError("there is no row to sum up yet: call this after the first recorded step")
         level, is_finite = layer_levels(history)
         finite = np.flatnonzero(is_finite & ~np.isnan(level))
         levels = level[finite]
@@ -76,6 +78,7 @@ class RunSummary:
             moved_fraction=float(history.moved.sum() / max(len(history) * history.numel.sum(), 1)),
             levels=tuple((history.names[finite[i]], float(levels[i])) for i in order),
             findings=tuple(check_health(history)),
+            enough=len(history) >= rows_to_judge(history.every),
         )
 
     def __repr__(self) -> str:
@@ -93,5 +96,6 @@ class RunSummary:
         if len(shown) > 2 * SHOWN:
             shown[SHOWN:-SHOWN] = [f"     ...     {len(shown) - 2 * SHOWN} more"]
         lines += shown
-        lines += [f"! {finding}" for finding in self.findings] or ["nothing found"]
+        nothing = "nothing found" if self.enough else "nothing found so far: there are too few rows to judge"
+        lines += [f"! {finding}" for finding in self.findings] or [nothing]
         return "\n".join(lines)

@@ -63,7 +63,8 @@ def _choose(device: torch.device, name: str | None) -> Backend:
         reason = backend.refusal(device)
         if reason is not None:
             raise WeightScaleError(
-                f"backend {name!r} cannot serve {device}: {reason}; leave backend= out to choose one"
+                f"backend {name!r} cannot serve {device}: {reason}; leave backend= out, or {ENVIRONMENT} "
+                "unset, to choose one"
             )
         return backend
     if is_capturing(device):  # a trial would fail here, and its result would be kept

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import WeightScaleError
+from ..extras import import_extra
 from ..files import write_csv
 from ..ratios import check_definition, mean_ratio, norm_ratio
 from ..text import count, listing
@@ -163,7 +164,14 @@ class RWCHistory:
 
         Raises:
             ValueError: no layer matches.
+            TypeError: an argument is none of these.
         """
+        if layers is not None and not isinstance(layers, str) and not callable(layers):
+            raise TypeError(f"layers must be a regular expression or a predicate on the name, got {layers!r}")
+        if steps is not None and not isinstance(steps, (slice, np.ndarray)):
+            raise TypeError(
+                f"steps must be a slice of rows, such as slice(-100, None), or a boolean for each row, got {steps!r}"
+            )
         rows = slice(None) if steps is None else steps
         keep = layers if callable(layers) else re.compile(layers or "").search
         columns = [i for i, name in enumerate(self.names) if keep(name)]
@@ -261,7 +269,12 @@ class RWCHistory:
         write_csv(Path(path), ["step", *self.names], rows)
 
     def to_dataframe(self) -> DataFrame:
-        """`rwc` as a pandas table, with one row for each step and one column for each layer. It needs pandas."""
-        import pandas as pd
+        """`rwc` as a pandas table, with one row for each step and one column for each layer. It needs pandas.
 
-        return pd.DataFrame(self.rwc, index=pd.Index(self.steps, name="step"), columns=pd.Index(self.names))
+        Raises:
+            WeightScaleError: pandas is not installed.
+        """
+        pd = import_extra("pandas")
+
+        table: DataFrame = pd.DataFrame(self.rwc, index=pd.Index(self.steps, name="step"), columns=pd.Index(self.names))
+        return table

@@ -59,7 +59,9 @@ def read_meta(folder: Path) -> dict[str, Any]:
         WeightScaleError: there is no run in the folder, or its meta.json is damaged.
     """
     try:
-        if not (folder / META).exists() and folder.is_file():
+        if not folder.exists():
+            raise WeightScaleError(f"run folder {folder} does not exist")
+        if folder.is_file():
             raise WeightScaleError(f"{folder} is a file, and not a run folder")
         meta = parse_meta(folder)
     except FileNotFoundError as error:
