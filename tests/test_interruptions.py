@@ -105,6 +105,46 @@ def test_ctrl_c_in_a_step_that_moves_rows_loses_none(late, at, monkeypatch):
     assert number > 20
 
 
+@pytest.mark.parametrize("where", ["write", "advance"])
+def test_ctrl_c_after_a_row_is_in_the_ring_counts_the_step(tmp_path, where, monkeypatch):
+    """With `every` above 1 a step that was not counted moved all later rows by one step."""
+    model, step = counting()
+    monitor = wsf.RWCMonitor(model, run_dir=tmp_path / "run", every=3)
+    monkeypatch.setattr("weightscale_fast.record.row_sum.SHARD_SECONDS", 0.0)  # each row is written at once
+    for i in range(1, 6):
+        step(monitor, i)
+    with monkeypatch.context() as patch:
+        if where == "write":
+            patch.setattr(RunFolder, "_write", interrupted)
+        else:
+            patch.setattr(monitor._record._ring, "cursor", InterruptedCursor(monitor._record._ring.cursor))
+        with pytest.raises(KeyboardInterrupt):
+            step(monitor, 6)
+    assert monitor.step == 6
+    for i in range(7, 13):
+        step(monitor, i)
+    monitor.close()
+    history = monitor.history()
+    assert history.steps.tolist() == [3, 6, 9, 12]
+    assert (history.delta_l1[:, 0] / 4).tolist() == [1 + 2 + 3, 4 + 5 + 6, 7 + 8 + 9, 10 + 11 + 12]
+
+
+def interrupted(*_):
+    raise KeyboardInterrupt
+
+
+class InterruptedCursor(torch.Tensor):
+    """A cursor during whose next move Ctrl-C comes: it has moved, and then the signal is seen."""
+
+    @staticmethod
+    def __new__(cls, cursor):
+        return torch.Tensor._make_subclass(cls, cursor)
+
+    def add_(self, number):
+        self.as_subclass(torch.Tensor).add_(number)
+        raise KeyboardInterrupt
+
+
 @pytest.mark.parametrize("to_folder", [False, True], ids=["memory", "folder"])
 def test_a_history_from_another_thread_loses_no_row(tmp_path, to_folder):
     model, step = counting()

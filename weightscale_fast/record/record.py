@@ -136,7 +136,8 @@ class Record:
     def add_step(self, model: nn.Module, found_inf: Tensor | None) -> Added | None:
         """Count an optimizer step. If a row is due, compare the weights with those of the last row.
 
-        If this raises, the step is not counted, so the step stays in line with the rows.
+        If this raises before the row is in the ring, the step is not counted. If it raises later, as for Ctrl-C while a
+        shard is written, the step is counted. So the step stays in line with the rows.
 
         Args:
             found_inf: what a gradient scaler told a fused optimizer. If it is not 0, the step changed nothing.
@@ -165,9 +166,15 @@ class Record:
         step = self.step + (not capturing)
         if found_inf is not None:
             self._ring.count_skipped(found_inf)
-        added = self._add_row(model, capturing) if capturing or step % self._every == 0 else None
-        self.step = step
-        return added
+        if not capturing and step % self._every != 0:
+            self.step = step
+            return None
+        before = self._ring.recorded
+        try:
+            return self._add_row(model, capturing)
+        finally:
+            if self._ring.recorded != before:  # the row is in the ring, whatever was raised after that
+                self.step = step
 
     def _warn_of_join(self) -> None:
         if not self._joined:

@@ -58,16 +58,21 @@ def load_state_dict(record: Record, state: Mapping[str, Any], model: nn.Module) 
 
     Raises:
         ValueError: the state is damaged or does not fit this record. Nothing is loaded in this case.
-        WeightScaleError: the later rows in the run folder cannot be deleted.
+        WeightScaleError: the later rows in the run folder cannot be deleted. The monitor stays as it was.
     """
     with record.lock:
         step, rows = _checked(record, state)
-        if state["weights"] is None:
+        weights = state["weights"]
+        if weights is None:
+            layer_sums(model, record.snapshot, update=False)  # it raises if the model does not fit
+        else:
+            record.snapshot.check_state_dict(weights)
+        record.store.restart(rows, step)  # the folder first, because the disk may be full
+        record.step = step
+        if weights is None:
             layer_sums(model, record.snapshot, update=True)
         else:
-            record.snapshot.load_state_dict(state["weights"])
-        record.store.restart(rows, step)
-        record.step = step
+            record.snapshot.load_state_dict(weights)
         if rows is None:
             record.store.warn_if_behind(int(state["written"]))
 

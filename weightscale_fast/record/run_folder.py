@@ -216,6 +216,9 @@ class RunFolder:
     def drop_after(self, step: int) -> None:
         """Delete the rows after `step`, because the run continues from a checkpoint of that step.
 
+        The shortened copy of a shard is written first, and then the last shard is deleted first. So a full disk changes
+        nothing, and a kill leaves no hole.
+
         Raises:
             OSError: the folder cannot be written, or is another run's.
         """
@@ -223,13 +226,12 @@ class RunFolder:
         if lost is not None:
             raise OSError(lost)
         self._last = None
-        for shard in reversed(self._shards()):
-            first, last = step_range(shard)
-            if last <= step:
-                continue
-            if first <= step:
+        later = [shard for shard in self._shards() if step_range(shard)[1] > step]
+        for shard in later:
+            if step_range(shard)[0] <= step:
                 rows = read_shard(shard, self.meta)
                 self._write(rows.where(rows.steps <= step))
+        for shard in reversed(later):
             os.unlink(shard)
 
     def _shards(self) -> list[Path]:
