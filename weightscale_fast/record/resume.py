@@ -24,14 +24,15 @@ def state_dict(record: Record) -> dict[str, Any]:
 
 
 def _state(record: Record) -> dict[str, Any]:
-    store = record.store
+    store, every = record.store, record.meta["every"]
     return {
         "step": record.step,
-        "every": record.meta["every"],
+        "every": every,
         "definition": record.meta["definition"],
         "names": list(record.snapshot.names),
         "weights": record.snapshot.state_dict(),
-        "written": store.written,
+        # The last step that the folder must have. A full disk may hold rows back; then the resumed run says so.
+        "written": record.step // every * every if store.has_folder else 0,
         "run": run_id(record.meta),  # which run's folder has the rows; None in memory
         # With a run folder the rows are in it. Here they are bytes, because a distributed checkpoint loads a tensor
         # only into a tensor of the same size.
@@ -78,7 +79,7 @@ def load_state_dict(record: Record, state: Mapping[str, Any], model: nn.Module) 
 
 
 def _checked(record: Record, state: Mapping[str, Any]) -> tuple[int, Rows | None]:
-    """The state's step and rows. Raises ValueError unless the whole state fits the record."""
+    """The state's step, and its rows if they replace the record's. Raises ValueError unless the whole state fits."""
     _check_parts(state)
     for key in ("every", "definition"):
         if state[key] != record.meta[key]:
@@ -88,16 +89,23 @@ def _checked(record: Record, state: Mapping[str, Any]) -> tuple[int, Rows | None
     if tuple(state["names"]) != tuple(record.snapshot.names):
         raise ValueError(_other_layers(state["names"], record.snapshot.names))
     step, store = int(state["step"]), record.store
+    other_run = (
+        "the state is of another run than the one in run_dir, whose rows it would delete: pass the folder of the "
+        "run that is resumed, or one without rows"
+    )
     if state["rows"] is not None:
-        return step, _rows(record, state["rows"], step)
+        rows = _rows(record, state["rows"], step)
+        if not store.written:
+            return step, rows
+        mine = store.rows()
+        if not len(rows.steps) or mine.where(mine.steps <= step).to_bytes() != rows.to_bytes():
+            raise ValueError(other_run)
+        return step, None  # the folder has these rows
     if not store.has_folder and step:
         raise ValueError("the state's rows are in its run folder: pass that folder as run_dir, and resume=True")
     run = state.get("run")
-    if store.written and state["written"] and run is not None and run != run_id(record.meta):
-        raise ValueError(
-            "the state is of another run than the one in run_dir, whose rows it would delete: pass the folder of the "
-            "run that is resumed"
-        )
+    if store.written and run is not None and run != run_id(record.meta):
+        raise ValueError(other_run)
     return step, None
 
 

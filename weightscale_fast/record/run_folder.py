@@ -117,18 +117,18 @@ class RunFolder:
             self._lock.release()
 
     def lost(self) -> str | None:
-        """Why the folder is not this run's any more; None if it is.
-
-        Raises:
-            OSError: the folder cannot be read now.
-        """
+        """Why the folder is not this run's any more, or cannot be read; None if it is."""
         try:
             now = parse_meta(self.path)
         except (FileNotFoundError, NotADirectoryError):
             return f"run folder {self.path} was deleted"
+        except OSError as error:
+            return f"{self.path / META} cannot be read: {error.strerror}"
         except WeightScaleError as error:
             return str(error)
-        return None if run_id(now) == run_id(self.meta) else f"{self.path} is the folder of another run now"
+        if run_id(now) != run_id(self.meta):
+            return f"{self.path} is the folder of another run now"
+        return None if (self.path / "rwc").is_dir() else f"the folder of rows {self.path / 'rwc'} was deleted"
 
     def append(self, rows: Rows) -> None:
         """Write the rows as one shard, or together with the rows of the last shard if that one is short and new.
