@@ -9,10 +9,13 @@ import os
 import stat
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import IO, Any
 
 from .errors import WeightScaleError
+
+_numbers = count()
 
 
 @contextmanager
@@ -29,7 +32,8 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
     Example:
         `with atomic_write(folder / "report.html") as file: file.write(text.encode())`
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # The number is for a signal handler that writes the same file in the middle of this call.
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{next(_numbers)}.tmp")
     try:
         temporary.unlink(missing_ok=True)  # of a killed process with the same number
         with open(temporary, "xb") as file:

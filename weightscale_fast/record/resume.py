@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
+from ..errors import WeightScaleError
 from ..functional import layer_sums
 from .record import Record
 from .rows import Rows
@@ -19,8 +20,8 @@ PARTS = ("step", "every", "definition", "names", "weights", "written", "rows")
 
 def state_dict(record: Record) -> dict[str, Any]:
     """The state of a record; see `RWCMonitor.state_dict`. Flush the record first."""
-    with record.lock:
-        return _state(record)
+    _check_not_inside(record, "state_dict")
+    return record.within(lambda: _state(record))
 
 
 def _state(record: Record) -> dict[str, Any]:
@@ -38,6 +39,15 @@ def _state(record: Record) -> dict[str, Any]:
         # only into a tensor of the same size.
         "rows": None if store.has_folder else store.rows().to_bytes(),
     }
+
+
+def _check_not_inside(record: Record, call: str) -> None:
+    """Raise if a signal handler makes this call in the middle of a step: the step is then recorded in part only."""
+    if record.is_inside():
+        raise WeightScaleError(
+            f"a signal handler called {call}() in the middle of a step or of another call of the monitor: set a flag "
+            f"in the handler, and call {call}() after the step"
+        )
 
 
 def checkpoint_state(record: Record, model: nn.Module) -> dict[str, Any]:
@@ -61,21 +71,25 @@ def load_state_dict(record: Record, state: Mapping[str, Any], model: nn.Module) 
         ValueError: the state is damaged or does not fit this record. Nothing is loaded in this case.
         WeightScaleError: the later rows in the run folder cannot be deleted. The monitor stays as it was.
     """
-    with record.lock:
-        step, rows = _checked(record, state)
-        weights = state["weights"]
-        if weights is None:
-            layer_sums(model, record.snapshot, update=False)  # it raises if the model does not fit
-        else:
-            record.snapshot.check_state_dict(weights)
-        record.store.restart(rows, step)  # the folder first, because the disk may be full
-        record.step = step
-        if weights is None:
-            layer_sums(model, record.snapshot, update=True)
-        else:
-            record.snapshot.load_state_dict(weights)
-        if rows is None:
-            record.store.warn_if_behind(int(state["written"]))
+    _check_not_inside(record, "load_state_dict")
+    record.within(lambda: _load(record, state, model))
+
+
+def _load(record: Record, state: Mapping[str, Any], model: nn.Module) -> None:
+    step, rows = _checked(record, state)
+    weights = state["weights"]
+    if weights is None:
+        layer_sums(model, record.snapshot, update=False)  # it raises if the model does not fit
+    else:
+        record.snapshot.check_state_dict(weights)
+    record.store.restart(rows, step)  # the folder first, because the disk may be full
+    record.step = step
+    if weights is None:
+        layer_sums(model, record.snapshot, update=True)
+    else:
+        record.snapshot.load_state_dict(weights)
+    if rows is None:
+        record.store.warn_if_behind(int(state["written"]))
 
 
 def _checked(record: Record, state: Mapping[str, Any]) -> tuple[int, Rows | None]:

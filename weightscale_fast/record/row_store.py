@@ -53,7 +53,7 @@ class RowStore:
         self._newest: Rows | None = None  # what recent() returns after close, without a collective call
         self._process = os.getpid()
         self._warned_in_child = False
-        self._closed = False  # whether the folder was given up, so that another monitor may write to it
+        self.closed = False  # whether the folder was given up, so that another monitor may write to it
 
     @property
     def has_folder(self) -> bool:
@@ -182,7 +182,7 @@ class RowStore:
             raise WeightScaleError(
                 f"a monitor can go back to a checkpoint only in the process that made it. {IN_CHILD}"
             )
-        if self._closed and self._run is not None:
+        if self.closed and self._run is not None:
             raise WeightScaleError(
                 f"the monitor is closed, so it may not change {self._run.path}: make a new one with this run_dir and "
                 "resume=True, and load the checkpoint into that one"
@@ -253,7 +253,7 @@ class RowStore:
         return Rows(steps, sums[:, 0], sums[:, 1], moved, ratio_sum, flags.astype(np.uint8))
 
     def _write_held(self) -> None:
-        if self._run is None or self._closed or not self._held.rows:
+        if self._run is None or self.closed or not self._held.rows:
             return
         try:
             self._run.append(self._concatenate(self._held.rows))
@@ -271,7 +271,7 @@ class RowStore:
 
     def _end(self) -> None:
         self._write_held()
-        self._closed = True
+        self.closed = True
         self._sums.end(self._ring.waiting)
         if self._run is None:
             return
