@@ -45,3 +45,13 @@ def test_row_that_raises_leaves_the_old_table(tmp_path):
         write_csv(path, ("number",), ([1 / number] for number in (1, 0)))
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_signal_handler_that_writes_the_same_file(tmp_path):
+    path = tmp_path / "report.html"
+    with atomic_write(path) as file:
+        file.write(b"one")
+        with atomic_write(path) as other:
+            other.write(b"two")
+    assert path.read_bytes() == b"one"
+    assert list(tmp_path.iterdir()) == [path]

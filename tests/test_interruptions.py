@@ -1,6 +1,7 @@
 """A record is whole whatever comes between: Ctrl-C at any line, other threads, and readers while it is written."""
 
 import os
+import signal
 import sys
 import threading
 from functools import partial
@@ -105,6 +106,146 @@ def test_ctrl_c_in_a_step_that_moves_rows_loses_none(late, at, monkeypatch):
     assert number > 20
 
 
+def call_at(number, call, inner):
+    """Run `call`, and `inner` at the given line of the package that it executes, as a signal handler would."""
+    lines = 0
+
+    def trace(frame, event, _):
+        nonlocal lines
+        if not frame.f_code.co_filename.startswith(PACKAGE):
+            return None
+        if event == "line":
+            lines += 1
+            if lines == number:
+                inner()
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        call()
+    finally:
+        sys.settrace(before)
+    return lines >= number
+
+
+@pytest.mark.parametrize("inner", ["flush", "history", "close"])
+@pytest.mark.parametrize(("late", "to_folder"), [(False, False), (True, False), (False, True)])
+def test_a_signal_handler_in_a_step_that_moves_rows(tmp_path, to_folder, late, inner, monkeypatch):
+    """What the handler calls while rows move neither loses a row nor doubles one."""
+    number, came = 0, True
+    at = 8 if late else 4
+    monkeypatch.setattr("weightscale_fast.record.ring.RING_ROWS", 8)
+    monkeypatch.setattr(recording, "arrives_late", lambda device: late)
+    while came:
+        number += 2 if to_folder else 1
+        model, step = counting()
+        monitor = wsf.RWCMonitor(model, run_dir=tmp_path / str(number) if to_folder else None)
+        for i in range(1, at):
+            step(monitor, i)
+        try:
+            came = call_at(number, partial(step, monitor, at), getattr(monitor, inner))
+        except wsf.WeightScaleError:  # it was closed before record() looked
+            if inner != "close":
+                raise
+        if inner != "close":
+            for i in range(at + 1, at + 3):
+                step(monitor, i)
+        moved = (monitor.history().delta_l1[:, 0] / 4).tolist()
+        monitor.close()
+        assert moved == list(range(1, len(moved) + 1)), number
+        assert len(moved) >= at - 1 if inner == "close" else len(moved) == at + 2, number
+        if to_folder:
+            saved = wsf.RWCHistory.load(tmp_path / str(number)).steps.tolist()
+            assert saved == list(range(1, len(moved) + 1)), number
+    assert number > 20
+
+
+def test_a_signal_handler_saves_no_half_step():
+    model, step = counting()
+    monitor = wsf.RWCMonitor(model)
+    state = monitor.state_dict()
+
+    def handler():
+        for call in (monitor.state_dict, partial(monitor.load_state_dict, state)):
+            with pytest.raises(wsf.WeightScaleError, match=r"a signal handler called .*state_dict\(\) in the middle"):
+                call()
+
+    monitor._record.within(handler)
+    step(monitor, 1)
+    assert monitor.state_dict()["step"] == 1
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+def test_a_fork_while_another_thread_records(tmp_path):
+    """The lock that this thread held stayed locked in the child, which hung at its end."""
+    model, step = counting()
+    monitor = wsf.RWCMonitor(model)
+    step(monitor, 1)
+    held, done = threading.Event(), threading.Event()
+
+    def hold():
+        with monitor._record.lock, monitor._record.snapshot.lock:
+            held.set()
+            done.wait()
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    held.wait()
+    child = os.fork()
+    if child == 0:
+        signal.alarm(20)
+        monitor._record.history()
+        monitor.close()
+        os._exit(0)
+    try:
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    finally:
+        done.set()
+        thread.join()
+
+
+@pytest.mark.parametrize("where", ["write", "advance"])
+def test_ctrl_c_after_a_row_is_in_the_ring_counts_the_step(tmp_path, where, monkeypatch):
+    """With `every` above 1 a step that was not counted moved all later rows by one step."""
+    model, step = counting()
+    monitor = wsf.RWCMonitor(model, run_dir=tmp_path / "run", every=3)
+    monkeypatch.setattr("weightscale_fast.record.row_sum.SHARD_SECONDS", 0.0)  # each row is written at once
+    for i in range(1, 6):
+        step(monitor, i)
+    with monkeypatch.context() as patch:
+        if where == "write":
+            patch.setattr(RunFolder, "_write", interrupted)
+        else:
+            patch.setattr(monitor._record._ring, "cursor", InterruptedCursor(monitor._record._ring.cursor))
+        with pytest.raises(KeyboardInterrupt):
+            step(monitor, 6)
+    assert monitor.step == 6
+    for i in range(7, 13):
+        step(monitor, i)
+    monitor.close()
+    history = monitor.history()
+    assert history.steps.tolist() == [3, 6, 9, 12]
+    assert (history.delta_l1[:, 0] / 4).tolist() == [1 + 2 + 3, 4 + 5 + 6, 7 + 8 + 9, 10 + 11 + 12]
+
+
+def interrupted(*_):
+    raise KeyboardInterrupt
+
+
+class InterruptedCursor(torch.Tensor):
+    """A cursor during whose next move Ctrl-C comes: it has moved, and then the signal is seen."""
+
+    @staticmethod
+    def __new__(cls, cursor):
+        return torch.Tensor._make_subclass(cls, cursor)
+
+    def add_(self, number):
+        self.as_subclass(torch.Tensor).add_(number)
+        raise KeyboardInterrupt
+
+
 @pytest.mark.parametrize("to_folder", [False, True], ids=["memory", "folder"])
 def test_a_history_from_another_thread_loses_no_row(tmp_path, to_folder):
     model, step = counting()
@@ -177,6 +318,18 @@ class TestReadingWhileWriting:
         def hiding(path):
             calls.append(path)
             return [name for name in listdir(path) if len(calls) > 1 or "000000004" not in name]
+
+        monkeypatch.setattr(shards.os, "listdir", hiding)
+        assert wsf.RWCHistory.load(monitor.run_dir).steps.tolist() == list(range(1, 10))
+
+    def test_a_listing_that_misses_the_last_shard_is_done_again(self, run, monkeypatch):
+        """It may have got another name during the listing, because it took further rows."""
+        monitor, _ = run
+        listdir, calls = os.listdir, []
+
+        def hiding(path):
+            calls.append(path)
+            return [name for name in listdir(path) if len(calls) > 1 or "000000007" not in name]
 
         monkeypatch.setattr(shards.os, "listdir", hiding)
         assert wsf.RWCHistory.load(monitor.run_dir).steps.tolist() == list(range(1, 10))

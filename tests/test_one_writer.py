@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 import weightscale_fast as wsf
+from weightscale_fast.record.run_folder import RunFolder
 
 
 def network():
@@ -258,3 +259,77 @@ def test_a_state_of_another_run_deletes_nothing(tmp_path):
     assert len(wsf.RWCHistory.load(tmp_path / "run")) == 10
     with wsf.RWCMonitor(network(), run_dir=tmp_path / "run-2", resume=True) as monitor:
         monitor.load_state_dict(state)
+
+
+@pytest.mark.parametrize("to_folder", [False, True], ids=["memory", "folder"])
+@pytest.mark.parametrize("count", [5, 25])
+def test_a_state_without_rows_in_its_folder_deletes_no_other_run(tmp_path, to_folder, count):
+    """A state of another run was refused only if its folder had rows, and a state of a record in memory never was."""
+    with wsf.RWCMonitor(network(), run_dir=tmp_path / "first" if to_folder else None, every=10) as monitor:
+        steps(monitor, count)
+        state = monitor.state_dict()
+    with wsf.RWCMonitor(network(), run_dir=tmp_path / "run", every=10) as monitor:
+        steps(monitor, 100, by=0.5)
+    with wsf.RWCMonitor(network(), run_dir=tmp_path / "run", every=10, resume=True) as monitor:
+        with pytest.raises(ValueError, match="the state is of another run than the one in run_dir"):
+            monitor.load_state_dict(state)
+        assert monitor.step == 100
+    assert len(wsf.RWCHistory.load(tmp_path / "run")) == 10
+
+
+def test_a_state_from_memory_goes_on_in_its_own_folder_twice(tmp_path):
+    with wsf.RWCMonitor(network()) as monitor:
+        steps(monitor, 5)
+        state = monitor.state_dict()
+    for resume in (False, True):
+        with wsf.RWCMonitor(network(), run_dir=tmp_path / "run", resume=resume) as monitor:
+            monitor.load_state_dict(state)
+            steps(monitor, 3)
+            assert monitor.history().steps.tolist() == list(range(1, 9))
+
+
+def test_a_closed_monitor_writes_no_more(tmp_path, monkeypatch):
+    """Its rows that a full disk kept in memory replaced those of the monitor that took the folder after it."""
+    first = wsf.RWCMonitor(network(), run_dir=tmp_path / "run")
+    steps(first, 10)
+    state = first.state_dict()
+    with monkeypatch.context() as full:
+        full.setattr(RunFolder, "_write", no_space)
+        steps(first, 10, by=2.0)
+        with pytest.warns(UserWarning, match="stay in memory|10 recorded steps could not be written"):
+            first.close()
+    with wsf.RWCMonitor(network(), run_dir=tmp_path / "run", resume=True) as second:
+        steps(second, 5, by=3.0)
+        second.flush()
+        before = sorted((tmp_path / "run" / "rwc").iterdir())
+        assert (first.history().delta_l1[:, 0] / 16).round(4).tolist() == [1.0] * 10 + [2.0] * 10
+        first.flush()
+        first.state_dict()
+        with pytest.raises(wsf.WeightScaleError, match="the monitor is closed"):
+            first.load_state_dict(state)
+        assert sorted((tmp_path / "run" / "rwc").iterdir()) == before
+    moved = wsf.RWCHistory.load(tmp_path / "run").delta_l1[:, 0] / 16
+    assert moved.round(4).tolist() == [1.0] * 10 + [3.0] * 5
+
+
+def no_space(*_):
+    raise OSError("No space left on device")
+
+
+def test_a_checkpoint_that_was_saved_while_the_disk_was_full(tmp_path, monkeypatch):
+    """The process is killed after that: what the folder lacks then is said at the resume."""
+    monitor = wsf.RWCMonitor(network(), run_dir=tmp_path / "run")
+    steps(monitor, 10)
+    monitor.flush()
+    with monkeypatch.context() as full:
+        full.setattr(RunFolder, "_write", no_space)
+        steps(monitor, 10)
+        with pytest.warns(UserWarning, match="stay in memory"):
+            state = monitor.state_dict()
+        monitor.load_state_dict(state)  # here the rows are in memory, and there is nothing to say
+        with pytest.warns(UserWarning, match="10 recorded steps could not be written"):
+            monitor.close()
+    resumed = wsf.RWCMonitor(network(), run_dir=tmp_path / "run", resume=True)
+    with pytest.warns(UserWarning, match="ends at step 10, but when the checkpoint was saved it had step 20"):
+        resumed.load_state_dict(state)
+    resumed.close()

@@ -1,6 +1,7 @@
 """Run folders as people have them: empty folders, links, `~`, addresses, and the second start of a script."""
 
 import os
+import shutil
 import subprocess
 import sys
 
@@ -158,3 +159,33 @@ class TestTheSecondStart:
 
     def test_in_memory_there_is_no_folder(self):
         assert record(None).run_dir is None
+
+
+def lose_the_rows(run):
+    shutil.rmtree(run / "rwc")
+
+
+def put_a_folder_for_the_meta_file(run):
+    (run / "meta.json").unlink()
+    (run / "meta.json").mkdir()
+
+
+@pytest.mark.parametrize("damage", [lose_the_rows, put_a_folder_for_the_meta_file])
+@pytest.mark.filterwarnings("ignore:.*(cannot|could not) be written")
+def test_a_folder_that_is_damaged_meanwhile_hides_no_row_in_memory(tmp_path, damage):
+    monitor = wsf.RWCMonitor(nn.Linear(2, 2), run_dir=tmp_path / "run")
+    for _ in range(3):
+        monitor.record()
+    monitor.flush()
+    damage(tmp_path / "run")
+    monitor.record()
+    for _ in range(2):
+        with pytest.warns(UserWarning, match="(was deleted|cannot be read).*only the rows that are still in memory"):
+            assert monitor.history().steps.tolist() == [4]
+        assert monitor.state_dict()["step"] == 4
+        monitor.close()
+
+
+def test_the_root_has_no_next_folder():
+    with pytest.raises(wsf.WeightScaleError, match="run folder / has no name, so there is no next one"):
+        wsf.RWCMonitor(nn.Linear(2, 2), run_dir="/", exist="next")

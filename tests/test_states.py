@@ -1,11 +1,15 @@
 """States that are damaged, hostile or of something else: ValueError with one sentence, and nothing is loaded."""
 
+import errno
+import os
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
 import weightscale_fast as wsf
+from weightscale_fast.record.run_folder import RunFolder
 
 
 def recorded(run_dir=None, every=1, count=4, **options):
@@ -116,4 +120,66 @@ def test_a_folder_that_cannot_go_back_changes_nothing(tmp_path):
     assert monitor.step == 4
     with pytest.warns(UserWarning, match="was deleted"):
         monitor.history()
+    monitor.close()
+
+
+def fail(*_):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize("weights", ["of the state", "of the model"])
+def test_a_full_disk_at_the_way_back_changes_nothing(tmp_path, weights, monkeypatch):
+    """The later shards were deleted and the weights loaded before the shortened shard was written."""
+    monkeypatch.setattr("weightscale_fast.record.run_folder.JOINED_SECONDS", -1)  # each flush begins a shard
+    monitor = recorded(tmp_path / "run", count=2)
+    state = monitor.state_dict()
+    for _ in range(2):
+        for _ in range(3):
+            with torch.no_grad():
+                monitor.model[0].weight.add_(0.1)
+            monitor.record()
+        monitor.flush()
+    before = monitor.state_dict()
+    with torch.no_grad():
+        monitor.model[0].weight.add_(0.1)
+    back = {**state, "step": 1, "weights": state["weights"] if weights == "of the state" else None}
+    with monkeypatch.context() as patch:
+        patch.setattr(RunFolder, "_write", fail)
+        with pytest.raises(wsf.WeightScaleError, match="cannot go back to step 1: .*No space left"):
+            monitor.load_state_dict(back)
+    after = monitor.state_dict()
+    assert after["step"] == before["step"] == 8
+    assert all(torch.equal(after["weights"][name], weights) for name, weights in before["weights"].items())
+    monitor.record()
+    history = monitor.history()
+    assert history.steps.tolist() == list(range(1, 10))
+    np.testing.assert_allclose(history.delta_l1[:, 0], 0.6, rtol=1e-5)
+    monitor.close()
+
+
+def test_a_kill_on_the_way_back_leaves_no_hole(tmp_path, monkeypatch):
+    monkeypatch.setattr("weightscale_fast.record.run_folder.JOINED_SECONDS", -1)
+    monitor = recorded(tmp_path / "run", count=2)
+    state = {**monitor.state_dict(), "step": 1, "written": 1}
+    for _ in range(3):
+        monitor.record()
+        monitor.flush()
+    unlink, left = os.unlink, []
+
+    def killed(path, **options):
+        unlink(path, **options)
+        if str(path).endswith(".safetensors"):
+            left.append(wsf.RWCHistory.load(tmp_path / "run").steps.tolist())
+
+    monkeypatch.setattr(os, "unlink", killed)
+    monitor.load_state_dict(state)
+    assert left == [[1, 2, 3, 4], [1, 2, 3], [1, 2], [1]]
+    monitor.close()
+
+
+def test_weights_that_do_not_fit_delete_no_row(tmp_path):
+    monitor = recorded(tmp_path / "run")
+    state = {**monitor.state_dict(), "step": 1}
+    assert_refused(monitor, {**state, "weights": {"0.weight": torch.zeros(2, 3)}}, "other layers than the snapshot")
+    assert len(monitor.history()) == 4
     monitor.close()

@@ -9,10 +9,13 @@ import os
 import stat
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import IO, Any
 
 from .errors import WeightScaleError
+
+_numbers = count()
 
 
 @contextmanager
@@ -31,7 +34,8 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
     """
     if not path.parent.is_dir():
         raise FileNotFoundError(errno.ENOENT, "its folder does not exist", str(path))
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # The number is for a signal handler that writes the same file in the middle of this call.
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{next(_numbers)}.tmp")
     try:
         temporary.unlink(missing_ok=True)  # of a killed process with the same number
         with open(temporary, "xb") as file:

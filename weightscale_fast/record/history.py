@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
+MOST_UNIT = 60  # letters; settings may be a stranger's, and a figure needs long for a long text
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -149,7 +150,7 @@ class RWCHistory:
     @property
     def unit(self) -> str:
         """What `steps` count: `"optimizer step"`, or the value of `settings["unit"]`, for example `"epoch"`."""
-        return str(self.settings.get("unit", "optimizer step"))
+        return str(self.settings.get("unit", "optimizer step"))[:MOST_UNIT]
 
     def select(
         self,

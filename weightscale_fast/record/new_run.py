@@ -82,6 +82,8 @@ def _candidates(path: Path, exist: str) -> Iterator[Path]:
     yield path
     number = 2
     while exist == "next":
+        if not path.name:
+            raise WeightScaleError(f"run folder {path} has no name, so there is no next one: choose another folder")
         yield path.with_name(f"{path.name}-{number}")
         number += 1
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import warnings
-from collections.abc import Mapping
+import weakref
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from torch import Tensor, nn
 
@@ -34,6 +36,16 @@ class Added(NamedTuple):
 
     plan_changed: bool  # whether some weights have another address than at the last row
     arrived: list[Rows]  # rows that have arrived on the host; empty at most steps
+
+
+T = TypeVar("T")
+
+
+class _Token:
+    """Lives as long as a call that holds the lock. So no Ctrl-C leaves a mark of a call that has ended."""
+
+    def __init__(self, thread: int) -> None:
+        self.thread = thread
 
 
 class Record:
@@ -74,6 +86,8 @@ class Record:
         self.step = 0
         self._joined = False  # whether the loop has used join()
         self.lock = threading.RLock()
+        self._inside: Callable[[], _Token | None] = lambda: None
+        self._last_call: Callable[[], object] | None = None  # a close that came in the middle of another call
         if ranks is None:
             self.snapshot = Snapshot(model, layers=layers)
             numel = self.snapshot.numel
@@ -104,6 +118,7 @@ class Record:
         sums_of_rows = LocalSum(half) if ranks is None else RankSum(ranks, every, half)
         self.store = RowStore(self._ring, every, sums_of_rows)
         warm_up(plan, sums)
+        _records.add(self)
 
     def open(self, path: str | Path, *, resume: bool, exist: str) -> Path:
         """Create the run folder, or continue it after its last row.
@@ -136,7 +151,8 @@ class Record:
     def add_step(self, model: nn.Module, found_inf: Tensor | None) -> Added | None:
         """Count an optimizer step. If a row is due, compare the weights with those of the last row.
 
-        If this raises, the step is not counted, so the step stays in line with the rows.
+        If this raises before the row is in the ring, the step is not counted. If it raises later, as for Ctrl-C while a
+        shard is written, the step is counted. So the step stays in line with the rows.
 
         Args:
             found_inf: what a gradient scaler told a fused optimizer. If it is not 0, the step changed nothing.
@@ -153,10 +169,11 @@ class Record:
             return None
         if self.store.in_child():
             return None
-        with self.lock:
-            return self._add_step(model, found_inf)
+        return self.within(lambda: self._add_step(model, found_inf))
 
     def _add_step(self, model: nn.Module, found_inf: Tensor | None) -> Added | None:
+        if self.store.closed:  # by a signal handler, just before this call
+            return None
         capturing = is_capturing(self._ring.rows.device)
         if capturing and self._every > 1:
             raise WeightScaleError(
@@ -165,9 +182,15 @@ class Record:
         step = self.step + (not capturing)
         if found_inf is not None:
             self._ring.count_skipped(found_inf)
-        added = self._add_row(model, capturing) if capturing or step % self._every == 0 else None
-        self.step = step
-        return added
+        if not capturing and step % self._every != 0:
+            self.step = step
+            return None
+        before = self._ring.recorded
+        try:
+            return self._add_row(model, capturing)
+        finally:
+            if self._ring.recorded != before:  # the row is in the ring, whatever was raised after that
+                self.step = step
 
     def _warn_of_join(self) -> None:
         if not self._joined:
@@ -205,30 +228,73 @@ class Record:
 
         With several ranks `flush`, `recent` and `close` are collective calls.
         """
-        if self.store.in_child():
+        if self.store.in_child() or self.is_inside():
             return []
-        with self.lock:
-            arrived = self.store.flush()
-            # Only the device counts the replays of a CUDA graph, so the store may know of more steps.
-            self.step = max(self.step, self.store.step)
-            return arrived
+        return self.within(self._flush)
+
+    def _flush(self) -> list[Rows]:
+        arrived = self.store.flush()
+        # Only the device counts the replays of a CUDA graph, so the store may know of more steps.
+        self.step = max(self.step, self.store.step)
+        return arrived
 
     def close(self) -> list[Rows]:
         """Flush and stop recording."""
-        with self.lock:
-            return self.store.close()
+        return self._end(self.store.close)
 
     def abandon(self) -> list[Rows]:
         """Stop recording, without a collective call."""
+        return self._end(self.store.abandon)
+
+    def is_inside(self) -> bool:
+        """Whether this thread is in the middle of another call: a signal handler came, and makes one more.
+
+        The rows must not move then, because the interrupted call may be moving them.
+        """
+        token = self._inside()
+        return token is not None and token.thread == threading.get_ident()
+
+    def within(self, call: Callable[[], T]) -> T:
+        """Make a call with the lock held, and then the `close` that a signal handler asked for meanwhile."""
+        if self.is_inside():
+            return call()
         with self.lock:
-            return self.store.abandon()
+            token = _Token(threading.get_ident())
+            self._inside = weakref.ref(token)
+            try:
+                return call()
+            finally:
+                del token
+                self._end_if_asked()
+
+    def _end(self, last_call: Callable[[], list[Rows]]) -> list[Rows]:
+        if self.is_inside():
+            self._last_call = last_call
+            return []
+        return self.within(last_call)
+
+    def _end_if_asked(self) -> None:
+        if self._last_call is not None:
+            last_call, self._last_call = self._last_call, None
+            last_call()
 
     def history(self) -> RWCHistory:
         """Every row that was flushed."""
-        with self.lock:
-            return RWCHistory.from_rows(self.meta, self.store.rows())
+        return self.within(lambda: RWCHistory.from_rows(self.meta, self.store.rows()))
 
     def recent(self, after: int) -> RWCHistory:
         """The rows after step `after` that the ring still holds."""
-        with self.lock:
-            return RWCHistory.from_rows(self.meta, self.store.recent(after))
+        return self.within(lambda: RWCHistory.from_rows(self.meta, self.store.recent(after)))
+
+
+_records: weakref.WeakSet[Record] = weakref.WeakSet()
+
+
+def _renew_locks() -> None:
+    """In a forked child: the thread that held a lock is not there, so it would be held for ever."""
+    for record in list(_records):
+        record.lock, record.snapshot.lock = threading.RLock(), threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_locks)

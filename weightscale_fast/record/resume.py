@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
+from ..errors import WeightScaleError
 from ..functional import layer_sums
 from .record import Record
 from .rows import Rows
@@ -19,24 +20,34 @@ PARTS = ("step", "every", "definition", "names", "weights", "written", "rows")
 
 def state_dict(record: Record) -> dict[str, Any]:
     """The state of a record; see `RWCMonitor.state_dict`. Flush the record first."""
-    with record.lock:
-        return _state(record)
+    _check_not_inside(record, "state_dict")
+    return record.within(lambda: _state(record))
 
 
 def _state(record: Record) -> dict[str, Any]:
-    store = record.store
+    store, every = record.store, record.meta["every"]
     return {
         "step": record.step,
-        "every": record.meta["every"],
+        "every": every,
         "definition": record.meta["definition"],
         "names": list(record.snapshot.names),
         "weights": record.snapshot.state_dict(),
-        "written": store.written,
+        # The last step that the folder must have. A full disk may hold rows back; then the resumed run says so.
+        "written": record.step // every * every if store.has_folder else 0,
         "run": run_id(record.meta),  # which run's folder has the rows; None in memory
         # With a run folder the rows are in it. Here they are bytes, because a distributed checkpoint loads a tensor
         # only into a tensor of the same size.
         "rows": None if store.has_folder else store.rows().to_bytes(),
     }
+
+
+def _check_not_inside(record: Record, call: str) -> None:
+    """Raise if a signal handler makes this call in the middle of a step: the step is then recorded in part only."""
+    if record.is_inside():
+        raise WeightScaleError(
+            f"a signal handler called {call}() in the middle of a step or of another call of the monitor: set a flag "
+            f"in the handler, and call {call}() after the step"
+        )
 
 
 def checkpoint_state(record: Record, model: nn.Module) -> dict[str, Any]:
@@ -58,22 +69,31 @@ def load_state_dict(record: Record, state: Mapping[str, Any], model: nn.Module) 
 
     Raises:
         ValueError: the state is damaged or does not fit this record. Nothing is loaded in this case.
-        WeightScaleError: the later rows in the run folder cannot be deleted.
+        WeightScaleError: the later rows in the run folder cannot be deleted. The monitor stays as it was.
     """
-    with record.lock:
-        step, rows = _checked(record, state)
-        if state["weights"] is None:
-            layer_sums(model, record.snapshot, update=True)
-        else:
-            record.snapshot.load_state_dict(state["weights"])
-        record.store.restart(rows, step)
-        record.step = step
-        if rows is None:
-            record.store.warn_if_behind(int(state["written"]))
+    _check_not_inside(record, "load_state_dict")
+    record.within(lambda: _load(record, state, model))
+
+
+def _load(record: Record, state: Mapping[str, Any], model: nn.Module) -> None:
+    step, rows = _checked(record, state)
+    weights = state["weights"]
+    if weights is None:
+        layer_sums(model, record.snapshot, update=False)  # it raises if the model does not fit
+    else:
+        record.snapshot.check_state_dict(weights)
+    record.store.restart(rows, step)  # the folder first, because the disk may be full
+    record.step = step
+    if weights is None:
+        layer_sums(model, record.snapshot, update=True)
+    else:
+        record.snapshot.load_state_dict(weights)
+    if rows is None:
+        record.store.warn_if_behind(int(state["written"]))
 
 
 def _checked(record: Record, state: Mapping[str, Any]) -> tuple[int, Rows | None]:
-    """The state's step and rows. Raises ValueError unless the whole state fits the record."""
+    """The state's step, and its rows if they replace the record's. Raises ValueError unless the whole state fits."""
     _check_parts(state)
     for key in ("every", "definition"):
         if state[key] != record.meta[key]:
@@ -83,16 +103,23 @@ def _checked(record: Record, state: Mapping[str, Any]) -> tuple[int, Rows | None
     if tuple(state["names"]) != tuple(record.snapshot.names):
         raise ValueError(_other_layers(state["names"], record.snapshot.names))
     step, store = int(state["step"]), record.store
+    other_run = (
+        "the state is of another run than the one in run_dir, whose rows it would delete: pass the folder of the "
+        "run that is resumed, or one without rows"
+    )
     if state["rows"] is not None:
-        return step, _rows(record, state["rows"], step)
+        rows = _rows(record, state["rows"], step)
+        if not store.written:
+            return step, rows
+        mine = store.rows()
+        if not len(rows.steps) or mine.where(mine.steps <= step).to_bytes() != rows.to_bytes():
+            raise ValueError(other_run)
+        return step, None  # the folder has these rows
     if not store.has_folder and step:
         raise ValueError("the state's rows are in its run folder: pass that folder as run_dir, and resume=True")
     run = state.get("run")
-    if store.written and state["written"] and run is not None and run != run_id(record.meta):
-        raise ValueError(
-            "the state is of another run than the one in run_dir, whose rows it would delete: pass the folder of the "
-            "run that is resumed"
-        )
+    if store.written and run is not None and run != run_id(record.meta):
+        raise ValueError(other_run)
     return step, None
 
 

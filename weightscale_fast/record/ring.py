@@ -83,11 +83,16 @@ class Ring:
         if self._scaled:
             self.skipped.index_copy_(0, self.cursor % len(self.rows), self._skipping)
             self._skipping.zero_()
-        self.cursor.add_(1)
         if is_capturing(self.rows.device):
+            self.cursor.add_(1)
             self._in_graph = True  # from now on only the device counts
-        else:
+            return
+        try:
+            self.cursor.add_(1)
             self.recorded += 1
+        except BaseException:  # Ctrl-C may have come between the two, and only the cursor knows
+            self.recorded = int(self.cursor.item())
+            raise
 
     @property
     def waiting(self) -> int:

@@ -53,6 +53,7 @@ class RowStore:
         self._newest: Rows | None = None  # what recent() returns after close, without a collective call
         self._process = os.getpid()
         self._warned_in_child = False
+        self.closed = False  # whether the folder was given up, so that another monitor may write to it
 
     @property
     def has_folder(self) -> bool:
@@ -143,8 +144,10 @@ class RowStore:
             return self._concatenate(self._held.rows)
         written = self._run.rows()
         held = self._concatenate(self._held.rows)
-        if len(written.steps):  # Ctrl-C may have come after the rows were written and before they were forgotten
-            held = held.where(held.steps > written.steps[-1])
+        # Ctrl-C may have come after the rows were written and before they were forgotten. And if this monitor is
+        # closed, another one may have recorded other rows of these steps.
+        if len(held.steps):
+            written = written.where(written.steps < held.steps[0])
         return self._concatenate([written, held])
 
     def recent(self, after: int) -> Rows:
@@ -179,6 +182,11 @@ class RowStore:
             raise WeightScaleError(
                 f"a monitor can go back to a checkpoint only in the process that made it. {IN_CHILD}"
             )
+        if self.closed and self._run is not None:
+            raise WeightScaleError(
+                f"the monitor is closed, so it may not change {self._run.path}: make a new one with this run_dir and "
+                "resume=True, and load the checkpoint into that one"
+            )
         if self._run is not None:
             try:
                 self._run.drop_after(0 if kept is not None else step)
@@ -199,10 +207,13 @@ class RowStore:
         return 0 if self._run is None or self._run.lost() else self._run.last_step()
 
     def warn_if_behind(self, written: int) -> None:
-        """Warn if the folder lacks rows that it had when the checkpoint was saved: those up to step `written`."""
-        if self._run is not None and self.written < written:
+        """Warn if rows up to step `written`, which were recorded when the checkpoint was saved, are missing."""
+        if self._run is None:
+            return
+        last = max([self.written, *(int(rows.steps[-1]) for rows in self._held.rows)])
+        if last < written:
             warnings.warn(
-                f"the record in {self._run.path} ends at step {self.written}, but when the checkpoint was saved it had "
+                f"the record in {self._run.path} ends at step {last}, but when the checkpoint was saved it had "
                 f"step {written}: check that this is the folder of the resumed run; the missing rows stay missing",
                 stacklevel=3,
             )
@@ -242,7 +253,7 @@ class RowStore:
         return Rows(steps, sums[:, 0], sums[:, 1], moved, ratio_sum, flags.astype(np.uint8))
 
     def _write_held(self) -> None:
-        if self._run is None or not self._held.rows:
+        if self._run is None or self.closed or not self._held.rows:
             return
         try:
             self._run.append(self._concatenate(self._held.rows))
@@ -260,6 +271,7 @@ class RowStore:
 
     def _end(self) -> None:
         self._write_held()
+        self.closed = True
         self._sums.end(self._ring.waiting)
         if self._run is None:
             return

@@ -117,18 +117,18 @@ class RunFolder:
             self._lock.release()
 
     def lost(self) -> str | None:
-        """Why the folder is not this run's any more; None if it is.
-
-        Raises:
-            OSError: the folder cannot be read now.
-        """
+        """Why the folder is not this run's any more, or cannot be read; None if it is."""
         try:
             now = parse_meta(self.path)
         except (FileNotFoundError, NotADirectoryError):
             return f"run folder {self.path} was deleted"
+        except OSError as error:
+            return f"{self.path / META} cannot be read: {error.strerror}"
         except WeightScaleError as error:
             return str(error)
-        return None if run_id(now) == run_id(self.meta) else f"{self.path} is the folder of another run now"
+        if run_id(now) != run_id(self.meta):
+            return f"{self.path} is the folder of another run now"
+        return None if (self.path / "rwc").is_dir() else f"the folder of rows {self.path / 'rwc'} was deleted"
 
     def append(self, rows: Rows) -> None:
         """Write the rows as one shard, or together with the rows of the last shard if that one is short and new.
@@ -216,6 +216,9 @@ class RunFolder:
     def drop_after(self, step: int) -> None:
         """Delete the rows after `step`, because the run continues from a checkpoint of that step.
 
+        The shortened copy of a shard is written first, and then the last shard is deleted first. So a full disk changes
+        nothing, and a kill leaves no hole.
+
         Raises:
             OSError: the folder cannot be written, or is another run's.
         """
@@ -223,13 +226,12 @@ class RunFolder:
         if lost is not None:
             raise OSError(lost)
         self._last = None
-        for shard in reversed(self._shards()):
-            first, last = step_range(shard)
-            if last <= step:
-                continue
-            if first <= step:
+        later = [shard for shard in self._shards() if step_range(shard)[1] > step]
+        for shard in later:
+            if step_range(shard)[0] <= step:
                 rows = read_shard(shard, self.meta)
                 self._write(rows.where(rows.steps <= step))
+        for shard in reversed(later):
             os.unlink(shard)
 
     def _shards(self) -> list[Path]:

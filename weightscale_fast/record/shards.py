@@ -28,14 +28,17 @@ def list_shards(folder: Path, every: int) -> list[Path]:
     """The shards of a run, sorted by first step and then by last step.
 
     A shard that appears during a listing can hide another one from it. So if steps are missing between two shards, the
-    folder is listed again until two listings are equal.
+    folder is listed again until two listings are equal. The last shard may be the hidden one: it gets another name
+    whenever it takes further rows. So two listings must agree on where the last shard begins.
 
     Raises:
         WeightScaleError: `rwc` is not a folder that can be read, or holds a file of another name.
     """
     shards = _list(folder)
     for _ in range(LISTINGS):
-        if _follow_on(shards, every) or shards == (shards := _list(folder)):
+        before, shards = shards, _list(folder)
+        same_last = [step_range(shard)[0] for shard in before[-1:]] == [step_range(shard)[0] for shard in shards[-1:]]
+        if same_last and (_follow_on(shards, every) or shards == before):
             break
     return shards
 

@@ -93,6 +93,12 @@ class Snapshot:
         Raises:
             ValueError: the names or shapes are not this snapshot's. Nothing is loaded in this case.
         """
+        state_dict = self.check_state_dict(state_dict)
+        for name, weights in self._entries().items():
+            weights.copy_(state_dict[name].detach())
+
+    def check_state_dict(self, state_dict: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """This snapshot's part of `state_dict`. Raises as `load_state_dict` does, and loads nothing."""
         entries = self._entries()
         if self._label:
             state_dict = self._own_entries(state_dict)
@@ -104,8 +110,7 @@ class Snapshot:
             )
         for name, weights in entries.items():
             check_same(name, state_dict[name], weights, dtype=False, device=False)
-        for name, weights in entries.items():
-            weights.copy_(state_dict[name].detach())
+        return state_dict
 
     def _entries(self) -> dict[str, Tensor]:
         entries = dict(zip(self.names, self._weights, strict=True))
