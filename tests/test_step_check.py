@@ -6,6 +6,8 @@ names the loop at the first rows.
 
 import contextlib
 import gc
+import sys
+import threading
 import types
 import weakref
 from collections import OrderedDict
@@ -13,8 +15,10 @@ from collections import OrderedDict
 import pytest
 import torch
 from torch import nn
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 import weightscale_fast as wsf
+from weightscale_fast.record.listener import Listener
 from weightscale_fast.record.step_check import FIRST, LATER, SILENT, StepCheck
 
 from .test_training_loops import ByHand, backward, network, train
@@ -425,3 +429,90 @@ def test_listening_keeps_no_monitor_alive():
         gc.collect()
         assert alive() is None
     train(model, optimizer, 2)
+
+
+class TestHooksThatComeAndGoDuringAStep:
+    """PyTorch goes through its hooks in each step, and fails if one comes or goes then."""
+
+    def test_a_hook_that_closes_monitors(self):
+        """Another monitor of the optimizer misses no step."""
+        model = network()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        first = wsf.RWCMonitor(model, optimizer)
+        after = optimizer._optimizer_step_post_hooks
+        second = wsf.RWCMonitor(model, optimizer, every=2)
+        optimizer.register_step_post_hook(lambda *_: (first.close(), second.close()))
+        third = wsf.RWCMonitor(model, optimizer, every=3)
+        train(model, optimizer, 3)
+        assert (first.step, second.step, third.step) == (1, 1, 3)
+        assert len(after) == 4
+        third.close()
+        assert len(after) == 1
+        assert not optimizer._optimizer_step_pre_hooks
+
+    def test_on_finding_that_closes_its_monitor(self):
+        model = nn.Sequential(*[nn.Linear(4, 4) for _ in range(4)])
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        first = wsf.RWCMonitor(model, optimizer, on_finding=lambda _: first.close())
+        second = wsf.RWCMonitor(model, optimizer, every=2)
+        for step in range(300):
+            if step == 10:
+                with torch.no_grad():
+                    model[0].weight.fill_(float("nan"))
+            train(model, optimizer, 1)
+        assert len(first.history()) < 300
+        assert second.step == 300
+
+    def test_listeners_of_another_thread(self):
+        """A monitor that is made or ends in another thread does not touch the hooks that a step goes through."""
+        heard = []
+
+        class Hearer:
+            def hear(self, optimizer):
+                heard.append(optimizer)
+
+        def make_and_end():
+            other = Hearer()
+            Listener(other.hear)
+            kept = Listener(other.hear)
+            kept.end()
+
+        class Busy(Hearer):
+            def hear(self, optimizer):
+                thread = threading.Thread(target=make_and_end)
+                thread.start()
+                thread.join()
+
+        model = network()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        busy, hearer = Busy(), Hearer()
+        listeners = [Listener(busy.hear), Listener(hearer.hear)]
+        handle = register_optimizer_step_pre_hook(lambda *_: None)
+        train(model, optimizer, 3)
+        handle.remove()
+        listeners[1].end()
+        train(model, optimizer, 1)
+        assert heard == [optimizer] * 3
+
+    def test_monitors_made_in_threads(self):
+        """What the records of monitors are kept in is not gone through while it changes."""
+        errors = []
+
+        def make():
+            try:
+                for _ in range(40):
+                    model = network()
+                    with wsf.RWCMonitor(model, torch.optim.SGD(model.parameters(), lr=0.1)):
+                        pass
+            except RuntimeError as error:
+                errors.append(error)
+
+        interval = sys.getswitchinterval()
+        sys.setswitchinterval(1e-6)
+        try:
+            threads = [threading.Thread(target=make) for _ in range(4)]
+            repeat(1, *(thread.start for thread in threads))
+            repeat(1, *(thread.join for thread in threads))
+        finally:
+            sys.setswitchinterval(interval)
+        assert not errors
