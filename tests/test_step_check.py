@@ -6,7 +6,6 @@ names the loop at the first rows.
 
 import contextlib
 import gc
-import sys
 import threading
 import types
 import weakref
@@ -493,26 +492,3 @@ class TestHooksThatComeAndGoDuringAStep:
         listeners[1].end()
         train(model, optimizer, 1)
         assert heard == [optimizer] * 3
-
-    def test_monitors_made_in_threads(self):
-        """What the records of monitors are kept in is not gone through while it changes."""
-        errors = []
-
-        def make():
-            try:
-                for _ in range(40):
-                    model = network()
-                    with wsf.RWCMonitor(model, torch.optim.SGD(model.parameters(), lr=0.1)):
-                        pass
-            except RuntimeError as error:
-                errors.append(error)
-
-        interval = sys.getswitchinterval()
-        sys.setswitchinterval(1e-6)
-        try:
-            threads = [threading.Thread(target=make) for _ in range(4)]
-            repeat(1, *(thread.start for thread in threads))
-            repeat(1, *(thread.join for thread in threads))
-        finally:
-            sys.setswitchinterval(interval)
-        assert not errors
