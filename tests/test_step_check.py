@@ -245,6 +245,28 @@ class TestTwoOptimizers:
             by_hand.row()
         by_hand.check(monitor.history())
 
+    def test_one_that_steps_before_it_without_a_forward_pass_is_right(self):
+        """Gradients that are set by hand, or that another thread computes."""
+        model = network()
+        first, second = two_optimizers(model)
+        monitor, by_hand = wsf.RWCMonitor(model, second), ByHand(model)
+        for _ in range(FIRST):
+            for p in model.parameters():
+                p.grad = torch.ones_like(p)
+            first.step()
+            second.step()
+            by_hand.row()
+        by_hand.check(monitor.history())
+
+    def test_one_that_steps_after_it_without_a_forward_pass_is_told(self):
+        model = network()
+        first, second = two_optimizers(model)
+        wsf.RWCMonitor(model, first)
+        for p in model.parameters():
+            p.grad = torch.ones_like(p)
+        with pytest.warns(UserWarning, match=rf"2.weight {LACK}: Adam stepped after the SGD that this monitor watches"):
+            repeat(FIRST, first.step, second.step)
+
     def test_optimizers_in_the_backward_pass_are_right(self):
         """One optimizer for each parameter steps during backward; the watched one has a `step` that does nothing."""
 
@@ -296,10 +318,26 @@ class TestWeightsChangedAfterTheStep:
         for _ in range(2):
             train(model, optimizer, 1)
             clip(model)
-        with pytest.warns(UserWarning, match=rf"{LACK}: something wrote to them after SGD.step\(\): clipping"):
+        with pytest.warns(UserWarning, match=rf"{LACK}: something wrote to them between SGD.step\(\)"):
             train(model, optimizer, 1)
         clip(model)
         train(model, optimizer, 1)  # no second warning
+
+    def test_max_norm_of_an_embedding_is_in_the_row_of_its_step(self):
+        """The forward pass writes to the weights, so the warning must not say that the rows are wrong."""
+        model = nn.Sequential(nn.Embedding(4, 3, max_norm=0.5), nn.Linear(3, 2))
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+        monitor, by_hand = wsf.RWCMonitor(model, optimizer), ByHand(model)
+
+        def forward():
+            model(torch.arange(4)).square().sum().backward()
+
+        with pytest.warns(
+            UserWarning, match=rf"{LACK}.* If it belongs to the next step \(max_norm.*rows are right$"
+        ) as w:
+            repeat(FIRST, model.zero_grad, forward, optimizer.step, by_hand.row)
+        assert len(w) == 1
+        by_hand.check(monitor.history())
 
     def test_clipping_that_begins_later_is_told(self):
         model = network()
