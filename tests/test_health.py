@@ -15,7 +15,7 @@ from weightscale_fast.health.finding import Finding
 from weightscale_fast.health.limits import BLOCK, CONFIRM
 from weightscale_fast.health.watch import HealthWatch
 from weightscale_fast.record.ring import SHARD_ROWS
-from weightscale_fast.record.rows import SKIPPED
+from weightscale_fast.record.rows import SKIPPED, Rows
 
 from .histories import make_history, noisy
 
@@ -251,6 +251,45 @@ class TestSummary:
         assert np.isnan(summary.median)
         assert summary.levels == ()
         assert "! layer0.weight and 2 more layers not finite" in str(summary)
+
+
+class TestRowsOfSeveralThreads:
+    """A thread that flushes may bring its rows later than the next thread, or while that one's are checked."""
+
+    def parts(self):
+        values = noisy(400, 12)
+        values[100:, 3] /= 1e4
+        history = layers_at(values)
+        columns = history.steps, history.delta_l1, history.prev_l1, history.moved, None
+        whole = Rows(*columns)
+        parts = [whole.where((history.steps > start) & (history.steps <= start + 100)) for start in range(0, 400, 100)]
+        meta = {"names": history.names, "numel": history.numel, "every": 1, "dtypes": []}
+        heard = []
+        return HealthWatch(meta, heard.append), heard, parts, wsf.check_health(history)
+
+    def test_rows_that_are_late_are_left_out(self):
+        watch, heard, parts, expected = self.parts()
+        for part in [parts[0], parts[1], parts[0], parts[2], parts[1], parts[3]]:
+            watch.take(part)
+        watch.tell()
+        assert heard == expected
+        assert [finding.layer for finding in heard] == ["layer3.weight"]
+
+    def test_rows_that_come_during_a_check_are_checked_after_it(self):
+        watch, heard, parts, expected = self.parts()
+        update = watch._check.update
+
+        def interrupted(rows):
+            if rows is parts[0]:  # a signal handler that flushes; the later rows come first
+                for part in (parts[2], parts[1]):
+                    watch.take(part)
+            return update(rows)
+
+        watch._check.update = interrupted
+        watch.take(parts[0])
+        watch.take(parts[3])
+        watch.tell()
+        assert heard == expected
 
 
 class TestCheck:

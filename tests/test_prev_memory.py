@@ -84,6 +84,57 @@ class TestPrevThatSharesItsMemory:
         wsf.fast_rwc(model, {"w0": first, "w1": prev}, update=False)
 
 
+class TestTwinsOfTiedWeights:
+    """What `prev` has under the second name of tied weights is written to as well."""
+
+    def model(self):
+        model = nn.ModuleDict({"tied": Tied(tied=True), "other": nn.Linear(4, 5, bias=False)})
+        return model, clones(model)
+
+    def test_in_the_model(self):
+        model, prev = self.model()
+        before = model["other"].weight.detach().clone()
+        prev["tied.head.weight"] = model["other"].weight.detach()
+        with pytest.raises(ValueError, match=r"layer 'tied.head.weight' with the model's 'other.weight'"):
+            wsf.fast_rwc(model, prev)
+        assert torch.equal(model["other"].weight, before)
+        wsf.fast_rwc(model, prev, update=False)
+
+    def test_in_the_prev_of_another_layer(self):
+        model, prev = self.model()
+        prev["tied.head.weight"] = prev["other.weight"]
+        with pytest.raises(ValueError, match=r"prev of layer '.*' shares memory with prev of layer '.*'"):
+            wsf.fast_rwc(model, prev)
+
+    def test_at_other_places_of_the_prev_of_its_own_layer(self):
+        model = nn.ModuleList([nn.Linear(3, 3, bias=False), nn.Linear(3, 3, bias=False)])
+        model[1].weight = model[0].weight
+        prev = {"0.weight": model[0].weight.detach().clone()}
+        with pytest.raises(ValueError, match="prev of layer '1.weight' shares memory with prev of layer '0.weight'"):
+            wsf.fast_rwc(model, prev | {"1.weight": prev["0.weight"].t()})
+
+    def test_a_copy_with_the_same_ties_is_right(self):
+        model = Tied(tied=True)
+        model.register_buffer("turned", model.head.weight.detach().t())
+        prev = copy.deepcopy(model)
+        scale(model, 2)
+        assert wsf.fast_rwc(model, prev).tolist() == [1]
+        assert torch.equal(prev.turned, model.turned)
+
+
+def test_another_default_device():
+    """The checks of memory are made on the CPU."""
+    model = nn.ParameterList([torch.ones(4, 4), torch.ones(4, 4)])
+    whole = torch.ones(4, 16)
+    prev = {"0": whole[:, ::4], "1": whole[:, 1::4]}
+    scale(model, 2)
+    torch.set_default_device("meta")
+    try:
+        assert wsf.fast_rwc(model, prev).tolist() == [1, 1]
+    finally:
+        torch.set_default_device(None)
+
+
 def test_every_name_of_tied_weights_is_updated():
     """So that the dict is still right after the weights are untied."""
     model = Tied(tied=True)

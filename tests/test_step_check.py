@@ -6,6 +6,7 @@ names the loop at the first rows.
 
 import contextlib
 import gc
+import threading
 import types
 import weakref
 from collections import OrderedDict
@@ -13,8 +14,10 @@ from collections import OrderedDict
 import pytest
 import torch
 from torch import nn
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 import weightscale_fast as wsf
+from weightscale_fast.record.listener import Listener
 from weightscale_fast.record.step_check import FIRST, LATER, SILENT, StepCheck
 
 from .test_training_loops import ByHand, backward, network, train
@@ -242,6 +245,28 @@ class TestTwoOptimizers:
             by_hand.row()
         by_hand.check(monitor.history())
 
+    def test_one_that_steps_before_it_without_a_forward_pass_is_right(self):
+        """Gradients that are set by hand, or that another thread computes."""
+        model = network()
+        first, second = two_optimizers(model)
+        monitor, by_hand = wsf.RWCMonitor(model, second), ByHand(model)
+        for _ in range(FIRST):
+            for p in model.parameters():
+                p.grad = torch.ones_like(p)
+            first.step()
+            second.step()
+            by_hand.row()
+        by_hand.check(monitor.history())
+
+    def test_one_that_steps_after_it_without_a_forward_pass_is_told(self):
+        model = network()
+        first, second = two_optimizers(model)
+        wsf.RWCMonitor(model, first)
+        for p in model.parameters():
+            p.grad = torch.ones_like(p)
+        with pytest.warns(UserWarning, match=rf"2.weight {LACK}: Adam stepped after the SGD that this monitor watches"):
+            repeat(FIRST, first.step, second.step)
+
     def test_optimizers_in_the_backward_pass_are_right(self):
         """One optimizer for each parameter steps during backward; the watched one has a `step` that does nothing."""
 
@@ -293,10 +318,26 @@ class TestWeightsChangedAfterTheStep:
         for _ in range(2):
             train(model, optimizer, 1)
             clip(model)
-        with pytest.warns(UserWarning, match=rf"{LACK}: something wrote to them after SGD.step\(\): clipping"):
+        with pytest.warns(UserWarning, match=rf"{LACK}: something wrote to them between SGD.step\(\)"):
             train(model, optimizer, 1)
         clip(model)
         train(model, optimizer, 1)  # no second warning
+
+    def test_max_norm_of_an_embedding_is_in_the_row_of_its_step(self):
+        """The forward pass writes to the weights, so the warning must not say that the rows are wrong."""
+        model = nn.Sequential(nn.Embedding(4, 3, max_norm=0.5), nn.Linear(3, 2))
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+        monitor, by_hand = wsf.RWCMonitor(model, optimizer), ByHand(model)
+
+        def forward():
+            model(torch.arange(4)).square().sum().backward()
+
+        with pytest.warns(
+            UserWarning, match=rf"{LACK}.* If it belongs to the next step \(max_norm.*rows are right$"
+        ) as w:
+            repeat(FIRST, model.zero_grad, forward, optimizer.step, by_hand.row)
+        assert len(w) == 1
+        by_hand.check(monitor.history())
 
     def test_clipping_that_begins_later_is_told(self):
         model = network()
@@ -425,3 +466,67 @@ def test_listening_keeps_no_monitor_alive():
         gc.collect()
         assert alive() is None
     train(model, optimizer, 2)
+
+
+class TestHooksThatComeAndGoDuringAStep:
+    """PyTorch goes through its hooks in each step, and fails if one comes or goes then."""
+
+    def test_a_hook_that_closes_monitors(self):
+        """Another monitor of the optimizer misses no step."""
+        model = network()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        first = wsf.RWCMonitor(model, optimizer)
+        after = optimizer._optimizer_step_post_hooks
+        second = wsf.RWCMonitor(model, optimizer, every=2)
+        optimizer.register_step_post_hook(lambda *_: (first.close(), second.close()))
+        third = wsf.RWCMonitor(model, optimizer, every=3)
+        train(model, optimizer, 3)
+        assert (first.step, second.step, third.step) == (1, 1, 3)
+        assert len(after) == 4
+        third.close()
+        assert len(after) == 1
+        assert not optimizer._optimizer_step_pre_hooks
+
+    def test_on_finding_that_closes_its_monitor(self):
+        model = nn.Sequential(*[nn.Linear(4, 4) for _ in range(4)])
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        first = wsf.RWCMonitor(model, optimizer, on_finding=lambda _: first.close())
+        second = wsf.RWCMonitor(model, optimizer, every=2)
+        for step in range(300):
+            if step == 10:
+                with torch.no_grad():
+                    model[0].weight.fill_(float("nan"))
+            train(model, optimizer, 1)
+        assert len(first.history()) < 300
+        assert second.step == 300
+
+    def test_listeners_of_another_thread(self):
+        """A monitor that is made or ends in another thread does not touch the hooks that a step goes through."""
+        heard = []
+
+        class Hearer:
+            def hear(self, optimizer):
+                heard.append(optimizer)
+
+        def make_and_end():
+            other = Hearer()
+            Listener(other.hear)
+            kept = Listener(other.hear)
+            kept.end()
+
+        class Busy(Hearer):
+            def hear(self, optimizer):
+                thread = threading.Thread(target=make_and_end)
+                thread.start()
+                thread.join()
+
+        model = network()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        busy, hearer = Busy(), Hearer()
+        listeners = [Listener(busy.hear), Listener(hearer.hear)]
+        handle = register_optimizer_step_pre_hook(lambda *_: None)
+        train(model, optimizer, 3)
+        handle.remove()
+        listeners[1].end()
+        train(model, optimizer, 1)
+        assert heard == [optimizer] * 3

@@ -434,6 +434,60 @@ class TestFrozenWeights:
             monitor.record()
         assert (monitor.history().rwc > 0).all()
 
+    @pytest.mark.parametrize("freeze", ["after the step", "before the step"])
+    @pytest.mark.parametrize("zero", [None, True, False])
+    def test_a_part_that_is_frozen_at_every_record(self, freeze, zero):
+        """The discriminator of pix2pix: it is frozen while the generator trains, and so at the end of each row."""
+        model = network()
+        parts = [torch.optim.Adam(part.parameters(), lr=0.1) for part in (model[0], model[2])]
+        monitor = wsf.RWCMonitor(model)
+        for _ in range(12):
+            model[0].requires_grad_(True)
+            model.zero_grad()
+            backward(model)
+            if freeze == "before the step":
+                model[0].requires_grad_(False)
+            parts[0].step()
+            if zero is not None:
+                parts[0].zero_grad(set_to_none=zero)
+            model[0].requires_grad_(False)
+            backward(model)
+            parts[1].step()
+            monitor.record()
+            if zero is True:
+                monitor.flush()
+        assert (monitor.history().rwc > 0).all()
+        monitor.close()
+
+    def test_parts_that_train_by_turns_in_a_large_model(self):
+        """A look at 64 of the layers at each row finds each of them frozen at every look."""
+        model = nn.ModuleList([nn.Linear(2, 2) for _ in range(80)])
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        monitor = wsf.RWCMonitor(model, optimizer)
+        for step in range(40):
+            for i, layer in enumerate(model):
+                layer.requires_grad_((i < 70) == (step % 2 == 0))
+            for parameter in model.parameters():
+                parameter.grad = torch.ones_like(parameter) if parameter.requires_grad else None
+            optimizer.step()
+        assert (monitor.history().rwc.max(axis=0) > 0).all()
+        monitor.close()
+
+    def test_a_frozen_layer_that_begins_to_move_late(self):
+        """The first movement is outside of the close looks, so it only leads to another one."""
+        model = network()
+        model[0].requires_grad_(False)
+        monitor = wsf.RWCMonitor(model)
+        for step in range(30):
+            train(model, torch.optim.SGD(model[2].parameters(), lr=0.1), 1)
+            if step >= 20:
+                model[0].weight.data.mul_(0.9)
+            monitor.record()
+            if step == 24:
+                monitor.flush()
+        with pytest.warns(UserWarning, match="'0.weight' at step 27 moved while frozen"):
+            monitor.close()
+
 
 def prune_first(model):
     prune.l1_unstructured(model[0], "weight", 0.5)

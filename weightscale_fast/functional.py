@@ -118,13 +118,15 @@ def _run(
     known = _tensors(model)
     named = {_inner_name(name, known): tensor for name, tensor in prev.items()}
     layers = select_layers(model)
-    _check_fits(layers, known, named, update)
+    _check_fits(layers, known, named)
     twins = _twins(layers, known, named) if update else []
+    if update:
+        check_own_memory({name: named[name] for name in [*layers, *twins]}, known)
     cur: list[Tensor] = list(layers.values())
     plan = build_plan(cur, [named[name].detach() for name in layers])
     found = _run_plan(plan, cur, sums, update, backend, with_rwc)
-    for old, weights in twins:
-        old.copy_(weights)
+    for name in twins:
+        named[name].detach().copy_(known[name].detach())
     return found
 
 
@@ -139,10 +141,8 @@ def _run_plan(
     return out[0], rwc
 
 
-def _check_fits(
-    layers: Mapping[str, Tensor], known: Mapping[str, Tensor], prev: Mapping[str, Tensor], update: bool
-) -> None:
-    """Raise unless `prev` has every layer of the model, and may be written to."""
+def _check_fits(layers: Mapping[str, Tensor], known: Mapping[str, Tensor], prev: Mapping[str, Tensor]) -> None:
+    """Raise unless `prev` has every layer of the model, with memory of its own."""
     missing = set(layers) - set(prev)
     extra = {name for name, tensor in prev.items() if isinstance(tensor, Tensor)} - set(known)
     if missing or extra:
@@ -157,22 +157,27 @@ def _check_fits(
                 f"prev shares memory with the model (layer {name!r}), so that nothing would ever seem to move: "
                 "clone the weights, or use snapshot(model)"
             )
-    if update:
-        check_own_memory({name: prev[name] for name in layers}, known)
 
 
-def _twins(
-    layers: Mapping[str, Tensor], known: Mapping[str, Tensor], prev: Mapping[str, Tensor]
-) -> list[tuple[Tensor, Tensor]]:
-    """What `prev` has of tied weights under their other names, and the weights. The pass updates only the first."""
-    own = {(weights.device, weights.data_ptr(), weights.numel()) for weights in layers.values()}
+def _twins(layers: Mapping[str, Tensor], known: Mapping[str, Tensor], prev: Mapping[str, Tensor]) -> list[str]:
+    """The other names of tied weights, where `prev` has memory of its own for them. The pass updates only the first."""
+    own = {(weights.device, weights.data_ptr(), weights.numel()): name for name, weights in layers.items()}
     twins = []
-    for name in known.keys() & prev.keys() - layers.keys():
+    for name in sorted(known.keys() & prev.keys() - layers.keys()):
         weights, old = known[name], prev[name]
-        if weights.dim() > 1 and (weights.device, weights.data_ptr(), weights.numel()) in own:
+        layer = own.get((weights.device, weights.data_ptr(), weights.numel()))
+        if weights.dim() > 1 and layer is not None:
             check_same(name, old, weights)
-            twins.append((old.detach(), weights.detach()))
+            if not _tied_alike(weights, old, layers[layer], prev[layer]):
+                twins.append(name)
     return twins
+
+
+def _tied_alike(weights: Tensor, old: Tensor, layer: Tensor, prev: Tensor) -> bool:
+    """Whether `old` lies in `prev` as the weights lie in the layer, so that an update of `prev` updates it too."""
+    strides, first = (weights.stride(), old.stride()), (layer.stride(), prev.stride())
+    as_stored = strides[0] == strides[1] and first[0] == first[1]
+    return old.data_ptr() == prev.data_ptr() and (strides == first or as_stored)
 
 
 def _inner_name(name: str, known: Mapping[str, Tensor]) -> str:

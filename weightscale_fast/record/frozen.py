@@ -7,27 +7,44 @@ from __future__ import annotations
 
 import warnings
 from collections import deque
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from ..errors import WeightScaleError
+from ..graph_capture import is_capturing
 from ..text import listing
 from ..weights.layers import LayerSelector, layer_predicate, unwrap
 from ..weights.lookup import LayerLookup
 from ..weights.norms import biases_and_scales
+from .listener import Listener
 from .rows import Rows
 
 LOOKS = 64  # layers whose requires_grad is read at each row, which takes a few microseconds at most
+CLOSE = 8  # rows in which a layer that was found frozen is looked at closely
+STEPS = 1024  # steps of any optimizer after which a close look ends, such as those after the monitor's end
 SPANS = 4096  # spans of steps in which a layer was frozen; kept until the rows of these steps arrive on the host
+
+
+class _Close(NamedTuple):
+    """A close look at a layer: it was frozen, and not trained, after step `since` until step `until`."""
+
+    since: int
+    until: int
+    rows: int
+    steps: int  # of any optimizer
 
 
 class Watch:
     """Looks at some layers at each row, and warns when the rows have arrived. It warns once for each layer.
 
-    A layer counts as frozen between two looks if it was frozen at both. With more than 64 layers, each row looks at the
-    next 64. It can then miss a layer that is frozen for only a few steps.
+    A layer that is frozen at two rows may have been trained in between, as each part of a GAN is while the other is
+    frozen. So a layer that was found frozen is looked at closely in the next 8 rows: at their ends, and when any
+    optimizer begins a step. If it then requires a gradient, or has one that is not 0, it is trained. A movement counts
+    only in rows with a close look. One in a later row leads to the next close look.
     """
 
     def __init__(self, model: nn.Module, lookup: LayerLookup, layers: LayerSelector, names: tuple[str, ...]) -> None:
@@ -37,42 +54,82 @@ class Watch:
         self._known = {name for name, _ in unwrap(model).named_parameters()}
         self._warned: set[int] = set()
         self.restart(0)
+        self._listener = Listener(self._step_begins)
 
     def restart(self, step: int) -> None:
         """Forget everything seen so far. The next row is the first after `step`."""
         starts = range(0, len(self._lookup.names), LOOKS)
-        self._trained = [self._lookup.requires_grad(start, start + LOOKS) for start in starts]
-        self._looked = [step for _ in starts]  # the step of the last look at each part
+        self._requires = [self._lookup.requires_grad(start, start + LOOKS) for start in starts]
         self._turn = 0
-        # {number of a frozen layer in the lookup: the step since which it is frozen}
-        self._frozen = {
-            start + i: step
-            for start, part in zip(starts, self._trained, strict=True)
-            for i, trained in enumerate(part)
-            if not trained
-        }
-        # (number of the layer, frozen after this step, until this step), for layers that are no longer frozen. The
-        # length has a limit, because ranks that keep no rows never clear it.
-        self._thawed: deque[tuple[int, int, int]] = deque(maxlen=SPANS)
+        # {number of a frozen layer in the lookup: the step since which every look found it frozen}
+        self._frozen: dict[int, int] = {}
+        self._trained: set[int] = set()  # those of them that are trained between the looks
+        self._close: dict[int, _Close] = {}  # the close looks that go on, by the number of the layer
+        self._suspects: set[int] = set()  # layers for the next close look
+        # The close looks that ended. The length has a limit, because ranks that keep no rows never clear it.
+        self._ended: deque[tuple[int, _Close]] = deque(maxlen=SPANS)
+        for turn, part in enumerate(self._requires):
+            self._change(turn, [True] * len(part), part, step)
 
     def look(self, step: int) -> None:
         """Look at the next layers. The row of `step` was just recorded."""
-        if not self._looked:
+        if not self._requires:
             return
+        self._look_closely(step)
+        for i in list(self._suspects):
+            self._suspects.discard(i)
+            if i in self._frozen:
+                self._close[i] = _Close(step, step, 0, 0)
         turn = self._turn
         now = self._lookup.requires_grad(turn * LOOKS, (turn + 1) * LOOKS)
-        if now != self._trained[turn]:
-            self._change(turn, now, step)
-        self._looked[turn] = step
-        self._turn = (turn + 1) % len(self._looked)
+        if now != self._requires[turn]:
+            self._change(turn, self._requires[turn], now, step)
+            self._requires[turn] = now
+        self._turn = (turn + 1) % len(self._requires)
 
-    def _change(self, turn: int, now: list[bool], step: int) -> None:
-        for i, (before, trained) in enumerate(zip(self._trained[turn], now, strict=True), turn * LOOKS):
-            if before and not trained:
+    def _change(self, turn: int, before: list[bool], now: list[bool], step: int) -> None:
+        for i, (required, requires) in enumerate(zip(before, now, strict=True), turn * LOOKS):
+            if required and not requires:
                 self._frozen[i] = step
-            elif trained and not before:
-                self._thawed.append((i, self._frozen.pop(i), self._looked[turn]))
-        self._trained[turn] = now
+                self._close[i] = _Close(step, step, 0, 0)
+            elif requires and not required:
+                del self._frozen[i]
+                self._trained.discard(i)
+                self._end(i)
+
+    def _look_closely(self, step: int) -> None:
+        self._find_trained()
+        for i, look in list(self._close.items()):
+            self._close[i] = look._replace(until=step, rows=look.rows + 1)
+            if look.rows + 1 == CLOSE:
+                self._end(i)
+
+    def _step_begins(self, _: Optimizer) -> None:
+        """Any optimizer of this process begins a step."""
+        self._find_trained()
+        for i, look in list(self._close.items()):
+            self._close[i] = look._replace(steps=look.steps + 1)
+            if look.steps + 1 == STEPS:
+                self._end(i)
+
+    def _find_trained(self) -> None:
+        """End the close looks at layers that are trained now."""
+        if not self._close:
+            return
+        try:
+            parameters = self._lookup.parameters()
+        except WeightScaleError:  # the model was changed; the next row says so
+            return
+        for i in list(self._close):
+            parameter = parameters[i]
+            if parameter is None or parameter.requires_grad or not _is_zero(parameter.grad):
+                self._trained.add(i)
+                self._end(i)
+
+    def _end(self, i: int) -> None:
+        look = self._close.pop(i, None)
+        if look is not None and look.rows:
+            self._ended.append((i, look))
 
     def check(self, rows: Rows) -> None:
         """Warn if frozen layers moved in these rows, or if layers are new. The rows follow those of the last call."""
@@ -80,23 +137,30 @@ class Watch:
         self._check_new()
 
     def _check_frozen(self, rows: Rows) -> None:
-        spans = list(self._thawed) + [(i, since, self._looked[i // LOOKS]) for i, since in self._frozen.items()]
-        self._thawed.clear()
-        if not spans:
+        if not len(rows.steps) or not (self._frozen or self._ended):
             return
+        last = int(rows.steps[-1])
         moved: NDArray[np.bool_] = rows.delta_l1 > 0  # [n, L]; False for NaN
         ever = set(np.flatnonzero(moved.any(axis=0)).tolist())
-        found = {}
-        for i, since, until in spans:
+        found: dict[int, str] = {}
+        ended = [self._ended.popleft() for _ in range(len(self._ended))]
+        for i, look in [*ended, *list(self._close.items())]:
             column = self._lookup.places[i]
             if column in ever and i not in self._warned:
-                steps = rows.steps[moved[:, column] & (rows.steps > since) & (rows.steps <= until)]
+                steps = rows.steps[moved[:, column] & (rows.steps > look.since) & (rows.steps <= look.until)]
                 if len(steps):
-                    found[i] = f"{self._names[column]!r} at step {steps[0]}"
+                    found.setdefault(i, f"{self._names[column]!r} at step {steps[0]}")
+        self._ended.extend((i, look) for i, look in ended if look.until > last)
+        done = self._close.keys() | self._trained | self._warned | found.keys()
+        for i, since in list(self._frozen.items()):
+            column = self._lookup.places[i]
+            if column in ever and i not in done and moved[rows.steps > since, column].any():
+                self._suspects.add(i)
         if found:
             self._warned |= found.keys()
+            named = listing([found[i] for i in sorted(found)])
             warnings.warn(
-                f"{listing(list(found.values()))} moved while frozen (requires_grad=False). Possible causes: weight "
+                f"{named} moved while frozen (requires_grad=False). Possible causes: weight "
                 "decay or momentum of an optimizer that still has their gradients, another optimizer that trains them, "
                 "or code that writes to them",
                 stacklevel=2,
@@ -129,3 +193,13 @@ class Watch:
             return {id(parameter) for parameter in self._lookup.parameters()}
         except WeightScaleError:
             return set()
+
+
+def _is_zero(grad: Tensor | None) -> bool:
+    """Whether a gradient is none, or is known to be 0. The host waits for the device."""
+    if grad is None:
+        return True
+    local = getattr(grad, "_local_tensor", grad)  # of a DTensor, without a collective call
+    if local.is_sparse or is_capturing(local.device):
+        return False
+    return not bool(local.any())

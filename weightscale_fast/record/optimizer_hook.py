@@ -17,7 +17,7 @@ from ..functional import layer_sums
 from ..weights.masters import MasterWeights
 from ..weights.snapshot import Snapshot
 from .listener import Listener
-from .outermost import OutermostStep
+from .outermost import OutermostStep, is_stepping
 from .recorded_twice import RecordedTwice
 
 # Packages whose wrappers of an optimizer do nothing to the weights after its step.
@@ -53,6 +53,7 @@ class OptimizerHook:
         self._stepped = False  # whether the optimizer has made a step
         self._optimizer = weakref.ref(optimizer)  # the hook must not keep the optimizer alive
         self._handles: list[RemovableHandle] = []
+        self._calls: tuple[Callable[[], None], Callable[[Tensor | None], None]] | None = None  # None when not recording
         self._others: Listener | None = None
         self._outermost = OutermostStep()
         self._twice = RecordedTwice(model, optimizer, what)
@@ -84,18 +85,20 @@ class OptimizerHook:
         """
         optimizer = self._optimizer()
         assert optimizer is not None
+        _remove_ended()
         self._twice.begin()
+        self._calls = before_step, after_step
 
         @always_eager
         def begin(*_: object) -> None:
-            if self._outermost.begin():
-                before_step()
+            if self._outermost.begin() and self._calls is not None:
+                self._calls[0]()
 
         @always_eager
         def end(stepped: Optimizer, *_: object) -> None:
-            if self._outermost.end():
+            if self._outermost.end() and self._calls is not None:
                 self._stepped = True
-                after_step(getattr(stepped, "found_inf", None))
+                self._calls[1](getattr(stepped, "found_inf", None))
 
         try:
             pre = optimizer.register_step_pre_hook(begin)
@@ -112,11 +115,12 @@ class OptimizerHook:
         self._others = Listener(other_steps, ignored=lambda other: other is watched() or outermost.is_running())
 
     def remove(self) -> None:
-        """Stop the calls."""
+        """Stop the calls. If the optimizer is in a step, as in `on_finding`, its hooks stay until another hook ends."""
+        self._calls = None
         self._twice.end()
-        for handle in self._handles:
-            handle.remove()
+        _ended.update((handle.id, (self._optimizer, handle)) for handle in self._handles)
         self._handles = []
+        _remove_ended()
         if self._others is not None:
             self._others.end()
 
@@ -148,6 +152,18 @@ class OptimizerHook:
                 stacklevel=2,
             )
         self._warned = True
+
+
+_ended: dict[int, tuple[weakref.ref[Optimizer], RemovableHandle]] = {}  # hooks that call nothing and may be removed
+
+
+def _remove_ended() -> None:
+    """Remove hooks that ended. PyTorch may be going through those of an optimizer that makes a step, so they stay."""
+    for reference, handle in list(_ended.values()):
+        optimizer = reference()
+        if optimizer is None or not is_stepping(optimizer):
+            handle.remove()
+            _ended.pop(handle.id, None)
 
 
 def _change(model: nn.Module, since: Snapshot) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from types import FrameType
 
+from torch.optim import Optimizer
 from torch.optim import optimizer as torch_optimizer
 
 
@@ -54,3 +55,14 @@ def _frame_of_step() -> FrameType | None:
     while frame is not None and frame.f_code.co_filename != torch_optimizer.__file__:
         frame = frame.f_back
     return frame
+
+
+def is_stepping(optimizer: Optimizer) -> bool:
+    """Whether a thread is in a call of this optimizer's `step`, so that PyTorch may be going through its hooks."""
+    for innermost in sys._current_frames().values():
+        frame: FrameType | None = innermost
+        while frame is not None:
+            if frame.f_code.co_filename == torch_optimizer.__file__ and frame.f_locals.get("self") is optimizer:
+                return True
+            frame = frame.f_back
+    return False

@@ -10,6 +10,10 @@ from torch.optim import Optimizer
 
 from ..weights.layers import unwrap
 
+# {id: one that records now}. A plain dict, because list() of its values is one operation, which no other thread can
+# interrupt.
+_now: dict[int, weakref.ref[RecordedTwice]] = {}
+
 
 class RecordedTwice:
     """What a monitor of an optimizer records. It holds nothing of it alive.
@@ -28,7 +32,9 @@ class RecordedTwice:
 
     def begin(self) -> None:
         """The monitor begins to record. Warn if an earlier one records the same."""
-        if any(other._is_same(self) for other in list(_now)):
+        if any(
+            other._is_same(self) for other in (reference() for reference in list(_now.values())) if other is not None
+        ):
             warnings.warn(
                 "an earlier monitor still records this model at the steps of this optimizer, with the same layers, "
                 "every and definition, so each step is recorded twice: call close() of the earlier one before you make "
@@ -36,16 +42,14 @@ class RecordedTwice:
                 "that ran twice, make a new optimizer",
                 stacklevel=2,
             )
-        _now.add(self)
+        key = id(self)
+        _now[key] = weakref.ref(self, lambda _: _now.pop(key, None))
 
     def end(self) -> None:
         """The monitor records no more."""
-        _now.discard(self)
+        _now.pop(id(self), None)
 
     def _is_same(self, other: RecordedTwice) -> bool:
         model, optimizer = self._model(), self._optimizer()
         same = model is other._model() and optimizer is other._optimizer() and self._what == other._what
         return same and model is not None and optimizer is not None
-
-
-_now: weakref.WeakSet[RecordedTwice] = weakref.WeakSet()

@@ -1,8 +1,10 @@
-"""StepCheck: finds loops in which a row is not the change between two ends of steps, and says so at the first rows.
+"""StepCheck: finds loops in which a row may not be the change between two ends of steps, and says so early.
 
-A row is taken when the watched optimizer's `step` ends. It is wrong if something writes to the weights after that: a
-second optimizer, clipping, a mask, masters that are copied to the model. So before some steps the weights are compared
-with those of the last row. If they moved in between, there are rows without a part of their steps.
+A row is taken when the watched optimizer's `step` ends. Something may write to the weights after that: a second
+optimizer, clipping, a mask, masters that are copied to the model. So before some steps the weights are compared with
+those of the last row. If they moved in between, the next row has that movement. This is wrong if it belongs to the step
+that had ended, as clipping after the step does; and right if it belongs to the next one, as `max_norm` of an embedding
+does. Only the loop's author can tell, so the warning names both.
 
 Letters: L layers.
 """
@@ -56,9 +58,11 @@ class StepCheck:
         self._rows = 0
         self._called = False  # whether a step ended; without a watched optimizer, whether record() was called
         self._forward = _sequence_number()  # of autograd at the last row: it grows with every forward pass
+        self._forwards = False  # whether that number grew between two rows: not if another thread trains, or nobody
         self._seen = 0  # how often weights had moved after a row
         self._told = False
         self._others: weakref.WeakKeyDictionary[Optimizer, _Other | None] = weakref.WeakKeyDictionary()
+        self._first: weakref.WeakSet[Optimizer] = weakref.WeakSet()  # those that stepped before the first row
         self._silent: weakref.WeakKeyDictionary[Optimizer, int] = weakref.WeakKeyDictionary()
         self._in_time: set[int] = set()  # layers that another optimizer moved since the last row, in the next step
         self._late: dict[str, None] = {}  # names of optimizers that moved layers since the last row, in its own step
@@ -79,7 +83,9 @@ class StepCheck:
             self._rows += 1
             self._in_time.clear()
             self._late.clear()
-            self._forward = _sequence_number()
+            forward = _sequence_number()
+            self._forwards |= forward != self._forward
+            self._forward = forward
 
     def compare(self) -> None:
         """Before a step: warn if the loop changes weights after its rows. It waits for the device."""
@@ -92,12 +98,14 @@ class StepCheck:
         by = (
             f"{listing(list(self._late))} stepped after the {self._watched} that this monitor watches"
             if self._late
-            else f"something wrote to them after {self._watched}.step(): clipping, a mask, a projection, masters that "
-            "are copied to the model, or a wrapper of the optimizer"
+            else f"something wrote to them between {self._watched}.step() and the next one"
         )
         self._warn(
-            f"{listing(late)} moved after their row was recorded: {by}. So the rows lack a part of their steps. Make "
-            "the monitor without an optimizer, and call record() after the last change of each step"
+            f"{listing(late)} moved after their row was recorded: {by}. The row of the next step has this movement. If "
+            "it belongs to the step before (another optimizer, clipping, a mask, a projection, masters that are copied "
+            "to the model, a wrapper of the optimizer), make the monitor without an optimizer, and call record() after "
+            "the last change of each step. If it belongs to the next step (max_norm of an embedding, noise or clipping "
+            "before the forward pass), the rows are right"
         )
 
     def other_steps(self, optimizer: Optimizer) -> None:
@@ -107,8 +115,12 @@ class StepCheck:
         other = self._other(optimizer)
         if other is None:
             return
+        if self._rows == 0:
+            self._first.add(optimizer)
         if torch._C._current_graph_task_id() != -1 or _sequence_number() != self._forward:
             self._in_time |= other.layers  # in a backward pass, or after a new forward pass: it belongs to the next row
+        elif not self._forwards and optimizer in self._first:
+            self._in_time |= other.layers  # no forward pass tells; but it began before the watched one
         else:
             self._late[other.name] = None
         self._silent[optimizer] = steps = self._silent.get(optimizer, 0) + 1

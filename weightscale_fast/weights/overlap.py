@@ -17,7 +17,7 @@ def check_own_memory(prev: Mapping[str, Tensor], model: Mapping[str, Tensor]) ->
     """Raise unless writing to one tensor of `prev` changes neither another one, nor itself, nor the model.
 
     Args:
-        prev: the previous weights by layer.
+        prev: the previous weights by name, as far as something is written to them.
         model: all parameters and buffers of the model by name.
 
     Raises:
@@ -65,7 +65,7 @@ def _repeats_an_address(weights: Tensor) -> bool:
     if is_dense(weights):
         return False
     start, end = _span(weights)
-    taken = torch.zeros((end - start) // weights.element_size(), dtype=torch.bool)
+    taken = torch.zeros((end - start) // weights.element_size(), dtype=torch.bool, device="cpu")
     taken.as_strided(weights.shape, weights.stride()).fill_(True)
     return int(taken.sum()) < weights.numel()
 
@@ -83,6 +83,6 @@ def _overlap(a: Tensor, b: Tensor) -> bool:
     low, size = min(first, b_first), a.element_size()
     if b.element_size() != size or (first - b_first) % size:
         return True
-    taken = torch.zeros((max(end, b_end) - low) // size, dtype=torch.bool)
+    taken = torch.zeros((max(end, b_end) - low) // size, dtype=torch.bool, device="cpu")
     taken.as_strided(a.shape, a.stride(), (first - low) // size).fill_(True)
     return bool(taken.as_strided(b.shape, b.stride(), (b_first - low) // size).any())
