@@ -94,7 +94,7 @@ def test_a_run_is_resumed_only_with_its_own_settings(run, capsys):
 
 def test_resuming_something_that_is_not_a_run(tmp_path, capsys):
     assert main(["train", str(tmp_path / "nothing"), "--resume"]) == 2
-    assert "is not a run folder" in capsys.readouterr().err
+    assert "does not exist" in capsys.readouterr().err
     with wsf.RWCMonitor(torch.nn.Linear(2, 2), run_dir=tmp_path / "other"):
         pass
     assert main(["train", str(tmp_path / "other"), "--resume"]) == 2
