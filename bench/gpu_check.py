@@ -50,7 +50,7 @@ CASES = {  # the dtype and the rivals of each case
 }
 COMPILED = ("resnet50", "vit_base_patch16_224", "1 x 1 G")
 TESTS = (sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-v", "-m", "gpu", "tests/test_gpu.py")
-TRIALS = ("bfloat16", "float32", "stage 2", "chunk", "float64", "registers")
+TRIALS = ("dependent", "bfloat16", "float32", "stage 2", "chunk", "float64")
 
 
 def last_line(text: str) -> str:
@@ -95,6 +95,12 @@ def measure_part(name: str, seconds: float, *arguments: str) -> Part:
     return Part(name, (sys.executable, "bench/gpu_cases.py", *arguments), seconds)
 
 
+def loop_part(model: str) -> Part:
+    """The share of recording in training steps of timm's `model`, in bfloat16 autocast."""
+    arguments = ("--device", "cuda", "--model", model, "--batch", "64", "--size", "224")
+    return Part(f"loop {model}", (sys.executable, "bench/in_loop.py", *arguments), 60, read=last_line)
+
+
 def check_parts(capability: tuple[int, int]) -> list[Part]:
     """All parts that need a GPU, the least important ones last."""
     tool = shutil.which("compute-sanitizer")
@@ -107,6 +113,8 @@ def check_parts(capability: tuple[int, int]) -> list[Part]:
             measure_part(case, 90, "case", case, dtype, "cuda", "triton", "cuda", *rivals)
             for case, (dtype, rivals) in CASES.items()
         ),
+        loop_part("resnet50"),
+        loop_part("vit_base_patch16_224"),
         *(sanitizer_parts(tool) if tool else ()),
         *(
             measure_part(f"{case} compiled", 120, "case", case, CASES[case][0], "cuda", "torch.compile")

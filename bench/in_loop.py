@@ -2,6 +2,7 @@
 
     python bench/in_loop.py                       # ResNet-18, batch 128, 32 x 32, Adam
     python bench/in_loop.py --layers 1000         # 1,000 linear layers of 16 x 16: the cost of many small layers
+    python bench/in_loop.py --device cuda --model resnet50 --batch 64 --size 224          # in bfloat16 autocast
 
 `record()` timed by itself leaves out what it does to the caches of the step that follows. Here a block of steps is
 timed as a whole. The blocks with a monitor and those without take turns, so a machine that slows down slows both.
@@ -23,31 +24,42 @@ BLOCK = 5  # steps
 COMPARED = 5  # blocks; a monitor compares the first 20 rows too, which later ones are not
 
 
-def make(layers: int | None) -> tuple[nn.Module, torch.Tensor]:
+def make(options: argparse.Namespace) -> tuple[nn.Module, torch.Tensor]:
     """The network, and a batch for it."""
     torch.manual_seed(0)
-    if layers is None:
-        return timm.create_model("resnet18", num_classes=10), torch.randn(128, 3, 32, 32)
-    return nn.Sequential(*(nn.Linear(16, 16) for _ in range(layers))), torch.randn(32, 16)
+    with torch.device(options.device):
+        if options.layers is None:
+            model = timm.create_model(options.model, num_classes=10)
+            return model, torch.randn(options.batch, 3, options.size, options.size)
+        return nn.Sequential(*(nn.Linear(16, 16) for _ in range(options.layers))), torch.randn(32, 16)
 
 
 def seconds_of_block(model: nn.Module, optimizer: torch.optim.Optimizer, batch: torch.Tensor) -> float:
     """The time of `BLOCK` training steps."""
+    on_gpu = batch.device.type == "cuda"
     start = time.perf_counter()
     for _ in range(BLOCK):
         optimizer.zero_grad()
-        model(batch).square().mean().backward()
+        with torch.autocast("cuda", torch.bfloat16, enabled=on_gpu):
+            loss = model(batch).square().mean()
+        loss.backward()
         optimizer.step()
+    if on_gpu:
+        torch.cuda.synchronize()
     return time.perf_counter() - start
 
 
 def main() -> None:
     """Time the blocks in turns, check the record, and print the share."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--layers", type=int, help="so many small linear layers, in place of ResNet-18")
+    parser.add_argument("--layers", type=int, help="so many small linear layers, in place of a network")
+    parser.add_argument("--model", default="resnet18", help="timm's name of the network (%(default)s)")
+    parser.add_argument("--batch", type=int, default=128, help="images of a batch (%(default)s)")
+    parser.add_argument("--size", type=int, default=32, help="width and height of an image (%(default)s)")
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--turns", type=int, default=20)
     arguments = parser.parse_args()
-    model, batch = make(arguments.layers)
+    model, batch = make(arguments)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-4, fused=True)
     seconds_of_block(model, optimizer, batch)
     pairs = []
@@ -62,8 +74,12 @@ def main() -> None:
     shares = sorted(recorded / without - 1 for without, recorded in pairs)
     step = median(without for without, _ in pairs) / BLOCK
     low, high = shares[len(shares) // 4], shares[-1 - len(shares) // 4]
-    print(f"{len(list(model.parameters()))} parameters, {torch.get_num_threads()} threads, step {step * 1e3:.2f} ms")
-    print(f"recording adds {median(shares):.2%} (quartiles {low:.2%} to {high:.2%}, {arguments.turns} turns)")
+    where = torch.cuda.get_device_name() if arguments.device == "cuda" else f"{torch.get_num_threads()} threads"
+    what = f"{arguments.layers} layers" if arguments.layers else f"{arguments.model}, batch {arguments.batch}"
+    print(
+        f"{what}, {where}: recording adds {median(shares):.2%} to a step of {step * 1e3:.2f} ms "
+        f"(quartiles {low:.2%} to {high:.2%}, {arguments.turns} turns)"
+    )
 
 
 if __name__ == "__main__":

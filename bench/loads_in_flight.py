@@ -20,16 +20,18 @@ from triton.compiler import ASTSource
 
 import weightscale_fast
 from weightscale_fast.ops import triton_kernels
+from weightscale_fast.ops.tuning import stage_2_options
 
-LAUNCHES = ((256, 4), (2048, 32))  # BLOCK, warps
+CHUNKS = (144, 61_036)  # of the largest layer: some, and many
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 TYPES = {"partial": "*fp64", "out": "*fp64", "rwc": "*fp32"}  # types of pointers; all others are *i64
 
 
-def triton_sass(block: int, num_warps: int) -> str:
+def triton_sass(chunks: int) -> str:
     """Stage 2 for three sums, compiled for sm_90 and disassembled."""
     kernel = triton_kernels.layer_sums_kernel
-    constants = {"K": 3, "BLOCK": block}
+    settings = stage_2_options("sm_90", chunks)
+    constants = {"K": 3, "BLOCK": settings.pop("BLOCK"), "DEPENDENT": settings.pop("DEPENDENT")}
     signature = {
         name: "constexpr"
         if name in constants
@@ -38,8 +40,7 @@ def triton_sass(block: int, num_warps: int) -> str:
         else "i32"
         for name in kernel.arg_names
     }
-    options = {"num_warps": num_warps, "enable_fp_fusion": False}
-    compiled = triton.compile(ASTSource(kernel, signature, constexprs=constants), GPUTarget("cuda", 90, 32), options)
+    compiled = triton.compile(ASTSource(kernel, signature, constexprs=constants), GPUTarget("cuda", 90, 32), settings)
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(compiled.asm["cubin"])
         file.flush()
@@ -86,8 +87,8 @@ def _waits_of(body: list[str]) -> list[int]:
 
 def main() -> None:
     """Print the loops of every stage 2."""
-    for block, num_warps in LAUNCHES:
-        print_loops(f"triton, BLOCK {block}, {num_warps} warps", triton_sass(block, num_warps))
+    for chunks in CHUNKS:
+        print_loops(f"triton, {chunks} chunks", triton_sass(chunks))
     for name, sass in cuda_sass().items():
         block = re.search(r"layer_sums_kernelILi(\d+)", name)
         print_loops(f"cuda, {block[1] if block else 'one size of'} threads", sass)

@@ -2,8 +2,7 @@
 
     python bench/tune.py float32 cuda
 
-Settings are tried only here, on separate weights, because the pass writes in place. `num_stages` is not tried: the
-loops of the kernels do not ask for a pipeline, so it would change nothing.
+Settings are tried only here, on separate weights, because the pass writes in place.
 """
 
 from __future__ import annotations
@@ -31,64 +30,65 @@ class Trial(NamedTuple):
 
 
 def stage_1(*settings: tuple[int, int, int]) -> tuple[Mapping[str, int], ...]:
-    return tuple({"block": block, "warps": warps, "registers": registers} for block, warps, registers in settings)
+    return tuple({"kilobytes": kilobytes, "warps": warps, "stages": stages} for kilobytes, warps, stages in settings)
 
 
-# A thread that has more weights at a time needs more registers; with fewer it would spill. Two kinds of settings are
-# left out: those that lose the 16-byte loads, because a thread has less than 16 bytes of a block, and those that spill,
-# such as float64 4096 x 4.
+# A thread that has less than 16 bytes of a block loses the 16-byte loads: such settings are left out.
 TRIALS = {
     "bfloat16": Trial(
         tuple((case, torch.bfloat16) for case in ("transformer 1.1 B", "resnet50", "1,000 x 4,096")),
-        stage_1((1024, 4, 72), (2048, 8, 72), (2048, 4, 128)),
+        stage_1((4, 8, 4), (4, 8, 1), (4, 8, 3), (4, 8, 5), (2, 4, 4), (2, 4, 6), (8, 8, 3)),
     ),
     "float32": Trial(
         tuple((case, torch.float32) for case in ("1 x 64 M", "resnet50", "1,000 x 4,096")),
-        stage_1((1024, 4, 72), (1024, 8, 72), (2048, 8, 72), (2048, 4, 128)),
+        stage_1((4, 8, 4), (4, 8, 1), (4, 8, 3), (4, 8, 5), (2, 4, 4), (4, 4, 4), (8, 8, 3)),
     ),
     "float64": Trial(
         tuple((case, torch.float64) for case in ("1 x 64 M", "resnet50", "1,000 x 4,096")),
-        stage_1((512, 4, 72), (1024, 8, 72), (1024, 4, 128)),
+        stage_1((4, 8, 4), (4, 8, 1), (4, 8, 3), (4, 4, 3)),
     ),
     "stage 2": Trial(
         (("1 x 1 G", torch.float32), ("1 x 64 M", torch.float32), ("1 x 16 M", torch.float32),
          ("resnet50", torch.float32), ("1,000 x 4,096", torch.float32)),
         tuple({"stage_2_block": block, "stage_2_warps": warps} for block, warps in
-              ((256, 4), (2048, 32), (1024, 32), (1024, 16), (4096, 32))),
+              ((0, 0), (32, 1), (64, 1), (256, 4), (2048, 32), (1024, 32), (1024, 16))),
     ),
     "chunk": Trial(
         (("transformer 1.1 B", torch.bfloat16), ("1 x 1 G", torch.float32), ("resnet50", torch.float32)),
-        tuple({"chunk": chunk * 1024} for chunk in (16, 32, 64)),
+        tuple({"chunk": chunk * 1024} for chunk in (16, 8, 32, 64)),
     ),
-    "registers": Trial(
-        (("transformer 1.1 B", torch.bfloat16), ("resnet50", torch.float32)),
-        ({"registers": 72}, {"registers": 64}, {"registers": 56}),
+    "dependent": Trial(
+        (("1 x 64 M", torch.float32), ("resnet50", torch.float32), ("1,000 x 4,096", torch.float32)),
+        ({"dependent": 1}, {"dependent": 0}),
     ),
 }  # fmt: skip
 
 
-CHUNK, FEW, MANY, REGISTERS = plan.CHUNK, tuning.FEW, dict(tuning.MANY), tuning.REGISTERS[False]
+CHUNK, STAGE_1, STAGE_2 = plan.CHUNK, tuning.stage_1_options, tuning.stage_2_options
 
 
 def use(
-    device: str,
     *,
-    block: int = 0,
+    kilobytes: int = 0,
     warps: int = 0,
-    registers: int = REGISTERS,
+    stages: int = 0,
     stage_2_block: int = 0,
     stage_2_warps: int = 0,
     chunk: int = CHUNK,
+    dependent: int = 1,
 ) -> None:
-    """Give the package these settings. A block of 0 stands for its own setting. Stage 2 is set for every plan."""
-    name = triton.architecture(torch.device(device, 0))
-    tuning.TABLE.pop(name, None)
-    if block:
-        tuning.TABLE[name] = dict.fromkeys(tuning.TABLE["sm"], tuning.Launch(block, warps))
-    stage_2 = tuning.Launch(stage_2_block, stage_2_warps) if stage_2_block else None
-    tuning.FEW = stage_2 or FEW
-    tuning.MANY.update(dict.fromkeys(MANY, stage_2) if stage_2 else MANY)
-    tuning.REGISTERS[False] = registers
+    """Give the package these settings. A 0 stands for its own setting. Stage 2 is set for every plan."""
+
+    def stage_1_options(architecture: str, element_size: int) -> tuning.Options:
+        given = {"BLOCK": kilobytes * 1024 // element_size, "num_warps": warps, "STAGES": stages}
+        return {**STAGE_1(architecture, element_size), **{name: value for name, value in given.items() if value}}
+
+    def stage_2_options(architecture: str, most_chunks: int) -> tuning.Options:
+        given = {"BLOCK": stage_2_block, "num_warps": stage_2_warps}
+        options = {**STAGE_2(architecture, most_chunks), **{name: value for name, value in given.items() if value}}
+        return options if dependent else {**options, "DEPENDENT": False, "launch_pdl": False}
+
+    triton.stage_1_options, triton.stage_2_options = stage_1_options, stage_2_options
     plan.CHUNK = chunk
 
 
@@ -114,7 +114,7 @@ def run(trial: Trial, device: str) -> bool:
         for case, dtype in trial.cases:
             row: dict[str, Any] = {"settings": settings, "case": case, "dtype": str(dtype).removeprefix("torch.")}
             try:
-                use(device, **settings)
+                use(**settings)
                 row["device_ms"] = device_milliseconds(case, dtype, device)
             except Exception as error:
                 row["failed"] = f"{type(error).__name__}: {error}"

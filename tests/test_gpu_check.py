@@ -74,15 +74,14 @@ class Watched:
         self.kernel, self.seen = kernel, []
     def __getitem__(self, grid):
         def launch(*arguments, **options):
-            self.seen.append([grid[0], options["BLOCK"], options["num_warps"], options.get("maxnreg")])
+            self.seen.append([grid[0], options["BLOCK"], options["num_warps"], options.get("STAGES")])
             self.kernel[grid](*arguments, **options)
         return launch
 
 for name in ("chunk_sums_kernel", "layer_sums_kernel"):
     setattr(triton_kernels, name, Watched(getattr(triton_kernels, name)))
-tune.triton.architecture = lambda device: "sm_90"  # the interpreter looks at no option of a GPU's compiler
 for settings in json.loads(sys.argv[1]):
-    tune.use("cpu", **settings)
+    tune.use(**settings)
     model = torch.nn.Linear(1024, 65, bias=False)
     wsf.layer_sums(model, wsf.snapshot(model), backend="triton")
 print(json.dumps([triton_kernels.chunk_sums_kernel.seen, triton_kernels.layer_sums_kernel.seen]))
@@ -91,17 +90,17 @@ print(json.dumps([triton_kernels.chunk_sums_kernel.seen, triton_kernels.layer_su
 
 def test_the_kernels_get_the_settings_that_are_tried():
     settings = [
-        {"block": 2048, "warps": 8},
+        {"kilobytes": 8, "warps": 4},
         {"stage_2_block": 512, "stage_2_warps": 16},
-        {"chunk": 32 * 1024, "registers": 48},
+        {"chunk": 32 * 1024, "stages": 3},
         {},
     ]
     environment = {"TRITON_INTERPRET": "1", "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "bench")])}
     done = run("-c", LAUNCHES, json.dumps(settings), **environment)
     assert done.returncode == 0, done.stderr
     chunks, layers = json.loads(done.stdout)
-    assert chunks == [[5, 2048, 8, 72], [5, 1024, 4, 72], [3, 1024, 4, 48], [5, 1024, 4, 72]]
-    assert [launch[1:] for launch in layers] == [[256, 4, None], [512, 16, None], [256, 4, None], [256, 4, None]]
+    assert chunks == [[5, 2048, 4, 4], [5, 1024, 8, 4], [3, 1024, 8, 3], [5, 1024, 8, 4]]
+    assert [launch[1:3] for launch in layers] == [[64, 1], [512, 16], [64, 1], [64, 1]]
 
 
 # The process that has `tiny` on its command line kills itself when it has told its second result.

@@ -32,9 +32,9 @@ constexpr int kUnroll = 4;  // 16-byte loads of each stream that a thread has in
 constexpr int kLanes = 4;   // independent sums of a thread
 
 // Stage 2 uses more threads if a layer has many chunks: its time is that of its loads, and more threads have more loads
-// in flight.
-constexpr int kManyThreads = 1024;
-constexpr int64_t kManyChunks = 1000;
+// in flight. A small block starts sooner.
+constexpr int kFewThreads = 32, kManyThreads = 1024;
+constexpr int64_t kFewChunks = 64, kManyChunks = 1000;
 
 __device__ inline float widen(float x) { return x; }
 __device__ inline double widen(double x) { return x; }
@@ -261,10 +261,13 @@ void layer_sums_cuda(const Tensor& chunks,       // [3, C] int64, see ChunkRow
       default: STD_TORCH_CHECK(false, "layer_sums_cuda: expected float32, float64, bfloat16 or float16 weights");
     }
   }
-  const bool many = most_chunks > kManyChunks;
-  launch(many ? layer_sums_kernel<kManyThreads> : layer_sums_kernel<kThreads>,
-         dim3(static_cast<unsigned>(G), static_cast<unsigned>(rwc.size(0) ? K + 1 : K)), many ? kManyThreads : kThreads,
-         stream, static_cast<const double*>(partial_sums), chunks.const_data_ptr<int64_t>(),
+  const bool few = most_chunks <= kFewChunks, many = most_chunks > kManyChunks;
+  launch(few    ? layer_sums_kernel<kFewThreads>
+         : many ? layer_sums_kernel<kManyThreads>
+                : layer_sums_kernel<kThreads>,
+         dim3(static_cast<unsigned>(G), static_cast<unsigned>(rwc.size(0) ? K + 1 : K)),
+         few ? kFewThreads : many ? kManyThreads : kThreads, stream, static_cast<const double*>(partial_sums),
+         chunks.const_data_ptr<int64_t>(),
          layer_start.const_data_ptr<int64_t>(), layer_row.const_data_ptr<int64_t>(), out.mutable_data_ptr<double>(),
          rwc.mutable_data_ptr<float>(), cursor.const_data_ptr<int64_t>(), C, L, K, R);
 }

@@ -16,7 +16,7 @@ from torch import Tensor
 from .plan import Group, Plan
 from .register import library
 from .trial import trial_error
-from .tuning import OPTIONS, launch_for, stage_1_options, stage_2_launch
+from .tuning import stage_1_options, stage_2_options
 
 
 def refusal(device: torch.device) -> str | None:
@@ -66,36 +66,14 @@ def _layer_sums(
     from .triton_kernels import chunk_sums_kernel, layer_sums_kernel
 
     (R, K, L), C, G = out.shape, chunks.shape[1], len(layer_row)
-    name, size, with_ratio = architecture(prev.device), prev.element_size(), K == 4
-    stage_2 = stage_2_launch(name, most_chunks)
+    name = architecture(prev.device)
+    stage_1, stage_2 = stage_1_options(name, prev.element_size()), stage_2_options(name, most_chunks)
     with torch.accelerator.device_index(prev.device.index):
         if C:
-            chunk_sums_kernel[(C,)](
-                chunks,
-                prev,
-                partial,
-                C,
-                SIZE=size,
-                BLOCK=launch_for(name, size).block,
-                UPDATE=update,
-                WITH_RATIO=with_ratio,
-                **stage_1_options(name, size, with_ratio),
-            )
+            constants = {"SIZE": prev.element_size(), "UPDATE": update, "WITH_RATIO": K == 4}
+            chunk_sums_kernel[(C,)](chunks, prev, partial, C, **constants, **stage_1)
         layer_sums_kernel[(G, K + 1 if len(rwc) else K)](
-            partial,
-            chunks,
-            layer_start,
-            layer_row,
-            out,
-            rwc,
-            cursor,
-            C,
-            L,
-            R,
-            K=K,
-            BLOCK=stage_2.block,
-            num_warps=stage_2.num_warps,
-            **OPTIONS,
+            partial, chunks, layer_start, layer_row, out, rwc, cursor, C, L, R, K=K, **stage_2
         )
 
 

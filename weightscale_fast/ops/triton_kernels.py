@@ -5,8 +5,9 @@ Stage 1 has one program per chunk. Stage 2 has one program per sum of a layer, a
 Letters: L layers of the model, G layers of a group, C chunks, K sums per layer (3, or 4 with ratio_sum), R rows of
 `out`.
 
-Each lane adds one value per BLOCK of the chunk, in float32 (in float64 for float64 weights). A tree adds the lanes, and
-the rest is float64. The plan fixes the order and there are no atomics, so the same weights give the same bits.
+Each lane adds the weights of one 16-byte vector per BLOCK of the chunk, in float32 (in float64 for float64 weights). A
+tree adds the lanes, and the rest is float64. The plan fixes the order and there are no atomics, so the same weights
+give the same bits.
 For n weights of s bytes each, the kernels read 2 n s bytes and write n s bytes.
 """
 
@@ -33,16 +34,18 @@ def _pair_sums(stored, before, keep, WITH_RATIO: tl.constexpr):
 
 
 @triton.jit
-def _span_sums(cur, prev, begin, end, WIDTH: tl.constexpr, UPDATE: tl.constexpr, WITH_RATIO: tl.constexpr):
-    """The sums, as scalars, over the weights from `begin` to `end`, at most WIDTH of them; prev <- cur."""
-    offset = begin + tl.arange(0, WIDTH)
-    keep = offset < end
-    stored = tl.load(cur + offset, mask=keep, other=0.0)
-    before = tl.load(prev + offset, mask=keep, other=0.0)
-    if UPDATE:
-        tl.store(prev + offset, stored, mask=keep)
-    delta, prev_abs, moved, ratio = _pair_sums(stored, before, keep, WITH_RATIO)
-    return tl.sum(delta), tl.sum(prev_abs), tl.sum(moved), tl.sum(ratio)
+def _add_vectors(values, VECTOR: tl.constexpr):
+    """Add every VECTOR values in a row. A thread has loaded these together, so it adds them alone."""
+    return tl.sum(tl.reshape(values, [values.shape[0] // VECTOR, VECTOR]), axis=1)
+
+
+@triton.jit
+def _lane_sums(stored, before, keep, VECTOR: tl.constexpr, WITH_RATIO: tl.constexpr):
+    """The four sums over each VECTOR weights of a block."""
+    delta, prev, moved, ratio = _pair_sums(stored, before, keep, WITH_RATIO)
+    delta = _add_vectors(delta, VECTOR)
+    ratio = _add_vectors(ratio, VECTOR) if WITH_RATIO else delta
+    return delta, _add_vectors(prev, VECTOR), _add_vectors(moved, VECTOR), ratio
 
 
 @triton.jit(do_not_specialize=["C"])
@@ -53,6 +56,7 @@ def chunk_sums_kernel(
     C,
     SIZE: tl.constexpr,  # bytes of a weight
     BLOCK: tl.constexpr,
+    STAGES: tl.constexpr,  # of the pipeline: STAGES - 1 blocks are in flight
     UPDATE: tl.constexpr,
     WITH_RATIO: tl.constexpr,
 ):
@@ -63,64 +67,67 @@ def chunk_sums_kernel(
     element = tl.pointer_type(prev_ptr.dtype.element_ty)
     sum_dtype = tl.float64 if SIZE == 8 else tl.float32
     VECTOR: tl.constexpr = 16 // SIZE  # weights in a 16-byte load
-
-    # The head is read separately, so that both streams are 16-byte aligned after it. If both cannot be aligned, all the
-    # weights are read one by one.
-    in_phase = (cur_address - prev_address) % 16 == 0
-    head = tl.minimum(((16 - cur_address % 16) % 16 // SIZE).to(tl.int32), n)
     cur = cur_address.to(element)
     prev = prev_address.to(element)
-    delta_l1, prev_l1, moved, ratio_sum = _span_sums(cur, prev, 0, head, VECTOR, UPDATE, WITH_RATIO)
 
-    delta_lanes = tl.zeros([BLOCK], sum_dtype)
-    prev_lanes = tl.zeros([BLOCK], sum_dtype)
-    moved_lanes = tl.zeros([BLOCK], tl.int32)
-    ratio_lanes = tl.zeros([BLOCK], sum_dtype)
-    body = n - head
+    # If both streams can be 16-byte aligned, the body is read in vectors. The edges are the weights before the first
+    # vector and after the last one: fewer than VECTOR each. They are loaded now and added at the end, so that nothing
+    # waits for them.
+    in_phase = (cur_address - prev_address) % 16 == 0
+    head = tl.minimum(((16 - cur_address % 16) % 16 // SIZE).to(tl.int32), n)
+    body = tl.multiple_of((n - head) // VECTOR * VECTOR, VECTOR)
+    lane = tl.arange(0, 2 * VECTOR)
+    edge = tl.where(lane < VECTOR, lane, head + body + lane - VECTOR)
+    keep_edge = in_phase & (edge < tl.where(lane < VECTOR, head, n))
+    stored_edge = tl.load(cur + edge, mask=keep_edge, other=0.0)
+    before_edge = tl.load(prev + edge, mask=keep_edge, other=0.0)
+
+    delta_lanes = tl.zeros([BLOCK // VECTOR], sum_dtype)
+    prev_lanes = tl.zeros([BLOCK // VECTOR], sum_dtype)
+    moved_lanes = tl.zeros([BLOCK // VECTOR], tl.int32)
+    ratio_lanes = tl.zeros([BLOCK // VECTOR], sum_dtype)
     if in_phase:
         cur_body = tl.multiple_of((cur_address + head * SIZE).to(element), 16)
         prev_body = tl.multiple_of((prev_address + head * SIZE).to(element), 16)
-        vectors = tl.multiple_of(body // VECTOR * VECTOR, VECTOR)
-        for start in range(0, vectors, BLOCK):
+        # The pipeline loads later blocks before it stores this one. No two blocks have a weight in common.
+        for start in tl.range(0, body, BLOCK, num_stages=STAGES):
             offset = tl.multiple_of(start, BLOCK) + tl.arange(0, BLOCK)
-            keep = offset < vectors
+            keep = offset < body
             stored = tl.load(cur_body + offset, mask=keep, other=0.0)
             before = tl.load(prev_body + offset, mask=keep, other=0.0, eviction_policy="evict_first")
             if UPDATE:
                 tl.store(prev_body + offset, stored, mask=keep, eviction_policy="evict_first")
-            delta, prev_abs, changed, ratio = _pair_sums(stored, before, keep, WITH_RATIO)
+            delta, prev_abs, changed, ratio = _lane_sums(stored, before, keep, VECTOR, WITH_RATIO)
             delta_lanes += delta
             prev_lanes += prev_abs
             moved_lanes += changed
             if WITH_RATIO:
                 ratio_lanes += ratio
-        tail = _span_sums(cur_body, prev_body, vectors, body, VECTOR, UPDATE, WITH_RATIO)
-        delta_l1 += tail[0]
-        prev_l1 += tail[1]
-        moved += tail[2]
-        ratio_sum += tail[3]
-    else:
-        for start in range(head, n, BLOCK):
+    else:  # the weights are read one by one
+        for start in range(0, n, BLOCK):
             offset = start + tl.arange(0, BLOCK)
             keep = offset < n
             stored = tl.load(cur + offset, mask=keep, other=0.0)
             before = tl.load(prev + offset, mask=keep, other=0.0)
             if UPDATE:
                 tl.store(prev + offset, stored, mask=keep)
-            delta, prev_abs, changed, ratio = _pair_sums(stored, before, keep, WITH_RATIO)
+            delta, prev_abs, changed, ratio = _lane_sums(stored, before, keep, VECTOR, WITH_RATIO)
             delta_lanes += delta
             prev_lanes += prev_abs
             moved_lanes += changed
             if WITH_RATIO:
                 ratio_lanes += ratio
 
+    if UPDATE:
+        tl.store(prev + edge, stored_edge, mask=keep_edge)
+    delta, prev_abs, changed, ratio = _pair_sums(stored_edge, before_edge, keep_edge, WITH_RATIO)
     partial = partial_ptr + c
     stride = C.to(tl.int64)
-    tl.store(partial, tl.sum(delta_lanes.to(tl.float64)) + delta_l1.to(tl.float64))
-    tl.store(partial + stride, tl.sum(prev_lanes.to(tl.float64)) + prev_l1.to(tl.float64))
-    tl.store(partial + 2 * stride, (tl.sum(moved_lanes) + moved).to(tl.float64))
+    tl.store(partial, tl.sum(delta_lanes.to(tl.float64)) + tl.sum(delta.to(tl.float64)))
+    tl.store(partial + stride, tl.sum(prev_lanes.to(tl.float64)) + tl.sum(prev_abs.to(tl.float64)))
+    tl.store(partial + 2 * stride, (tl.sum(moved_lanes) + tl.sum(changed)).to(tl.float64))
     if WITH_RATIO:
-        tl.store(partial + 3 * stride, tl.sum(ratio_lanes.to(tl.float64)) + ratio_sum.to(tl.float64))
+        tl.store(partial + 3 * stride, tl.sum(ratio_lanes.to(tl.float64)) + tl.sum(ratio.to(tl.float64)))
 
 
 @triton.jit(do_not_specialize=["C", "L", "R"])
@@ -137,6 +144,7 @@ def layer_sums_kernel(
     R,
     K: tl.constexpr,
     BLOCK: tl.constexpr,
+    DEPENDENT: tl.constexpr,  # whether stage 1 may still run
 ):
     layer = tl.program_id(0)
     k = tl.program_id(1).to(tl.int64)
@@ -145,6 +153,8 @@ def layer_sums_kernel(
     column = tl.load(layer_row_ptr + layer)
     stride = C.to(tl.int64)
     lanes = tl.zeros([BLOCK], tl.float64)
+    if DEPENDENT:
+        tl.extra.cuda.gdc_wait()  # until stage 1 has ended, and what it wrote can be read
     if k < K:
         back = tl.where(tl.load(cursor_ptr) % R < 0, R * K, 0)  # as in Python: no row before the first
         for start in range(begin, end, BLOCK):

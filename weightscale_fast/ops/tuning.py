@@ -1,76 +1,73 @@
-"""Launch settings of the Triton kernels. The table is static, so that the same machine always gives the same bits.
+"""Launch settings of the Triton kernels. They are fixed, so that the same machine always gives the same bits.
 
 They are never tuned during training: a kernel that writes in place cannot run twice on the same weights.
+`python bench/gpu_check.py --tune` tries others. "sm" is NVIDIA, with 32 threads per warp; "gfx" is AMD, with 64.
 """
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
+Options = dict[str, int | bool]  # arguments of a launch: constants of the kernel, and options of the compiler
+
+# Stage 1. Each of 256 threads loads one 16-byte vector per block and stream, so a block has 4 KB of each.
+BLOCK_BYTES = 4096
+THREADS = 256
+
+# The loads of the next three blocks go to shared memory: 24 KB for each of five or six programs on a multiprocessor. An
+# H200 then has 0.99 of the speed of a copy. Without this pipeline, float32 weights have 0.82. With 128 threads and no
+# pipeline it was 0.80, and 0.52 for bfloat16 (bench/results). AMD's pipeline is another one, and untried.
+STAGES = {"sm": 4, "gfx": 1}
+
 
 class Launch(NamedTuple):
-    """How a program goes over the values that it adds."""
+    """How a program of stage 2 goes over the partial sums of a layer."""
 
-    block: int  # weights (stage 1) or partial sums (stage 2) that a program loads at a time
+    block: int  # partial sums that it loads at a time
     num_warps: int
 
 
-# Settings of stage 1 by the bytes of a weight, for an architecture such as "sm_90" or else for its vendor. "sm" is
-# NVIDIA, with 32 threads per warp; "gfx" is AMD, with 64. Each thread has at least one 16-byte load of each stream.
-TABLE: dict[str, dict[int, Launch]] = {
-    "sm": {2: Launch(1024, 4), 4: Launch(1024, 4), 8: Launch(512, 4)},
-    "gfx": {2: Launch(2048, 4), 4: Launch(1024, 4), 8: Launch(512, 4)},
-}
-
-# Stage 2. A layer of many chunks needs many loads in flight. More threads give them. A longer block does not: the
-# compiler then alternates loads and additions. Most layers have few chunks, and a small program starts sooner.
-MANY_CHUNKS = 1_000
-FEW = Launch(256, 4)
+# Stage 2. Most layers have few chunks, and a small program starts sooner. A layer of many chunks needs many loads in
+# flight. More threads give them. A longer block does not: the compiler then alternates loads and additions.
+FEW_CHUNKS, MANY_CHUNKS = 64, 1_000
+FEW, SOME = Launch(64, 1), Launch(256, 4)
 MANY = {"sm": Launch(2048, 32), "gfx": Launch(2048, 16)}  # 1,024 threads
 
 # The kernels have no a * b + c to fuse. Triton 3.9 warns if the option is not set.
-OPTIONS = {"enable_fp_fusion": False}
-
-# Registers of a thread in stage 1, without and with ratio_sum: a limit for the compiler. A multiprocessor of an NVIDIA
-# GPU has 65,536 registers. It runs 7 programs of 128 threads with 72 registers, or 5 with 96. The number of programs
-# decides how many bytes are in flight: each has a BLOCK of both streams, 4 KB for 16-bit weights and 8 KB for others.
-# To read at 2.0 TB/s (1 us a trip), an H100 needs about 15 KB in flight on each multiprocessor, an H200 about 22 KB.
-REGISTERS = {False: 72, True: 96}
+OPTIONS: Options = {"enable_fp_fusion": False}
 
 
-def launch_for(architecture: str, element_size: int) -> Launch:
+def stage_1_options(architecture: str, element_size: int) -> Options:
     """The settings of stage 1 for weights of `element_size` bytes.
 
     Example:
-        >>> launch_for("sm_90", 4)
-        Launch(block=1024, num_warps=4)
+        >>> stage_1_options("sm_90", 4)
+        {'BLOCK': 1024, 'STAGES': 4, 'num_warps': 8, 'enable_fp_fusion': False}
+        >>> stage_1_options("gfx942", 2)
+        {'BLOCK': 2048, 'STAGES': 1, 'num_warps': 4, 'enable_fp_fusion': False}
     """
-    return TABLE.get(architecture, TABLE[_vendor(architecture)])[element_size]
+    vendor = _vendor(architecture)
+    warps = THREADS // (64 if vendor == "gfx" else 32)
+    return {"BLOCK": BLOCK_BYTES // element_size, "STAGES": STAGES[vendor], "num_warps": warps, **OPTIONS}
 
 
-def stage_1_options(architecture: str, element_size: int, with_ratio: bool) -> dict[str, int | bool]:
-    """Triton's options for stage 1, besides the kernel's own arguments.
-
-    Example:
-        >>> stage_1_options("sm_90", 4, with_ratio=False)
-        {'num_warps': 4, 'enable_fp_fusion': False, 'maxnreg': 72}
-        >>> stage_1_options("gfx942", 4, with_ratio=False)
-        {'num_warps': 4, 'enable_fp_fusion': False}
-    """
-    options = {"num_warps": launch_for(architecture, element_size).num_warps, **OPTIONS}
-    if architecture.startswith("sm_"):
-        options["maxnreg"] = REGISTERS[with_ratio]
-    return options
-
-
-def stage_2_launch(architecture: str, most_chunks: int) -> Launch:
+def stage_2_options(architecture: str, most_chunks: int) -> Options:
     """The settings of stage 2 for a group whose largest layer has `most_chunks` chunks.
 
+    From sm_90 on, the programs of stage 2 start while stage 1 ends, and then wait for it. This hides their launch. A
+    group without chunks has no stage 1.
+
     Example:
-        >>> stage_2_launch("sm_90", 144), stage_2_launch("sm_90", 61_036)
-        (Launch(block=256, num_warps=4), Launch(block=2048, num_warps=32))
+        >>> stage_2_options("sm_80", 144)
+        {'BLOCK': 256, 'DEPENDENT': False, 'num_warps': 4, 'enable_fp_fusion': False}
+        >>> stage_2_options("sm_90", 61_036)
+        {'BLOCK': 2048, 'DEPENDENT': True, 'num_warps': 32, 'enable_fp_fusion': False, 'launch_pdl': True}
     """
-    return FEW if most_chunks <= MANY_CHUNKS else MANY[_vendor(architecture)]
+    vendor = _vendor(architecture)
+    launch = FEW if most_chunks <= FEW_CHUNKS else SOME if most_chunks <= MANY_CHUNKS else MANY[vendor]
+    dependent = most_chunks > 0 and architecture.startswith("sm_") and int(architecture.removeprefix("sm_")) >= 90
+    options = {"BLOCK": launch.block, "DEPENDENT": dependent, "num_warps": launch.num_warps, **OPTIONS}
+    return {**options, "launch_pdl": True} if dependent else options
 
 
 def _vendor(architecture: str) -> str:
