@@ -162,6 +162,48 @@ def test_what_a_gradient_scaler_tells_travels_with_the_rows(no_waiting):
     assert (history.rwc[~history.skipped] > 0).all()
 
 
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode")
+@pytest.mark.parametrize("end", ["step", "flush", "history", "close"])
+def test_clipping_after_the_step_is_told_without_waiting(no_waiting, end):
+    """The host does not wait for a comparison: a later step tells what it found, or the end of the loop."""
+    model, optimizer, step = training()
+    monitor = wsf.RWCMonitor(model, optimizer)
+    step()
+    no_waiting()
+
+    def loop():
+        for most in (0.1, 0.09, 0.08, 0.07, 0.06):
+            step()
+            with torch.no_grad():
+                for p in model.parameters():
+                    p.clamp_(-most, most)
+        torch.cuda.set_sync_debug_mode("default")
+        torch.cuda.synchronize()
+        step() if end == "step" else getattr(monitor, end)()
+
+    with pytest.warns(UserWarning, match=r"0.weight.*1.weight moved after their row was recorded: something wrote"):
+        loop()
+
+
+def test_a_step_that_is_captured_while_comparisons_pend():
+    """Nobody may ask the device for them during the capture."""
+    model, optimizer, step = training()
+    monitor = wsf.RWCMonitor(model, optimizer)
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(3):
+            step()
+    torch.cuda.current_stream().wait_stream(side)
+    monitor._steps.compare()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        step()
+    for _ in range(10):
+        graph.replay()
+    assert monitor.history().steps.tolist() == list(range(1, 14))
+
+
 def test_a_graph_records_each_replay():
     """100 replays of a step with record() in it equal 100 eager steps."""
     model, _, step = training()

@@ -17,6 +17,8 @@ from torch import nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 import weightscale_fast as wsf
+from weightscale_fast.record import step_check
+from weightscale_fast.record.host_copy import HostCopy
 from weightscale_fast.record.listener import Listener
 from weightscale_fast.record.step_check import FIRST, LATER, SILENT, StepCheck
 
@@ -414,6 +416,70 @@ class TestWeightsChangedAfterTheStep:
             train(model, optimizer, 1)
             swap_in_and_out()
         assert len(monitor.history()) == FIRST + 2
+
+
+class TestComparisonsThatArriveLate:
+    """As on a GPU. Here a copy to the host arrives when a test says so."""
+
+    @pytest.fixture
+    def arrival(self, monkeypatch):
+        class Slow(HostCopy):
+            here = False
+
+            def has_arrived(self):
+                return Slow.here
+
+        monkeypatch.setattr(step_check, "HostCopy", Slow)
+        return Slow
+
+    def test_they_name_what_was_so_when_they_were_made(self, arrival):
+        """Adam steps late in the first rows only, and the next step of SGD hears of it."""
+        model = network()
+        first, second = two_optimizers(model)
+        wsf.RWCMonitor(model, first)
+        repeat(2, lambda: steps_of_both(model, first, second))
+        repeat(5, lambda: steps_of_both(model, first))
+        arrival.here = True
+        with pytest.warns(UserWarning, match=rf"^2.weight {LACK}: Adam stepped after the SGD"):
+            steps_of_both(model, first)
+        steps_of_both(model, first, second)
+        steps_of_both(model, first)  # no second warning
+
+    def test_an_optimizer_that_stepped_before_the_watched_one_stays_right(self, arrival):
+        """The layers that it moved are taken from its own comparison, and not from a later one."""
+        model = network()
+        first, second = two_optimizers(model)
+        wsf.RWCMonitor(model, first)
+        repeat(5, lambda: steps_of_both(model, second, first))
+        arrival.here = True
+        repeat(5, lambda: steps_of_both(model, first))
+
+    @pytest.mark.parametrize("end", ["flush", "history", "close", "state_dict"])
+    def test_they_are_judged_at_the_end(self, arrival, end):
+        model = network()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+        monitor = wsf.RWCMonitor(model, optimizer)
+        for _ in range(4):
+            train(model, optimizer, 1)
+            clip(model)
+        arrival.here = True
+        with pytest.warns(UserWarning, match=rf"{LACK}: something wrote to them between SGD.step\(\)"):
+            getattr(monitor, end)()
+
+    def test_a_device_that_is_far_behind_is_not_asked_for_more(self, arrival):
+        model = network()
+        check = StepCheck(model, wsf.snapshot(model), lambda: torch.zeros(2), "SGD")
+        compared = 0
+        for _ in range(5_000):
+            check.step_ended(row=True)
+            if check.is_due():
+                check.compare()
+                compared += 1
+        assert compared == FIRST
+        arrival.here = True
+        check.judge()
+        repeat(5_000, lambda: check.step_ended(row=True), check.judge, lambda: check.is_due() and check.compare())
+        assert len(check._pending) == 0
 
 
 class TestNothingIsRecorded:

@@ -77,7 +77,8 @@ class RWCMonitor:
 
     A row must be the change between two ends of steps. So the monitor compares the weights before some steps with those
     of the last row: after each of the first 20 rows, and later after a few rows from 64, 128, 256, ... on, 20 at
-    most each time. It warns if the loop changes them after `step`, at every step or at every n-th. It also warns if
+    most each time. It warns if the loop changes them after `step`, at every step or at every n-th. On a GPU it does so
+    a few steps later, because it does not wait, and at the latest at `flush`, `history` or `close`. It also warns if
     another optimizer steps on the model's layers while the watched one does not; and at `history` or `close`, if
     `record()` was never called.
 
@@ -224,6 +225,7 @@ class RWCMonitor:
         self._after_step()
 
     def _before_step(self) -> None:
+        self._steps.judge()
         if self._steps.is_due() and not self._record.between_rows and not self._record.is_capturing():
             self._steps.compare()
 
@@ -316,12 +318,14 @@ class RWCMonitor:
         kept until the process ends.
         """
         self._look_at(self._record.flush())
+        self._steps.judge()  # nothing pends any more, because the flush has waited for the device
         self._tell()
 
     def close(self) -> None:
         """Flush and stop recording. `history()` can still be called, and is then no collective call."""
         self._warn_of_missed_steps()
         self._end(self._record.close)
+        self._steps.judge()
         self._tell()
 
     def abandon(self) -> None:

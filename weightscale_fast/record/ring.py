@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..graph_capture import is_capturing
+from .host_copy import HostCopy
 from .rows import Part
 
 RING_ROWS = 512
@@ -25,9 +26,7 @@ class _InFlight(NamedTuple):
     """Rows that are being copied to the host."""
 
     first: int
-    host: Tensor  # [n, K, L]
-    skipped: Tensor  # [n]
-    done: torch.cuda.Event | None  # the end of the copy on the side stream; None if the copy is done
+    copies: HostCopy  # of the sums [n, K, L] and of the skipped steps [n]
 
 
 class Ring:
@@ -135,7 +134,7 @@ class Ring:
     def release(self, rows: int) -> None:
         """Forget the first `rows` rows of the record, because they are stored."""
         self._kept = max(self._kept, rows)
-        if self._in_flight is not None and self._in_flight.first + len(self._in_flight.host) <= rows:
+        if self._in_flight is not None and self._in_flight.first + len(self._in_flight.copies.tensors[0]) <= rows:
             self._in_flight = None
 
     def newest(self, first: int) -> Part:
@@ -150,10 +149,10 @@ class Ring:
         """
         if self._in_flight is None or is_capturing(self.rows.device):
             return []
-        first, host, skipped, done = self._in_flight
-        if done is not None and not done.query():  # type: ignore[no-untyped-call]  # the copy began half a ring ago
-            done.synchronize()
-        return [Part(first, host.numpy().copy(), skipped.numpy().astype(np.float64))]  # copies, to free pinned memory
+        first, copies = self._in_flight
+        copies.wait()  # seldom, because the copy began half a ring ago
+        sums, skipped = (copy.numpy().astype(np.float64) for copy in copies.tensors)  # copies, to free pinned memory
+        return [Part(first, sums, skipped)]
 
     def _wait_for_device(self) -> None:
         """Wait until all rows are complete, on all streams."""
@@ -169,13 +168,12 @@ class Ring:
         """Begin to copy the rows that are not released. They lie in one half of the ring."""
         first = self._kept % len(self.rows)
         rows = slice(first, first + self.recorded - self._kept)
+        tensors = self.rows[rows], self.skipped[rows]
         if self._stream is None:
-            host, skipped = (tensor[rows].to("cpu", torch.float64, copy=True) for tensor in (self.rows, self.skipped))
-            return _InFlight(self._kept, host, skipped, None)
+            return _InFlight(self._kept, HostCopy(*tensors))
         self._stream.wait_stream(torch.cuda.current_stream(self.rows.device))
         with torch.cuda.stream(self._stream):
-            host, skipped = (_to_pinned(tensor[rows]) for tensor in (self.rows, self.skipped))
-        return _InFlight(self._kept, host, skipped, self._stream.record_event())
+            return _InFlight(self._kept, HostCopy(*tensors))
 
 
 def arrives_late(device: torch.device) -> bool:
@@ -189,8 +187,3 @@ def _rows_for(sums: int, layers: int) -> int:
     while rows > FEWEST_ROWS and rows * sums * layers * 8 > RING_BYTES:
         rows //= 2
     return rows
-
-
-def _to_pinned(tensor: Tensor) -> Tensor:
-    host = torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu", pin_memory=True)
-    return host.copy_(tensor, non_blocking=True)

@@ -6,6 +6,9 @@ those of the last row. If they moved in between, the next row has that movement.
 that had ended, as clipping after the step does; and right if it belongs to the next one, as `max_norm` of an embedding
 does. Only the loop's author can tell, so the warning names both.
 
+A GPU compares when it comes to it, and the host does not wait for that. So there a comparison is judged a few steps
+later, or at the latest when the rows are flushed. The warning says what was so when the comparison was made.
+
 Letters: L layers.
 """
 
@@ -13,6 +16,7 @@ from __future__ import annotations
 
 import warnings
 import weakref
+from collections import deque
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -24,10 +28,11 @@ from ..errors import WeightScaleError
 from ..functional import layer_sums
 from ..text import count, listing
 from ..weights.snapshot import Snapshot
+from .host_copy import HostCopy
 
 # The rows after which the weights are compared: the first 20, and later the first 32nd, 20 at most, of the rows from 64
 # to 127, from 128 to 255, ... So many in a row find what is done at every 5th or 10th step, such as Lookahead by hand.
-# More would slow a GPU down, because each comparison waits for it.
+# More would slow the training down, because each comparison reads all weights.
 FIRST = 20
 LATER = 64
 PART_OF_ROWS = 32
@@ -41,6 +46,14 @@ class _Other(NamedTuple):
 
     name: str  # of its class
     layers: frozenset[int]  # the recorded layers that it trains
+
+
+class _Comparison(NamedTuple):
+    """A comparison that a GPU may not have made yet, and what was known when it was asked for."""
+
+    moved: HostCopy  # [L] bool: whether a layer moved after its row
+    in_time: frozenset[int]  # the layers whose movement belongs to the next row
+    late: tuple[str, ...]  # the optimizers that stepped after the watched one
 
 
 class StepCheck:
@@ -61,6 +74,7 @@ class StepCheck:
         self._forwards = False  # whether that number grew between two rows: not if another thread trains, or nobody
         self._seen = 0  # how often weights had moved after a row
         self._told = False
+        self._pending: deque[_Comparison] = deque()  # the oldest first
         self._others: weakref.WeakKeyDictionary[Optimizer, _Other | None] = weakref.WeakKeyDictionary()
         self._first: weakref.WeakSet[Optimizer] = weakref.WeakSet()  # those that stepped before the first row
         self._silent: weakref.WeakKeyDictionary[Optimizer, int] = weakref.WeakKeyDictionary()
@@ -70,7 +84,7 @@ class StepCheck:
     def is_due(self) -> bool:
         """Whether the weights should be compared before the step that begins now."""
         n = self._rows
-        if self._told or n == 0:
+        if self._told or n == 0 or len(self._pending) >= FIRST:  # so many only if the GPU is far behind
             return False
         power = 1 << (n.bit_length() - 1)
         return n <= FIRST or (n >= LATER and n - power < min(max(TWICE, power // PART_OF_ROWS), FIRST))
@@ -88,16 +102,39 @@ class StepCheck:
             self._forward = forward
 
     def compare(self) -> None:
-        """Before a step: warn if the loop changes weights after its rows. It waits for the device."""
-        late = [name for i, name in enumerate(self._last_row.names) if i in self._find_moved() - self._in_time]
-        if not late:
+        """Before a step: compare the weights, and warn if the loop changes them after its rows.
+
+        On a GPU this does not wait, and a later call of `judge` warns.
+        """
+        moved = self._moved_since()
+        if moved is not None:
+            self._pending.append(_Comparison(HostCopy(moved), frozenset(self._in_time), tuple(self._late)))
+        self.judge()
+
+    def judge(self) -> None:
+        """Warn if the comparisons that have been made by now say so. This waits for nothing."""
+        while self._pending:
+            try:
+                comparison = self._pending.popleft()  # first, because another thread may flush now
+            except IndexError:
+                return
+            if not comparison.moved.has_arrived():
+                self._pending.appendleft(comparison)
+                return
+            self._judge(comparison)
+
+    def _judge(self, comparison: _Comparison) -> None:
+        (moved,) = comparison.moved.tensors
+        moved_late = set(torch.nonzero(moved).flatten().tolist()) - comparison.in_time
+        late = [name for i, name in enumerate(self._last_row.names) if i in moved_late]
+        if self._told or not late:
             return
         self._seen += 1
         if self._seen < TWICE:
             return
         by = (
-            f"{listing(list(self._late))} stepped after the {self._watched} that this monitor watches"
-            if self._late
+            f"{listing(list(comparison.late))} stepped after the {self._watched} that this monitor watches"
+            if comparison.late
             else f"something wrote to them between {self._watched}.step() and the next one"
         )
         self._warn(
@@ -134,20 +171,26 @@ class StepCheck:
         )
 
     def warn_if_never_called(self) -> None:
-        """At the end of a loop that has to call `record()`: warn if it never did, and trained."""
-        if self._watched is None and not self._called and not self._told and self._find_moved():
+        """At the end of a loop that has to call `record()`: warn if it never did, and trained.
+
+        This waits for the device.
+        """
+        if self._watched is not None or self._called or self._told:
+            return
+        moved = self._moved_since()
+        if moved is not None and bool(moved.any()):
             self._warn(
                 "the weights moved, and record() was never called, so nothing is recorded: call it after each step, or "
                 "give the optimizer to the monitor"
             )
 
-    def _find_moved(self) -> set[int]:
-        """The layers that moved since the last row, by their numbers."""
+    def _moved_since(self) -> Tensor | None:
+        """[L] bool, on the device: whether a layer moved since the last row. None if the model was changed."""
         try:
             since = layer_sums(self._model, self._last_row, update=False).delta_l1
-        except (TypeError, ValueError, WeightScaleError):  # the model was changed; the next row says so
-            return set()
-        return set(torch.nonzero(since > PART * self._moved()).flatten().tolist())
+        except (TypeError, ValueError, WeightScaleError):  # the next row says so
+            return None
+        return since > PART * self._moved()
 
     def _other(self, optimizer: Optimizer) -> _Other | None:
         if optimizer not in self._others:
