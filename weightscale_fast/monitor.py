@@ -353,7 +353,12 @@ class RWCMonitor:
 
         It holds the previous weights, which are as large as the model's layers. Without a run folder it holds the
         record too. With several processes each rank has its share of the weights: save and load it on all of them.
+
+        Raises:
+            WeightScaleError: a signal handler called it in the middle of a step, or a hook of the optimizer called it
+                before the step was recorded.
         """
+        self._check_step_has_row("state_dict")
         self.flush()
         return resuming.state_dict(self._record)
 
@@ -371,8 +376,15 @@ class RWCMonitor:
             >>> monitor.checkpoint_state()["weights"] is None
             True
         """
+        self._check_step_has_row("checkpoint_state")
         self.flush()
         return resuming.checkpoint_state(self._record, self.model)
+
+    def _check_step_has_row(self, call: str) -> None:
+        if self._hook is not None:
+            self._hook.check_not_in_hook(call)
+        elif self._unclosed.alive:
+            resuming.warn_of_unrecorded_step(self._record, self.model)
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Go back to the moment of `state_dict()`. Later rows are deleted, in the run folder too.
@@ -380,9 +392,14 @@ class RWCMonitor:
         If the state's `"weights"` are None, the model's weights are the previous weights: load the model first.
 
         Raises:
-            ValueError: the state has other layers, another definition or another `every`; or its rows are in a run
-                folder and this monitor has none.
+            ValueError: the state is damaged, or has other layers, another definition or another `every`; or its rows
+                are in a run folder and this monitor has none, or the folder of another run. Nothing is loaded then.
+            WeightScaleError: the monitor is closed and has a run folder; the rows in the folder cannot be deleted; this
+                process was forked from the one that made the monitor; a signal handler called it in the middle of a
+                step; or a hook of the optimizer called it before the step was recorded.
         """
+        if self._hook is not None:
+            self._hook.check_not_in_hook("load_state_dict")
         resuming.load_state_dict(self._record, state_dict, self.model)
         self._watch.restart(self.step)
         self._health.restart()

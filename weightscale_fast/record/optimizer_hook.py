@@ -114,6 +114,15 @@ class OptimizerHook:
         watched, outermost = self._optimizer, self._outermost
         self._others = Listener(other_steps, ignored=lambda other: other is watched() or outermost.is_running())
 
+    def check_not_in_hook(self, call: str) -> None:
+        """Raise if a hook of the optimizer makes this call when the step is made and not recorded yet."""
+        if self._outermost.is_after_step():
+            raise WeightScaleError(
+                f"a hook of {self.name}.step() called {call}() before the monitor recorded this step, so the weights "
+                f"are those of this step and the rows end before it: call {call}() after step() has returned, or "
+                "register that hook after the monitor is made"
+            )
+
     def remove(self) -> None:
         """Stop the calls. If the optimizer is in a step, as in `on_finding`, its hooks stay until another hook ends."""
         self._calls = None

@@ -38,6 +38,20 @@ class OutermostStep:
         self._forget_ended()
         return bool(self._running)
 
+    def is_after_step(self) -> bool:
+        """Whether a running call is past its step, or past that of an optimizer inside it, and a hook makes this call.
+
+        PyTorch's wrapper has the result of `step` in its variable `out` when it calls the hooks.
+        """
+        after = False
+        frame: FrameType | None = sys._getframe() if self._running else None
+        while frame is not None:
+            after |= frame.f_code.co_filename == torch_optimizer.__file__ and "out" in frame.f_locals
+            if after and any(frame is step for step in self._running):
+                return True
+            frame = frame.f_back
+        return False
+
     def _forget_ended(self) -> None:
         if not self._running:
             return

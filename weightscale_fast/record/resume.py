@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 from typing import Any
@@ -47,6 +48,25 @@ def _check_not_inside(record: Record, call: str) -> None:
         raise WeightScaleError(
             f"a signal handler called {call}() in the middle of a step or of another call of the monitor: set a flag "
             f"in the handler, and call {call}() after the step"
+        )
+
+
+def warn_of_unrecorded_step(record: Record, model: nn.Module) -> None:
+    """Where the loop calls `record()`: warn if the weights moved since the last row, so a step may have no row yet.
+
+    With `every` above 1 that is known only at the steps that have a row.
+    """
+    if record.between_rows:
+        return
+    try:
+        moved = bool((layer_sums(model, record.snapshot, update=False).moved > 0).any())
+    except (TypeError, ValueError, WeightScaleError):  # the model was changed; the next row says so
+        return
+    if moved:
+        warnings.warn(
+            f"the weights moved since step {record.step} was recorded, and a state is saved now. If the next optimizer "
+            "step was made already, a resumed run counts it and the one after it as one: call record() first",
+            stacklevel=3,
         )
 
 
