@@ -94,10 +94,10 @@ class RWCMonitor:
     before. The weights need that too, and it puts the rows in order.
 
     With several processes, making the monitor, `flush`, `history`, `recent`, `summary`, `state_dict`,
-    `checkpoint_state` and `close` are collective calls: every rank must make them, after the same step. Each rank
-    counts its share of the weights, and steps send nothing: one all-reduce adds up at most 256 rows at a time. Rank 0
-    writes `run_dir`. If a rank does not call `close`, the rows that were not added up yet are lost. Parameters that
-    FSDP2 has gathered are resharded when the monitor is made.
+    `checkpoint_state`, `load_state_dict` and `close` are collective calls: every rank must make them, after the same
+    step. Each rank counts its share of the weights, and steps send nothing: one all-reduce adds up at most 256 rows at
+    a time. Rank 0 writes `run_dir`. If a rank does not call `close`, the rows that were not added up yet are lost.
+    Parameters that FSDP2 has gathered are resharded when the monitor is made.
 
     Raises:
         ValueError, TypeError: a wrong argument, no layer in the model, or an optimizer of none of its parameters.
@@ -396,7 +396,7 @@ class RWCMonitor:
                 are in a run folder and this monitor has none, or the folder of another run. Nothing is loaded then.
             WeightScaleError: the monitor is closed and has a run folder; the rows in the folder cannot be deleted; this
                 process was forked from the one that made the monitor; a signal handler called it in the middle of a
-                step; or a hook of the optimizer called it before the step was recorded.
+                step; a hook of the optimizer called it before the step was recorded; or another rank cannot load.
         """
         if self._hook is not None:
             self._hook.check_not_in_hook("load_state_dict")
