@@ -336,8 +336,11 @@ class RWCMonitor:
         if self._hook is not None:
             self._hook.remove()
             self._hook = None
-        if self._unclosed.detach() is not None:
-            self._look_at(last_call())
+        try:
+            if self._unclosed.detach() is not None:
+                self._look_at(last_call())
+        finally:
+            self._watch.end()
 
     def __enter__(self) -> RWCMonitor:
         return self

@@ -25,7 +25,7 @@ from .rows import Rows
 
 LOOKS = 64  # layers whose requires_grad is read at each row, which takes a few microseconds at most
 CLOSE = 8  # rows in which a layer that was found frozen is looked at closely
-STEPS = 1024  # steps of any optimizer after which a close look ends, such as those after the monitor's end
+STEPS = 1024  # steps of any optimizer after which a close look ends, if no row comes any more
 SPANS = 4096  # spans of steps in which a layer was frozen; kept until the rows of these steps arrive on the host
 
 
@@ -70,6 +70,10 @@ class Watch:
         self._ended: deque[tuple[int, _Close]] = deque(maxlen=SPANS)
         for turn, part in enumerate(self._requires):
             self._change(turn, [True] * len(part), part, step)
+
+    def end(self) -> None:
+        """Listen to the optimizers no more."""
+        self._listener.end()
 
     def look(self, step: int) -> None:
         """Look at the next layers. The row of `step` was just recorded."""
