@@ -656,6 +656,39 @@ def state_of_other_ranks():
 
 
 @case(2)
+def a_state_that_one_rank_refuses_is_refused_by_all():
+    """Rank 0 alone knows what is in the run folder. The other went on from the state of another run."""
+    states = []
+    for name in ("first", "second"):
+        model = DistributedDataParallel(nn.Linear(3, 3, bias=False))
+        monitor = wsf.RWCMonitor(model, run_dir=shared_folder() / name)
+        for _ in range(4):
+            with torch.no_grad():
+                model.module.weight.add_(1.0)
+            monitor.record()
+        states.append(monitor.state_dict())
+        if name == "first":
+            monitor.close()
+    refused = {0: (ValueError, "the state is of another run"), 1: (wsf.WeightScaleError, "rank 0 could not load its")}
+    with raises(*refused[dist.get_rank()]):
+        monitor.load_state_dict(states[0])
+    damaged = {**states[1], "step": states[1]["step"] - dist.get_rank() * 9}  # on rank 1 alone
+    refused = {0: (wsf.WeightScaleError, "rank 1 could not load its state: ValueError"), 1: (ValueError, "its step is")}
+    with raises(*refused[dist.get_rank()]):
+        monitor.load_state_dict(damaged)
+    with torch.no_grad():
+        model.module.weight.add_(1.0)
+    monitor.record()
+    assert monitor.step == 5
+    monitor.load_state_dict({**states[1], "step": 2, "written": 2})
+    assert monitor.step == 2
+    monitor.close()
+    assert monitor.history().steps.tolist() == ([1, 2] if dist.get_rank() == 0 else [])
+    with raises(wsf.WeightScaleError, "the monitor is closed"):
+        monitor.load_state_dict(states[1])
+
+
+@case(2)
 def ranks_with_different_models_or_arguments():
     with raises(wsf.WeightScaleError, "rank 1 has another model than rank 0", "lacks '1.weight', ", "pipeline=True"):
         layers = [nn.Linear(3, 3) for _ in range(2 - dist.get_rank())]

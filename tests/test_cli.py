@@ -121,7 +121,16 @@ def test_analyze_flags(run):
 )
 def test_analyze_misused(run, arguments, message, capsys):
     assert main(["analyze", str(run), *arguments]) == 2
-    assert message in capsys.readouterr().err
+    out, error = capsys.readouterr()
+    assert message in error
+    assert out == ""  # nothing was printed before the arguments were found wrong
+
+
+@pytest.mark.parametrize("command", [["analyze"], ["plot", "--figure", "heat_map"], ["train"], ["demo", "--run"]])
+def test_an_address_in_the_place_of_a_folder(command, capsys):
+    with pytest.raises(SystemExit):
+        main([*command, "s3://bucket/run"])
+    assert "got the address 's3://bucket/run': record to a local folder" in capsys.readouterr().err
 
 
 def test_analyze_by_groups(run, capsys):

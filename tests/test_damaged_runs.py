@@ -218,6 +218,8 @@ def test_nothing_is_written_where_analysis_is_no_folder(run, tmp_path, capsys, m
     for command in (["analyze"], ["plot", "--figure", "heat_map"]):
         assert main([command[0], str(run), *command[1:]]) == 2
         assert "analysis is " in capsys.readouterr().err
+    with pytest.raises(wsf.WeightScaleError, match="analysis is "):
+        wsf.write_report(run)
     assert list((tmp_path / "mine").iterdir()) == []
 
 

@@ -159,6 +159,11 @@ class TestLimit:
         assert (len(images.training), len(images.test)) == images.of == (limit, max(1, round(limit / 10)))
         assert (images.channels, images.classes) == (3, 10)
 
+    @pytest.mark.parametrize("limit", [1_000_001, 10**13, 10**40])
+    def test_too_many_to_generate(self, limit):
+        with pytest.raises(ValueError, match=r"limit must be at most 1,000,000 with data 'generated'.*got [\d,]+$"):
+            load_images(config(data="generated", limit=limit))
+
     def test_generated(self):
         images, other = (load_images(config(data="generated", seed=seed)) for seed in (0, 1))
         assert images.of == (5_000, 500)

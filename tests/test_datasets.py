@@ -10,6 +10,7 @@ import tarfile
 import tempfile
 import threading
 import time
+import tracemalloc
 from contextlib import suppress
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -481,3 +482,37 @@ class TestDownload:
         publish("svhn")
         with pytest.raises(WeightScaleError, match=r"svhn cannot be downloaded: \[Errno .*'/proc/data"):
             read_source("svhn", "/proc/data", download=True)
+
+
+def test_a_packed_file_that_would_fill_the_memory(tmp_path, monkeypatch):
+    """Its checksum was looked at when all of it was unpacked: 6 MB took 3 GB."""
+    monkeypatch.setattr(datasets, "LARGEST_IDX", 100_000)
+    write_idx("mnist", tmp_path, [random_images("mnist", 8, 0), random_images("mnist", 8, 1)], monkeypatch)
+    bomb = tmp_path / SOURCES["mnist"].folder / SOURCES["mnist"].files[0].name
+    bomb.write_bytes(gzip.compress(bytes(30_000_000)))
+    tracemalloc.start()
+    try:
+        with pytest.raises(WeightScaleError, match="train-images-idx3-ubyte.gz is damaged, or another file"):
+            read_source("mnist", tmp_path)
+        assert tracemalloc.get_traced_memory()[1] < 3_000_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_the_largest_file_is_read_as_a_whole(tmp_path, monkeypatch):
+    splits = [random_images("mnist", 8, 0), random_images("mnist", 8, 1)]
+    write_idx("mnist", tmp_path, splits, monkeypatch)
+    monkeypatch.setattr(datasets, "LARGEST_IDX", len(idx(splits[0][0][:, 0])))
+    (pixels, _), _ = read_source("mnist", tmp_path)
+    assert np.array_equal(pixels.numpy(), splits[0][0])
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes")
+def test_a_pipe_in_the_place_of_a_file(tmp_path, monkeypatch):
+    """Reading it would wait for ever."""
+    write_idx("mnist", tmp_path, [random_images("mnist", 8, 0), random_images("mnist", 8, 1)], monkeypatch)
+    packed = tmp_path / SOURCES["mnist"].folder / SOURCES["mnist"].files[0].name
+    packed.unlink()
+    os.mkfifo(packed)
+    with pytest.raises(WeightScaleError, match="train-images-idx3-ubyte.gz is not there"):
+        read_source("mnist", tmp_path)

@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 import threading
+import warnings
 from functools import partial
 from pathlib import Path
 
@@ -84,6 +85,7 @@ def test_ctrl_c_in_a_flush_loses_no_row(tmp_path, to_folder, late, monkeypatch):
 
 
 @pytest.mark.parametrize(("late", "at"), [(False, 4), (True, 8)])
+@pytest.mark.filterwarnings("ignore:KeyboardInterrupt came while step")  # see the next test
 def test_ctrl_c_in_a_step_that_moves_rows_loses_none(late, at, monkeypatch):
     """This row takes the others out of the ring. It is itself recorded, or its movement is lost or in the next row."""
     number, interrupted = 0, True
@@ -104,6 +106,37 @@ def test_ctrl_c_in_a_step_that_moves_rows_loses_none(late, at, monkeypatch):
         assert moved[: at - 1] == list(range(1, at)), number
         assert moved[-3:] == [at + 2, at + 3, at + 4], number
     assert number > 20
+
+
+@pytest.mark.parametrize("every", [1, 3])
+def test_ctrl_c_that_loses_the_movement_of_a_step_is_told(every):
+    """It came after the pass had renewed the previous weights and before the row counted, and nobody said so.
+
+    And with `every` above 1, one that came just before the step was counted moved all later rows by one step.
+    """
+    number, told, interrupted = 0, 0, True
+    while interrupted:
+        number += 1
+        model, step = counting()
+        monitor = wsf.RWCMonitor(model, every=every)
+        for i in range(1, 3 * every):
+            step(monitor, i)
+        with warnings.catch_warnings(record=True) as warned:
+            warnings.simplefilter("always")
+            interrupted = interrupt_at(number, partial(step, monitor, 3 * every))
+        for _ in range(every):
+            step(monitor, 100)
+        rows = (monitor.history().delta_l1[:, 0] / 4).tolist()
+        if warned:
+            told += 1
+            assert f"KeyboardInterrupt came while step {3 * every} was recorded" in str(warned[0].message)
+            assert len(rows) == 3
+        elif len(rows) == 3:  # the interrupted step had not begun to be recorded, and the next row has both
+            assert rows[2] == sum(range(2 * every + 1, 3 * every + 1)) + 100, number
+        else:
+            assert rows[2:] == [sum(range(2 * every + 1, 3 * every + 1)), 100 * every], number
+        monitor.close()
+    assert told > 10
 
 
 def call_at(number, call, inner):

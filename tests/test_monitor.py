@@ -272,11 +272,28 @@ class TestWrongArguments:
         with pytest.raises(wsf.WeightScaleError, match=r"run folder .*run exists and holds the rows of a run: choose"):
             wsf.RWCMonitor(model, run_dir=tmp_path / "run")
 
-    def test_run_folder_of_another_run(self, tmp_path):
-        with wsf.RWCMonitor(training()[0], run_dir=tmp_path / "run") as monitor:
+    @pytest.mark.parametrize(
+        ("sizes", "options", "difference"),
+        [
+            ([3, 3, 3, 3], {}, "it lacks '2.weight'"),
+            ([3, 3], {}, "it has '1.weight', which this monitor does not record"),
+            ([3, 4, 3], {}, "its layer '0.weight' has 9 weights, and this monitor's has 12"),
+            ([3, 3, 3], {"layers": "0"}, "it has '1.weight', which this monitor does not record"),
+            ([3, 3, 3], {"layers": "all"}, "it lacks '0.bias', '1.bias'"),
+            ([3, 3, 3], {"every": 2}, "it has every=1, and this monitor has 2"),
+            ([3, 3, 3], {"definition": "mean_ratio"}, "it has definition='norm_ratio', and this monitor has"),
+        ],
+    )
+    def test_run_folder_of_another_run(self, tmp_path, sizes, options, difference):
+        def network(sizes):
+            return nn.Sequential(*map(nn.Linear, sizes, sizes[1:]))
+
+        with wsf.RWCMonitor(network([3, 3, 3]), run_dir=tmp_path / "run") as monitor:
             monitor.record()
-        with pytest.raises(wsf.WeightScaleError, match="its 'names' differs"):
-            wsf.RWCMonitor(nn.Linear(2, 2), run_dir=tmp_path / "run", resume=True)
+        with pytest.raises(wsf.WeightScaleError) as error:
+            wsf.RWCMonitor(network(sizes), run_dir=tmp_path / "run", resume=True, **options)
+        assert f"belongs to another run: {difference}" in str(error.value)
+        assert str(error.value).endswith("; choose another name")
 
     def test_state_that_does_not_fit(self, tmp_path):
         model, _, step = training()

@@ -164,7 +164,10 @@ def test_a_rank_that_makes_no_monitor():
     waiting, absent = start(ABSENT)
     output = output_of(waiting)
     output_of(absent)
-    assert "WeightScaleError: RWCMonitor got no answer from some of the 2 ranks: every rank must make one" in output
+    assert (
+        "WeightScaleError: RWCMonitor got no answer from some of the 2 ranks: every rank must make its RWCMonitor"
+        in output
+    )
 
 
 DESTROYED = """

@@ -293,6 +293,49 @@ def test_two_monitors_log_under_their_own_names(parts):
     assert {name.partition("/")[0] for name in tracker.names} == {"generator", "rwc"}
 
 
+class Own:
+    """A tracker that a user wrote."""
+
+    def __init__(self):
+        self.logged = []
+
+    def scalars(self, values, step):
+        self.logged.append((step, values))
+
+    def image(self, name, png, step):
+        pass
+
+    def page(self, html):
+        pass
+
+
+@pytest.mark.parametrize("other", ["of the same layers", "of other layers"])
+def test_two_monitors_under_the_same_names_are_told(parts, other):
+    second = parts[0]
+    if other == "of the same layers":
+        second = replace(second, delta_l1=second.delta_l1 * 2)
+    else:
+        second = replace(second.select("layer[01]"), steps=second.steps * 5)
+    tracker = Own()
+    log_summary(parts[0], tracker)
+    with pytest.warns(UserWarning, match="two different records are logged to this tracker as 'rwc'.*prefix") as told:
+        log_summary(second, tracker)
+    assert told[0].filename == __file__
+    log_summary(parts[0], tracker)  # it is told once
+    log_summary(second, tracker)
+    assert len(tracker.logged) == 4
+
+
+def test_one_monitor_is_not_told(parts):
+    """Also if it logs a step twice, goes back to a checkpoint, or begins again with another tracker."""
+    broken = replace(parts[1], delta_l1=np.full_like(parts[1].delta_l1, np.nan))
+    tracker = Own()
+    for part in (parts[0], parts[0], parts[1], parts[0], broken, broken):
+        log_summary(part, tracker)
+    log_summary(parts[0].select("layer0"), tracker, prefix="first layer")
+    log_summary(parts[0].select("layer0"), Own())
+
+
 def test_what_is_no_tracker():
     with pytest.raises(TypeError, match=r"tracker must be a TensorBoard SummaryWriter.*; got str"):
         tracker_for("tensorboard")

@@ -95,10 +95,10 @@ class RWCMonitor:
     before. The weights need that too, and it puts the rows in order.
 
     With several processes, making the monitor, `flush`, `history`, `recent`, `summary`, `state_dict`,
-    `checkpoint_state` and `close` are collective calls: every rank must make them, after the same step. Each rank
-    counts its share of the weights, and steps send nothing: one all-reduce adds up at most 256 rows at a time. Rank 0
-    writes `run_dir`. If a rank does not call `close`, the rows that were not added up yet are lost. Parameters that
-    FSDP2 has gathered are resharded when the monitor is made.
+    `checkpoint_state`, `load_state_dict` and `close` are collective calls: every rank must make them, after the same
+    step. Each rank counts its share of the weights, and steps send nothing: one all-reduce adds up at most 256 rows at
+    a time. Rank 0 writes `run_dir`. If a rank does not call `close`, the rows that were not added up yet are lost.
+    Parameters that FSDP2 has gathered are resharded when the monitor is made.
 
     Raises:
         ValueError, TypeError: a wrong argument, no layer in the model, or an optimizer of none of its parameters.
@@ -340,8 +340,11 @@ class RWCMonitor:
         if self._hook is not None:
             self._hook.remove()
             self._hook = None
-        if self._unclosed.detach() is not None:
-            self._look_at(last_call())
+        try:
+            if self._unclosed.detach() is not None:
+                self._look_at(last_call())
+        finally:
+            self._watch.end()
 
     def __enter__(self) -> RWCMonitor:
         return self
@@ -357,7 +360,12 @@ class RWCMonitor:
 
         It holds the previous weights, which are as large as the model's layers. Without a run folder it holds the
         record too. With several processes each rank has its share of the weights: save and load it on all of them.
+
+        Raises:
+            WeightScaleError: a signal handler called it in the middle of a step, or a hook of the optimizer called it
+                before the step was recorded.
         """
+        self._check_step_has_row("state_dict")
         self.flush()
         return resuming.state_dict(self._record)
 
@@ -375,8 +383,15 @@ class RWCMonitor:
             >>> monitor.checkpoint_state()["weights"] is None
             True
         """
+        self._check_step_has_row("checkpoint_state")
         self.flush()
         return resuming.checkpoint_state(self._record, self.model)
+
+    def _check_step_has_row(self, call: str) -> None:
+        if self._hook is not None:
+            self._hook.check_not_in_hook(call)
+        elif self._unclosed.alive:
+            resuming.warn_of_unrecorded_step(self._record, self.model)
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Go back to the moment of `state_dict()`. Later rows are deleted, in the run folder too.
@@ -384,9 +399,14 @@ class RWCMonitor:
         If the state's `"weights"` are None, the model's weights are the previous weights: load the model first.
 
         Raises:
-            ValueError: the state has other layers, another definition or another `every`; or its rows are in a run
-                folder and this monitor has none.
+            ValueError: the state is damaged, or has other layers, another definition or another `every`; or its rows
+                are in a run folder and this monitor has none, or the folder of another run. Nothing is loaded then.
+            WeightScaleError: the monitor is closed and has a run folder; the rows in the folder cannot be deleted; this
+                process was forked from the one that made the monitor; a signal handler called it in the middle of a
+                step; a hook of the optimizer called it before the step was recorded; or another rank cannot load.
         """
+        if self._hook is not None:
+            self._hook.check_not_in_hook("load_state_dict")
         resuming.load_state_dict(self._record, state_dict, self.model)
         self._watch.restart(self.step)
         self._health.restart()

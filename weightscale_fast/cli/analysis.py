@@ -27,7 +27,7 @@ from ..record.run_folder import META
 from ..report.write import write_report
 from ..text import count, printable
 from ..train.loop import PER_EPOCH
-from .commands import add_command
+from .commands import add_command, run_path
 
 MOST_FINDINGS = 8  # lines
 MOST_RUNS = 8  # names in a message
@@ -43,7 +43,7 @@ def add_commands(commands: Any) -> None:
         "and tables to RUN/analysis.",
         "weightscale analyze runs/first --by kind",
     )
-    analyze.add_argument("run", type=Path, metavar="RUN", help="folder of the run")
+    analyze.add_argument("run", type=run_path, metavar="RUN", help="folder of the run")
     analyze.add_argument("--out", type=Path, metavar="DIR", help="where to write the report (default: RUN/analysis)")
     _add_analysis_flags(analyze)
     analyze.set_defaults(call=run_analyze)
@@ -55,7 +55,7 @@ def add_commands(commands: Any) -> None:
         "Draws one figure of a recorded run, or the maps of several runs, and writes it to RUN/analysis/NAME.png.",
         "weightscale plot runs/first --figure heat_map --out heat.svg",
     )
-    plot.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="folder of the run")
+    plot.add_argument("runs", type=run_path, nargs="+", metavar="RUN", help="folder of the run")
     plot.add_argument("--figure", required=True, metavar="NAME", help=f"one of {', '.join(FIGURES)}")
     plot.add_argument("--out", type=Path, metavar="FILE", help="a .png, .svg or .pdf (default: RUN/analysis/NAME.png)")
     _add_analysis_flags(plot)
@@ -184,11 +184,12 @@ def analyze(
     history = _load(run, layers, steps)
     if out is None:
         check_own_folder(run / "analysis")
-    _say(f"{len(history.names)} layers, {history.numel.sum():,} weights, {len(history):,} recorded steps")
-    _print_findings(history)
     finite, notes = finite_part(history)
+    # Before anything is printed, because the options may be wrong.
     groups = _clusters_by(finite, by, options) if by is not None else {}
     clusters = cluster_layers(finite, **options)
+    _say(f"{len(history.names)} layers, {history.numel.sum():,} weights, {len(history):,} recorded steps")
+    _print_findings(history)
     for note in [*notes, *left_out_of_clusters(finite, clusters)]:
         _say(note)
     per_epoch = RWCHistory.load(run / PER_EPOCH).select(layers) if (run / PER_EPOCH).exists() else None

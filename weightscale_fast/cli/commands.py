@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Any
+
+from ..record.new_run import local_path
 
 
 def add_command(
@@ -23,3 +26,12 @@ def add_command(
     options["epilog"] = f"{example}\n\n{options['epilog']}" if "epilog" in options else example
     parser: argparse.ArgumentParser = commands.add_parser(name, help=title, description=description, **options)
     return parser
+
+
+def run_path(text: str) -> Path:
+    """The type of a flag that names a run folder. It keeps the path as it was given, for the output."""
+    try:
+        local_path(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return Path(text)

@@ -12,7 +12,7 @@ from ..train.config import AUGMENTATIONS, OPTIMIZERS, PRECISIONS, recorded_confi
 from ..train.data import NAMES
 from ..train.models import SMALL
 from .analysis import analyze
-from .commands import add_command
+from .commands import add_command, run_path
 
 HELPS = {
     "model": f"a timm name, or one for images of 32 pixels: {', '.join(SMALL)}",
@@ -48,7 +48,7 @@ def add_commands(commands: Any) -> None:
         "weightscale demo --run runs/demo",
     )
     demo.add_argument(
-        "--run", type=Path, metavar="RUN", help="folder of the run (default: runs/demo, or the next free name)"
+        "--run", type=run_path, metavar="RUN", help="folder of the run (default: runs/demo, or the next free name)"
     )
     demo.set_defaults(call=run_demo)
 
@@ -60,7 +60,9 @@ def add_commands(commands: Any) -> None:
         "loss and accuracy to RUN/metrics.jsonl and a checkpoint to RUN/checkpoints after each epoch.",
         "weightscale train runs/first --model resnet10t --data digits --epochs 5",
     )
-    train.add_argument("run", type=Path, metavar="RUN", help="folder of the run; a new one, unless --resume is given")
+    train.add_argument(
+        "run", type=run_path, metavar="RUN", help="folder of the run; a new one, unless --resume is given"
+    )
     train.add_argument("--resume", action="store_true", help="go on with RUN after its last whole epoch")
     add_config_flags(train, [field.name for field in fields(TrainConfig)])
     add_loading_flags(train)

@@ -39,8 +39,12 @@ class Ranks:
         self.rank = dist.get_rank(self._group)
         self.size = dist.get_world_size(self._group)
 
-    def all_gather(self, make: Callable[[], T]) -> list[T]:
+    def all_gather(self, make: Callable[[], T], what: str = "make its RWCMonitor") -> list[T]:
         """What `make` returns on each rank, in the order of the ranks. If it raises on one rank, this raises on all.
+
+        Args:
+            make: called on this rank.
+            what: what every rank does with it, for the messages.
 
         Raises:
             WeightScaleError: `make` raised on another rank, or a rank did not make this call.
@@ -55,12 +59,12 @@ class Ranks:
         try:
             dist.all_gather_object(everyone, (mine, error and f"{type(error).__name__}: {error}"), group=self._group)
         except RuntimeError as failed:
-            raise _missing_rank(self.size, failed) from (error or failed)
+            raise _missing_rank(self.size, failed, what) from (error or failed)
         if error is not None:
             raise error
         for rank, (_, message) in enumerate(everyone):
             if message is not None:
-                raise WeightScaleError(f"rank {rank} could not make its RWCMonitor: {message}")
+                raise WeightScaleError(f"rank {rank} could not {what}: {message}")
         return [theirs for theirs, _ in everyone]
 
     def all_reduce(self, numbers: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -103,11 +107,10 @@ def _own_group(members: frozenset[int], group: dist.ProcessGroup | None) -> dist
     return own
 
 
-def _missing_rank(size: int, error: RuntimeError) -> WeightScaleError:
+def _missing_rank(size: int, error: RuntimeError, what: str = "make its RWCMonitor") -> WeightScaleError:
     reason = str(error).strip().partition("\n")[0]
     return WeightScaleError(
-        f"RWCMonitor got no answer from some of the {size} ranks: every rank must make one, in the same order "
-        f"({reason})"
+        f"RWCMonitor got no answer from some of the {size} ranks: every rank must {what}, in the same order ({reason})"
     )
 
 

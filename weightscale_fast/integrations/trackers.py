@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shutil
 import time
+import warnings
+import weakref
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
@@ -44,7 +46,7 @@ def log_summary(history: RWCHistory, tracker: Any, step: int | None = None, *, p
             `(client, run_id)`; a Lightning logger of one of these; or any `Tracker`.
         step: the step to log at. By default the last step of the history.
         prefix: the first part of the names. Two monitors that log to one tracker need one each, such as
-            `"rwc_generator"` and `"rwc_critic"`.
+            `"rwc_generator"` and `"rwc_critic"`. A warning tells if they have the same.
 
     Raises:
         TypeError: `tracker` is none of these.
@@ -55,7 +57,37 @@ def log_summary(history: RWCHistory, tracker: Any, step: int | None = None, *, p
     """
     tracker = tracker_for(tracker)
     if len(history):
-        tracker.scalars(summarize(history, prefix), int(history.steps[-1]) if step is None else step)
+        step, values = int(history.steps[-1]) if step is None else step, summarize(history, prefix)
+        _warn_if_mixed(tracker, prefix, history, f"{step} {values}")
+        tracker.scalars(values, step)
+
+
+# {tracker: {prefix: the layers that were logged last, and their step and numbers; None after a warning}}
+_logged: weakref.WeakKeyDictionary[Any, dict[str, tuple[object, str] | None]] = weakref.WeakKeyDictionary()
+
+
+def _warn_if_mixed(tracker: Tracker, prefix: str, history: RWCHistory, numbers: str) -> None:
+    """Warn once if the numbers of two monitors go to one tracker under the same names."""
+    target = getattr(tracker, "_writer", getattr(tracker, "_run", tracker))
+    if isinstance(target, ModuleType):  # its run may have changed
+        return
+    try:
+        logged = _logged.setdefault(target, {})
+    except TypeError:  # it cannot be held weakly
+        return
+    layers = history.names, history.numel.tolist()
+    before = logged.get(prefix, (layers, ""))
+    if before is None:
+        return
+    logged[prefix] = layers, numbers
+    same_step = before[1].partition(" ")[0] == numbers.partition(" ")[0]
+    if before[0] != layers or (same_step and before[1] != numbers):
+        logged[prefix] = None
+        warnings.warn(
+            f"two different records are logged to this tracker as {prefix!r}, so their numbers are mixed: give each "
+            "monitor a prefix of its own, such as prefix='rwc_generator'",
+            stacklevel=3,
+        )
 
 
 def log_report(page: str | Path, tracker: Any, step: int = 0) -> None:

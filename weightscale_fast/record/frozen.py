@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.utils.weak import TensorWeakRef
 
 from ..errors import WeightScaleError
 from ..graph_capture import is_capturing
@@ -25,8 +26,11 @@ from .rows import Rows
 
 LOOKS = 64  # layers whose requires_grad is read at each row, which takes a few microseconds at most
 CLOSE = 8  # rows in which a layer that was found frozen is looked at closely
-STEPS = 1024  # steps of any optimizer after which a close look ends, such as those after the monitor's end
+STEPS = 1024  # steps of any optimizer after which a close look ends, if no row comes any more
 SPANS = 4096  # spans of steps in which a layer was frozen; kept until the rows of these steps arrive on the host
+
+
+_Mark = tuple[TensorWeakRef, int]  # a gradient, and how often something wrote to it
 
 
 class _Close(NamedTuple):
@@ -36,6 +40,7 @@ class _Close(NamedTuple):
     until: int
     rows: int
     steps: int  # of any optimizer
+    grad: _Mark | None  # of the gradient at its begin
 
 
 class Watch:
@@ -43,8 +48,8 @@ class Watch:
 
     A layer that is frozen at two rows may have been trained in between, as each part of a GAN is while the other is
     frozen. So a layer that was found frozen is looked at closely in the next 8 rows: at their ends, and when any
-    optimizer begins a step. If it then requires a gradient, or has one that is not 0, it is trained. A movement counts
-    only in rows with a close look. One in a later row leads to the next close look.
+    optimizer begins a step. If it then requires a gradient, or has a new one that is not 0, it is trained. A movement
+    counts only in rows with a close look. One in a later row leads to the next close look.
     """
 
     def __init__(self, model: nn.Module, lookup: LayerLookup, layers: LayerSelector, names: tuple[str, ...]) -> None:
@@ -71,15 +76,17 @@ class Watch:
         for turn, part in enumerate(self._requires):
             self._change(turn, [True] * len(part), part, step)
 
+    def end(self) -> None:
+        """Listen to the optimizers no more."""
+        self._listener.end()
+
     def look(self, step: int) -> None:
         """Look at the next layers. The row of `step` was just recorded."""
         if not self._requires:
             return
         self._look_closely(step)
-        for i in list(self._suspects):
-            self._suspects.discard(i)
-            if i in self._frozen:
-                self._close[i] = _Close(step, step, 0, 0)
+        suspects, self._suspects = self._suspects, set()
+        self._look_closely_at([i for i in suspects if i in self._frozen], step)
         turn = self._turn
         now = self._lookup.requires_grad(turn * LOOKS, (turn + 1) * LOOKS)
         if now != self._requires[turn]:
@@ -88,14 +95,27 @@ class Watch:
         self._turn = (turn + 1) % len(self._requires)
 
     def _change(self, turn: int, before: list[bool], now: list[bool], step: int) -> None:
+        new = []
         for i, (required, requires) in enumerate(zip(before, now, strict=True), turn * LOOKS):
             if required and not requires:
                 self._frozen[i] = step
-                self._close[i] = _Close(step, step, 0, 0)
+                new.append(i)
             elif requires and not required:
                 del self._frozen[i]
                 self._trained.discard(i)
                 self._end(i)
+        self._look_closely_at(new, step)
+
+    def _look_closely_at(self, frozen: list[int], step: int) -> None:
+        if not frozen:
+            return
+        try:
+            parameters = self._lookup.parameters()
+        except WeightScaleError:  # the model was changed; the next row says so
+            return
+        for i in frozen:
+            parameter = parameters[i]
+            self._close[i] = _Close(step, step, 0, 0, None if parameter is None else _mark(parameter.grad))
 
     def _look_closely(self, step: int) -> None:
         self._find_trained()
@@ -120,9 +140,9 @@ class Watch:
             parameters = self._lookup.parameters()
         except WeightScaleError:  # the model was changed; the next row says so
             return
-        for i in list(self._close):
+        for i, look in list(self._close.items()):
             parameter = parameters[i]
-            if parameter is None or parameter.requires_grad or not _is_zero(parameter.grad):
+            if parameter is None or parameter.requires_grad or _is_new(parameter.grad, look.grad):
                 self._trained.add(i)
                 self._end(i)
 
@@ -193,6 +213,20 @@ class Watch:
             return {id(parameter) for parameter in self._lookup.parameters()}
         except WeightScaleError:
             return set()
+
+
+def _mark(grad: Tensor | None) -> _Mark | None:
+    """What tells a gradient from a later one, also at the same address, and from itself after something wrote to it."""
+    if grad is None or grad.is_inference():
+        return None
+    return TensorWeakRef(grad), grad._version
+
+
+def _is_new(grad: Tensor | None, mark: _Mark | None) -> bool:
+    """Whether a gradient that is not 0 came since the mark was made. Optimizers use a stale one of a frozen layer."""
+    if grad is not None and mark is not None and mark[0]() is grad and mark[1] == grad._version:
+        return False
+    return not _is_zero(grad)
 
 
 def _is_zero(grad: Tensor | None) -> bool:

@@ -17,7 +17,7 @@ from ..functional import layer_sums
 from ..weights.masters import MasterWeights
 from ..weights.snapshot import Snapshot
 from .listener import Listener
-from .outermost import OutermostStep, is_stepping
+from .outermost import OutermostStep, is_in_hook, is_stepping
 from .recorded_twice import RecordedTwice
 
 # Packages whose wrappers of an optimizer do nothing to the weights after its step.
@@ -55,6 +55,8 @@ class OptimizerHook:
         self._handles: list[RemovableHandle] = []
         self._calls: tuple[Callable[[], None], Callable[[Tensor | None], None]] | None = None  # None when not recording
         self._others: Listener | None = None
+        self._waiting: Listener | None = None  # until the next step begins
+        self._register: Callable[[Optimizer], None] = lambda optimizer: None
         self._outermost = OutermostStep()
         self._twice = RecordedTwice(model, optimizer, what)
         self._warned = False
@@ -100,11 +102,17 @@ class OptimizerHook:
                 self._stepped = True
                 self._calls[1](getattr(stepped, "found_inf", None))
 
-        try:
+        def register(optimizer: Optimizer) -> None:
             pre = optimizer.register_step_pre_hook(begin)
             self._handles = [pre, optimizer.register_step_post_hook(end)]
             if not getattr(type(optimizer).step, "hooked", False):  # its class does not call Optimizer.__init__
                 optimizer._patch_step_function()
+
+        try:
+            if is_in_hook(optimizer):  # as in on_finding; PyTorch goes through the hooks
+                self._wait(optimizer, register)
+            else:
+                register(optimizer)
         except (AttributeError, TypeError) as error:
             self.remove()
             raise WeightScaleError(
@@ -114,12 +122,40 @@ class OptimizerHook:
         watched, outermost = self._optimizer, self._outermost
         self._others = Listener(other_steps, ignored=lambda other: other is watched() or outermost.is_running())
 
+    def _wait(self, optimizer: Optimizer, register: Callable[[Optimizer], None]) -> None:
+        """Register when the optimizer begins its next step: PyTorch calls the hooks of all optimizers first."""
+        self._register = register
+        self._waiting = Listener(self._step_begins)
+        _waiting.setdefault(optimizer, {})[id(self)] = self  # it keeps the monitor alive, as the hooks would
+
+    def _step_begins(self, optimizer: Optimizer) -> None:
+        if self._waiting is not None and optimizer is self._optimizer():
+            self._wait_no_more()
+            self._register(optimizer)
+
+    def _wait_no_more(self) -> None:
+        optimizer = self._optimizer()
+        if self._waiting is not None and optimizer is not None:
+            self._waiting.end()
+            _waiting.get(optimizer, {}).pop(id(self), None)
+        self._waiting = None
+
+    def check_not_in_hook(self, call: str) -> None:
+        """Raise if a hook of the optimizer makes this call when the step is made and not recorded yet."""
+        if self._outermost.is_after_step():
+            raise WeightScaleError(
+                f"a hook of {self.name}.step() called {call}() before the monitor recorded this step, so the weights "
+                f"are those of this step and the rows end before it: call {call}() after step() has returned, or "
+                "register that hook after the monitor is made"
+            )
+
     def remove(self) -> None:
         """Stop the calls. If the optimizer is in a step, as in `on_finding`, its hooks stay until another hook ends."""
         self._calls = None
         self._twice.end()
         _ended.update((handle.id, (self._optimizer, handle)) for handle in self._handles)
         self._handles = []
+        self._wait_no_more()
         _remove_ended()
         if self._others is not None:
             self._others.end()
@@ -154,6 +190,8 @@ class OptimizerHook:
         self._warned = True
 
 
+# Those that wait for the next step of their optimizer.
+_waiting: weakref.WeakKeyDictionary[Optimizer, dict[int, OptimizerHook]] = weakref.WeakKeyDictionary()
 _ended: dict[int, tuple[weakref.ref[Optimizer], RemovableHandle]] = {}  # hooks that call nothing and may be removed
 
 

@@ -38,6 +38,17 @@ class OutermostStep:
         self._forget_ended()
         return bool(self._running)
 
+    def is_after_step(self) -> bool:
+        """Whether a running call is past its step, or past that of an optimizer inside it, and a hook calls this."""
+        after = False
+        frame: FrameType | None = sys._getframe() if self._running else None
+        while frame is not None:
+            after |= _calls_hooks(frame)
+            if after and any(frame is step for step in self._running):
+                return True
+            frame = frame.f_back
+        return False
+
     def _forget_ended(self) -> None:
         if not self._running:
             return
@@ -55,6 +66,21 @@ def _frame_of_step() -> FrameType | None:
     while frame is not None and frame.f_code.co_filename != torch_optimizer.__file__:
         frame = frame.f_back
     return frame
+
+
+def _calls_hooks(frame: FrameType) -> bool:
+    """Whether it is PyTorch's wrapper around `step` after the step: it has the result in its variable `out`."""
+    return frame.f_code.co_filename == torch_optimizer.__file__ and "out" in frame.f_locals
+
+
+def is_in_hook(optimizer: Optimizer) -> bool:
+    """Whether a hook makes this call that the optimizer calls after its step."""
+    frame: FrameType | None = sys._getframe()
+    while frame is not None:
+        if _calls_hooks(frame) and frame.f_locals.get("self") is optimizer:
+            return True
+        frame = frame.f_back
+    return False
 
 
 def is_stepping(optimizer: Optimizer) -> bool:

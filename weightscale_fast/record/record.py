@@ -179,7 +179,8 @@ class Record:
             raise WeightScaleError(
                 f"a CUDA graph records a row at each replay, so every must be 1 in a graph, got {self._every}"
             )
-        step = self.step + (not capturing)
+        # Ctrl-C may have come when the last row was in the ring and its step was not counted yet.
+        step = max(self.step, self.store.step) + (not capturing)
         if found_inf is not None:
             self._ring.count_skipped(found_inf)
         if not capturing and step % self._every != 0:
@@ -188,9 +189,23 @@ class Record:
         before = self._ring.recorded
         try:
             return self._add_row(model, capturing)
+        except (WeightScaleError, ValueError, TypeError):  # they say what happened
+            raise
+        except BaseException as error:
+            if self._ring.recorded == before:
+                self._warn_of_lost_row(step, error)
+            raise
         finally:
             if self._ring.recorded != before:  # the row is in the ring, whatever was raised after that
                 self.step = step
+
+    def _warn_of_lost_row(self, step: int, error: BaseException) -> None:
+        """Say that a row is lost: Ctrl-C may have come when the previous weights were new and the row did not count."""
+        warnings.warn(
+            f"{type(error).__name__} came while step {step} was recorded, so this step has no row: what it moved is in "
+            "the next row, or missing. The steps of the record are one less than those of the loop from here on",
+            stacklevel=2,
+        )
 
     def _warn_of_join(self) -> None:
         if not self._joined:

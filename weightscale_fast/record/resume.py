@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from itertools import zip_longest
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from torch import Tensor, nn
@@ -15,6 +16,7 @@ from .record import Record
 from .rows import Rows
 from .run_meta import MOST, run_id
 
+T = TypeVar("T")
 PARTS = ("step", "every", "definition", "names", "weights", "written", "rows")
 
 
@@ -50,6 +52,25 @@ def _check_not_inside(record: Record, call: str) -> None:
         )
 
 
+def warn_of_unrecorded_step(record: Record, model: nn.Module) -> None:
+    """Where the loop calls `record()`: warn if the weights moved since the last row, so a step may have no row yet.
+
+    With `every` above 1 that is known only at the steps that have a row.
+    """
+    if record.between_rows:
+        return
+    try:
+        moved = bool((layer_sums(model, record.snapshot, update=False).moved > 0).any())
+    except (TypeError, ValueError, WeightScaleError):  # the model was changed; the next row says so
+        return
+    if moved:
+        warnings.warn(
+            f"the weights moved since step {record.step} was recorded, and a state is saved now. If the next optimizer "
+            "step was made already, a resumed run counts it and the one after it as one: call record() first",
+            stacklevel=3,
+        )
+
+
 def checkpoint_state(record: Record, model: nn.Module) -> dict[str, Any]:
     """A state that every rank can load; see `RWCMonitor.checkpoint_state`. A collective call with several ranks."""
     state, ranks = state_dict(record), record.ranks
@@ -69,27 +90,51 @@ def load_state_dict(record: Record, state: Mapping[str, Any], model: nn.Module) 
 
     Raises:
         ValueError: the state is damaged or does not fit this record. Nothing is loaded in this case.
-        WeightScaleError: the later rows in the run folder cannot be deleted. The monitor stays as it was.
+        WeightScaleError: the later rows in the run folder cannot be deleted, or another rank cannot load its state. The
+            monitor stays as it was.
     """
     _check_not_inside(record, "load_state_dict")
     record.within(lambda: _load(record, state, model))
 
 
 def _load(record: Record, state: Mapping[str, Any], model: nn.Module) -> None:
-    step, rows = _checked(record, state)
-    weights = state["weights"]
-    if weights is None:
-        layer_sums(model, record.snapshot, update=False)  # it raises if the model does not fit
-    else:
-        record.snapshot.check_state_dict(weights)
-    record.store.restart(rows, step)  # the folder first, because the disk may be full
+    store = record.store
+
+    def check() -> tuple[int, Rows | None]:
+        step, rows = _checked(record, state)
+        if state["weights"] is None:
+            layer_sums(model, record.snapshot, update=False)  # it raises if the model does not fit
+        else:
+            record.snapshot.check_state_dict(state["weights"])
+        return step, rows
+
+    step, rows = _on_all_ranks(record, check)
+    # The folder first, because the disk may be full. The ranks that do not write to it wait for the one that does.
+    _on_all_ranks(record, lambda: None if store.is_elsewhere else store.restart(rows, step))
+    if store.is_elsewhere:
+        store.restart(rows, step)
     record.step = step
+    weights = state["weights"]
     if weights is None:
         layer_sums(model, record.snapshot, update=True)
     else:
         record.snapshot.load_state_dict(weights)
     if rows is None:
         record.store.warn_if_behind(int(state["written"]))
+
+
+def _on_all_ranks(record: Record, call: Callable[[], T]) -> T:
+    """Make a call on each rank; if it raises on one, raise on all. The call of a closed monitor is not collective."""
+    if record.ranks is None or record.store.closed:
+        return call()
+    if record.store.is_alone:
+        raise WeightScaleError(
+            "on_finding is called on rank 0 alone, but load_state_dict must be called on every rank: keep the finding, "
+            "and call it on every rank after the step"
+        )
+    made: list[T] = []
+    record.ranks.all_gather(lambda: made.append(call()), "load its state")
+    return made[0]
 
 
 def _checked(record: Record, state: Mapping[str, Any]) -> tuple[int, Rows | None]:

@@ -61,6 +61,16 @@ class RowStore:
         return self._run is not None or self._elsewhere
 
     @property
+    def is_elsewhere(self) -> bool:
+        """Whether another rank writes the rows to the run folder."""
+        return self._elsewhere
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether `on_finding` runs now, and on this rank alone, so that a collective call would wait for ever."""
+        return self._sums.alone
+
+    @property
     def step(self) -> int:
         """The step of the last row."""
         return self._ring.recorded * self._every
@@ -182,9 +192,10 @@ class RowStore:
             raise WeightScaleError(
                 f"a monitor can go back to a checkpoint only in the process that made it. {IN_CHILD}"
             )
-        if self.closed and self._run is not None:
+        if self.closed and self.has_folder:
+            folder = "the run folder" if self._run is None else self._run.path
             raise WeightScaleError(
-                f"the monitor is closed, so it may not change {self._run.path}: make a new one with this run_dir and "
+                f"the monitor is closed, so it may not change {folder}: make a new one with this run_dir and "
                 "resume=True, and load the checkpoint into that one"
             )
         if self._run is not None:

@@ -23,7 +23,7 @@ from ..errors import WeightScaleError
 from ..files import atomic_write, check_own_folder
 from .new_run import begin_folder, has_rows, local_path
 from .rows import Rows, concatenate
-from .run_meta import FORMAT, META, new_meta, parse_meta, read_meta, run_id
+from .run_meta import FORMAT, META, different_run, new_meta, parse_meta, read_meta, run_id
 from .shards import list_shards, read_shard, shard_path, step_range
 from .writer_lock import WriterLock
 
@@ -98,12 +98,9 @@ class RunFolder:
             raise WeightScaleError(f"run folder {folder} cannot be written: {error}") from error
         try:
             run = cls(folder, read_meta(folder), lock)
-            for key in ("names", "numel", "definition", "every"):
-                if run.meta[key] != meta[key]:
-                    raise WeightScaleError(
-                        f"run folder {folder} belongs to another run: its {key!r} differs from this monitor's; "
-                        "choose another name"
-                    )
+            difference = different_run(run.meta, meta)
+            if difference is not None:
+                raise WeightScaleError(f"run folder {folder} belongs to another run: {difference}; choose another name")
             run._shards()
             check_own_folder(folder / "rwc")
         except BaseException:

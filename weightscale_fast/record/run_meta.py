@@ -17,6 +17,7 @@ import torch
 from ..errors import WeightScaleError
 from ..files import read_file
 from ..ratios import DEFINITIONS
+from ..text import listing
 
 FORMAT = "weightscale_fast run 1"
 META = "meta.json"
@@ -33,6 +34,24 @@ def new_meta(record: Mapping[str, Any]) -> dict[str, Any]:
 def run_id(meta: Mapping[str, Any]) -> object:
     """What tells a run from another one in the same folder. Older runs have no `id`."""
     return meta.get("id", meta.get("begun"))
+
+
+def different_run(theirs: Mapping[str, Any], mine: Mapping[str, Any]) -> str | None:
+    """In what the record of a folder differs from a monitor, so that its rows cannot go on; None if in nothing."""
+    names, my_names = theirs["names"], mine["names"]
+    if names != my_names:
+        missing = [repr(name) for name in names if name not in set(my_names)]
+        new = [repr(name) for name in my_names if name not in set(names)]
+        parts = [f"it has {listing(missing)}, which this monitor does not record"] if missing else []
+        parts += [f"it lacks {listing(new)}"] if new else []
+        return " and ".join(parts) or "it has the same layers in another order"
+    for name, weights, my_weights in zip(names, theirs["numel"], mine["numel"], strict=True):
+        if weights != my_weights:
+            return f"its layer {name!r} has {weights:,} weights, and this monitor's has {my_weights:,}"
+    for key in ("definition", "every"):
+        if theirs[key] != mine[key]:
+            return f"it has {key}={theirs[key]!r}, and this monitor has {mine[key]!r}"
+    return None
 
 
 def parse_meta(folder: Path) -> dict[str, Any]:

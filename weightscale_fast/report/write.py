@@ -13,7 +13,7 @@ from ..analysis.result import LayerClusters
 from ..analysis.usable import finite_part, fits, left_out_of_clusters
 from ..figures.curves import check_same_layers
 from ..figures.style import check_not_empty
-from ..files import atomic_write, write_csv
+from ..files import atomic_write, check_own_folder, write_csv
 from ..health.check import check_health
 from ..record.run_folder import RunFolder
 from ..record.source import HistorySource, history_of
@@ -57,7 +57,7 @@ def write_report(
     Raises:
         ValueError: the history is empty, or the clusters are of other layers or steps.
         TypeError: `history` or `clusters` is something else, or there is no `folder`.
-        WeightScaleError: there is no run folder at that path.
+        WeightScaleError: there is no run folder at that path, or its `analysis` is a link or a file.
 
     Example:
         `write_report("runs/first")`, or `write_report(history, cluster_layers(history), "out")`
@@ -68,7 +68,9 @@ def write_report(
         )
     if isinstance(history, (str, os.PathLike)):
         run = Path(history) if run is None else run
-        folder = Path(history) / "analysis" if folder is None else folder
+        if folder is None:
+            folder = Path(history).expanduser() / "analysis"
+            check_own_folder(folder)
     if folder is None:
         raise TypeError('write_report needs a folder to write to: pass folder="out"')
     history = history_of(history)

@@ -23,6 +23,7 @@ from .datasets import SOURCES, read_source
 TEST_SHARE = 0.1  # of the images is held out if a source has no test images of its own
 NAMES = (*SOURCES, "mnist-5k", "digits", "generated")
 GENERATED_IMAGES = 5_000
+MOST_GENERATED = 1_000_000  # 3 GB
 # Folders of these names are parts of a data set and not classes.
 PARTS = {"train", "training", "val", "valid", "validation", "test", "testing"}
 
@@ -55,7 +56,8 @@ def load_images(config: TrainConfig, *, data_root: str | Path = "data", download
     folder are normalized by 0.5 and 0.25.
 
     Raises:
-        ValueError: there is no such source, or a folder holds no classes or images of several sizes.
+        ValueError: there is no such source, or too many images would be generated, or a folder holds no classes or
+            images of several sizes.
         WeightScaleError: a file is missing or damaged, or a package is missing.
     """
     name = config.data
@@ -69,6 +71,11 @@ def load_images(config: TrainConfig, *, data_root: str | Path = "data", download
         pixels, labels = import_extra("sklearn.datasets", "analysis").load_digits(return_X_y=True)
         return _held_out(config, pixels.reshape(-1, 1, 8, 8), labels)
     if name == "generated":
+        if config.limit is not None and config.limit > MOST_GENERATED:
+            raise ValueError(
+                f"limit must be at most {MOST_GENERATED:,} with data 'generated', which makes as many images in "
+                f"memory; got {config.limit:,}"
+            )
         noise, count = np.random.default_rng(config.seed), config.limit or GENERATED_IMAGES
         training, test = (
             (

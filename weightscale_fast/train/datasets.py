@@ -19,6 +19,7 @@ from torch import Tensor
 from ..errors import WeightScaleError
 from ..extras import import_extra
 
+LARGEST_IDX = 47_040_016  # bytes of the largest .idx file; a larger one is another file, and may not fit in memory
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")  # the package dataset-fashion-mnist
 
 
@@ -152,7 +153,7 @@ def _gather(name: str, root: Path, temporary: Path) -> None:
         unpacked = Path(file.name).stem
         lacking[file] = f"{home / file.name} is not there"
         debian = [DEBIAN_FASHION_MNIST / file.name] if name == "fashion-mnist" else []
-        for path in filter(Path.exists, (home / unpacked, home / file.name, *debian)):
+        for path in filter(Path.is_file, (home / unpacked, home / file.name, *debian)):
             content = _unpack(path)
             if hashlib.md5(content, usedforsecurity=False).hexdigest() == file.content_md5:
                 (target / unpacked).write_bytes(content)
@@ -163,9 +164,12 @@ def _gather(name: str, root: Path, temporary: Path) -> None:
 
 
 def _unpack(path: Path) -> bytes:
-    """The content of the file. It is empty if the file is cut or is no .gz."""
-    with suppress(EOFError, gzip.BadGzipFile, zlib.error):
-        return gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    """The content of the file, or a little more than the largest. It is empty if the file is cut or is no .gz."""
+    with suppress(EOFError, gzip.BadGzipFile, zlib.error), open(path, "rb") as file:
+        if path.suffix != ".gz":
+            return file.read(LARGEST_IDX + 1)
+        with gzip.open(file) as unpacked:
+            return unpacked.read(LARGEST_IDX + 1)
     return b""
 
 
