@@ -7,6 +7,8 @@ import torch
 from torch import nn
 
 import weightscale_fast as wsf
+from weightscale_fast.record import new_gradient
+from weightscale_fast.record.host_copy import HostCopy
 
 
 def network():
@@ -23,6 +25,24 @@ def train(model, optimizer, steps):
         optimizer.step()
 
 
+@pytest.fixture(params=["at once", "at the end"])
+def answer(request, monkeypatch):
+    """Whether a gradient is 0 is known at once, as on the CPU, or only when somebody waits, as on a slow GPU."""
+
+    class Slow(HostCopy):
+        here = False
+
+        def has_arrived(self):
+            return self.here
+
+        def wait(self):
+            self.here = True
+
+    if request.param == "at the end":
+        monkeypatch.setattr(new_gradient, "HostCopy", Slow)
+
+
+@pytest.mark.usefixtures("answer")
 @pytest.mark.parametrize(("before", "told"), [(0, 1), (10, 12)], ids=["from the start", "later"])
 def test_a_stale_gradient_that_moves_a_frozen_layer(before, told):
     """A gradient that is not 0 was taken for a sign of training between two rows."""
@@ -42,6 +62,7 @@ def test_a_stale_gradient_that_moves_a_frozen_layer(before, told):
     monitor.close()
 
 
+@pytest.mark.usefixtures("answer")
 @pytest.mark.parametrize("before_step", [True, False])
 def test_a_layer_that_is_trained_between_the_rows_has_a_new_gradient(before_step):
     """The new gradient may lie where the old one was."""

@@ -204,6 +204,20 @@ def test_a_step_that_is_captured_while_comparisons_pend():
     assert monitor.history().steps.tolist() == list(range(1, 14))
 
 
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode")
+def test_gradients_of_frozen_layers_are_not_waited_for(no_waiting):
+    """A GAN may zero its gradients in place: they are written to at every step, and only the GPU knows the zeros."""
+    model, optimizer, step = training()
+    step()
+    model[0].weight.requires_grad_(False)
+    monitor = wsf.RWCMonitor(model, optimizer)
+    no_waiting()
+    for _ in range(50):
+        step()
+    torch.cuda.set_sync_debug_mode("default")
+    assert (monitor.history().delta_l1[:, 0] == 0).all()
+
+
 def test_a_graph_records_each_replay():
     """100 replays of a step with record() in it equal 100 eager steps."""
     model, _, step = training()

@@ -11,26 +11,22 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
-from torch.utils.weak import TensorWeakRef
 
 from ..errors import WeightScaleError
-from ..graph_capture import is_capturing
 from ..text import listing
 from ..weights.layers import LayerSelector, layer_predicate, unwrap
 from ..weights.lookup import LayerLookup
 from ..weights.norms import biases_and_scales
 from .listener import Listener
+from .new_gradient import NewGradient
 from .rows import Rows
 
 LOOKS = 64  # layers whose requires_grad is read at each row, which takes a few microseconds at most
 CLOSE = 8  # rows in which a layer that was found frozen is looked at closely
 STEPS = 1024  # steps of any optimizer after which a close look ends, if no row comes any more
 SPANS = 4096  # spans of steps in which a layer was frozen; kept until the rows of these steps arrive on the host
-
-
-_Mark = tuple[TensorWeakRef, int]  # a gradient, and how often something wrote to it
 
 
 class _Close(NamedTuple):
@@ -40,7 +36,7 @@ class _Close(NamedTuple):
     until: int
     rows: int
     steps: int  # of any optimizer
-    grad: _Mark | None  # of the gradient at its begin
+    gradient: NewGradient  # since its begin
 
 
 class Watch:
@@ -115,7 +111,7 @@ class Watch:
             return
         for i in frozen:
             parameter = parameters[i]
-            self._close[i] = _Close(step, step, 0, 0, None if parameter is None else _mark(parameter.grad))
+            self._close[i] = _Close(step, step, 0, 0, NewGradient(None if parameter is None else parameter.grad))
 
     def _look_closely(self, step: int) -> None:
         self._find_trained()
@@ -142,7 +138,11 @@ class Watch:
             return
         for i, look in list(self._close.items()):
             parameter = parameters[i]
-            if parameter is None or parameter.requires_grad or _is_new(parameter.grad, look.grad):
+            came: int | None = look.until
+            if parameter is not None and not parameter.requires_grad:
+                came = look.gradient.look(parameter.grad, look.until)
+            if came is not None:
+                self._close[i] = look._replace(until=came)
                 self._trained.add(i)
                 self._end(i)
 
@@ -167,7 +167,9 @@ class Watch:
         for i, look in [*ended, *list(self._close.items())]:
             column = self._lookup.places[i]
             if column in ever and i not in self._warned:
-                steps = rows.steps[moved[:, column] & (rows.steps > look.since) & (rows.steps <= look.until)]
+                came = look.gradient.wait()  # it was asked for before these rows ended
+                until = look.until if came is None else came
+                steps = rows.steps[moved[:, column] & (rows.steps > look.since) & (rows.steps <= until)]
                 if len(steps):
                     found.setdefault(i, f"{self._names[column]!r} at step {steps[0]}")
         self._ended.extend((i, look) for i, look in ended if look.until > last)
@@ -213,27 +215,3 @@ class Watch:
             return {id(parameter) for parameter in self._lookup.parameters()}
         except WeightScaleError:
             return set()
-
-
-def _mark(grad: Tensor | None) -> _Mark | None:
-    """What tells a gradient from a later one, also at the same address, and from itself after something wrote to it."""
-    if grad is None or grad.is_inference():
-        return None
-    return TensorWeakRef(grad), grad._version
-
-
-def _is_new(grad: Tensor | None, mark: _Mark | None) -> bool:
-    """Whether a gradient that is not 0 came since the mark was made. Optimizers use a stale one of a frozen layer."""
-    if grad is not None and mark is not None and mark[0]() is grad and mark[1] == grad._version:
-        return False
-    return not _is_zero(grad)
-
-
-def _is_zero(grad: Tensor | None) -> bool:
-    """Whether a gradient is none, or is known to be 0. The host waits for the device."""
-    if grad is None:
-        return True
-    local = getattr(grad, "_local_tensor", grad)  # of a DTensor, without a collective call
-    if local.is_sparse or is_capturing(local.device):
-        return False
-    return not bool(local.any())
