@@ -301,3 +301,11 @@ def test_wrong_arguments_are_a_sentence(arguments, message):
     assert done.returncode == 2
     assert message in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_the_table_of_the_docs_is_the_one_of_a_result_file(bench):
+    from draw_gpu import markdown
+
+    page = (ROOT / "docs" / "performance.md").read_text()
+    name = page.partition("`bench/results/")[2].partition("`")[0]
+    assert markdown(json.loads((ROOT / "bench" / "results" / name).read_text()), name) in page
