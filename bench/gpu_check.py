@@ -97,7 +97,7 @@ def measure_part(name: str, seconds: float, *arguments: str) -> Part:
 
 def loop_part(model: str) -> Part:
     """The share of recording in training steps of timm's `model`, in bfloat16 autocast."""
-    arguments = ("--device", "cuda", "--model", model, "--batch", "64", "--size", "224")
+    arguments = ("--device", "cuda", "--model", model, "--batch", "64", "--size", "224", "--turns", "12")
     return Part(f"loop {model}", (sys.executable, "bench/in_loop.py", *arguments), 60, read=last_line)
 
 

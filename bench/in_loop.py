@@ -20,8 +20,8 @@ from torch import nn
 
 import weightscale_fast as wsf
 
-BLOCK = 5  # steps
-COMPARED = 5  # blocks; a monitor compares the first 20 rows too, which later ones are not
+BLOCK = {"cpu": 5, "cuda": 30}  # steps; those of a GPU are short
+COMPARED = 25  # steps before a block is timed: a monitor compares the first 20 rows too, which later ones are not
 
 
 def make(options: argparse.Namespace) -> tuple[nn.Module, torch.Tensor]:
@@ -34,11 +34,11 @@ def make(options: argparse.Namespace) -> tuple[nn.Module, torch.Tensor]:
         return nn.Sequential(*(nn.Linear(16, 16) for _ in range(options.layers))), torch.randn(32, 16)
 
 
-def seconds_of_block(model: nn.Module, optimizer: torch.optim.Optimizer, batch: torch.Tensor) -> float:
-    """The time of `BLOCK` training steps."""
+def seconds_of(steps: int, model: nn.Module, optimizer: torch.optim.Optimizer, batch: torch.Tensor) -> float:
+    """The time of so many training steps."""
     on_gpu = batch.device.type == "cuda"
     start = time.perf_counter()
-    for _ in range(BLOCK):
+    for _ in range(steps):
         optimizer.zero_grad()
         with torch.autocast("cuda", torch.bfloat16, enabled=on_gpu):
             loss = model(batch).square().mean()
@@ -61,18 +61,18 @@ def main() -> None:
     arguments = parser.parse_args()
     model, batch = make(arguments)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-4, fused=True)
-    seconds_of_block(model, optimizer, batch)
+    block = BLOCK[arguments.device]
+    seconds_of(block, model, optimizer, batch)
     pairs = []
     for _ in range(arguments.turns):
-        without = seconds_of_block(model, optimizer, batch)
+        without = seconds_of(block, model, optimizer, batch)
         with wsf.RWCMonitor(model, optimizer) as monitor:
-            for _ in range(COMPARED):
-                seconds_of_block(model, optimizer, batch)
-            recorded = seconds_of_block(model, optimizer, batch)
-        assert len(monitor.history()) == (COMPARED + 1) * BLOCK
+            seconds_of(COMPARED, model, optimizer, batch)
+            recorded = seconds_of(block, model, optimizer, batch)
+        assert len(monitor.history()) == COMPARED + block
         pairs.append((without, recorded))
     shares = sorted(recorded / without - 1 for without, recorded in pairs)
-    step = median(without for without, _ in pairs) / BLOCK
+    step = median(without for without, _ in pairs) / block
     low, high = shares[len(shares) // 4], shares[-1 - len(shares) // 4]
     where = torch.cuda.get_device_name() if arguments.device == "cuda" else f"{torch.get_num_threads()} threads"
     what = f"{arguments.layers} layers" if arguments.layers else f"{arguments.model}, batch {arguments.batch}"
