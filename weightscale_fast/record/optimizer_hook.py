@@ -94,14 +94,16 @@ class OptimizerHook:
 
         @always_eager
         def begin(*_: object) -> None:
-            if self._outermost.begin() and self._calls is not None:
-                self._calls[0](self._outermost.has_raised())
+            calls = self._calls  # a signal handler or another thread may close the monitor at any line
+            if self._outermost.begin() and calls is not None:
+                calls[0](self._outermost.has_raised())
 
         @always_eager
         def end(stepped: Optimizer, *_: object) -> None:
-            if self._outermost.end() and self._calls is not None:
+            calls = self._calls
+            if self._outermost.end() and calls is not None:
                 self._stepped = True
-                self._calls[1](getattr(stepped, "found_inf", None))
+                calls[1](getattr(stepped, "found_inf", None))
 
         def register_after(optimizer: Optimizer) -> None:
             self._handles.append(optimizer.register_step_post_hook(end))
