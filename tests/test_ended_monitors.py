@@ -106,3 +106,47 @@ def test_a_monitor_that_is_made_and_closed_in_a_callback():
         step(1)
         after = hooks(model, optimizer)
         assert (after["before"], after["waiting"]) == (0, 0)
+
+
+@pytest.mark.parametrize("closure", [False, True])
+def test_a_monitor_that_is_made_before_the_weights_move(closure):
+    """In a hook before the step it failed: "OrderedDict mutated during iteration", if another hook followed."""
+    model, optimizer, _ = descent()
+    nn.init.zeros_(model.weight)
+    made = []
+
+    def make(*_):
+        if not made:
+            made.append(wsf.RWCMonitor(model, optimizer))
+
+    if not closure:
+        optimizer.register_step_pre_hook(make)
+        optimizer.register_step_pre_hook(lambda *_: None)
+    for i in range(1, 6):
+        model.weight.grad = torch.full_like(model.weight, float(i))
+        optimizer.step(make if closure else None)
+    history = made[0].history()
+    assert history.steps.tolist() == [1, 2, 3, 4, 5]
+    assert (history.delta_l1[:, 0] / 4).tolist() == [1, 2, 3, 4, 5]
+    before = hooks(model, optimizer)
+    made[0].close()
+    after = hooks(model, optimizer)
+    assert (after["before"], after["after"]) == (before["before"] - 1, before["after"] - 1)
+    assert after["waiting"] == after["ended"] == 0
+
+
+def test_a_history_in_the_first_step_tells_of_no_missed_step():
+    """LBFGS moves the weights between two calls of its closure."""
+    model = nn.Linear(2, 2)
+    optimizer = torch.optim.LBFGS(model.parameters())
+    monitor = wsf.RWCMonitor(model, optimizer)
+
+    def closure():
+        optimizer.zero_grad()
+        loss = model(torch.ones(3, 2)).square().sum()
+        loss.backward()
+        assert len(monitor.history()) == 0
+        return loss
+
+    optimizer.step(closure)
+    assert monitor.step == 1

@@ -368,7 +368,7 @@ class TestReadingWhileWriting:
 
         def racing(shard, meta):
             monkeypatch.setattr("weightscale_fast.record.run_folder.read_shard", read)
-            monitor.load_state_dict({**state, "step": 4, "written": 4})
+            monitor.load_state_dict({**state, "step": 4, "written": 4, "last_row": None})
             return read(shard, meta)
 
         monkeypatch.setattr("weightscale_fast.record.run_folder.read_shard", racing)
@@ -399,3 +399,36 @@ class TestReadingWhileWriting:
         reader.join()
         assert not errors, errors
         assert loads
+
+
+def test_a_signal_handler_that_closes_the_monitor_breaks_no_step():
+    """It came between the question whether the monitor records and the call."""
+    number, closed = 0, True
+    while closed:
+        number += 1
+        model = nn.Linear(2, 2, bias=False)
+        optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+        monitor, lines = wsf.RWCMonitor(model, optimizer), 0
+        model.weight.grad = torch.ones_like(model.weight)
+        optimizer.step()
+
+        def trace(frame, event, _, number=number, monitor=monitor):
+            nonlocal lines
+            if not frame.f_code.co_filename.startswith(PACKAGE):
+                return None
+            lines += event == "line"
+            if event == "line" and lines == number:
+                sys.settrace(None)
+                monitor.close()
+            return trace
+
+        before = sys.gettrace()
+        sys.settrace(trace)
+        try:
+            optimizer.step()
+        finally:
+            sys.settrace(before)
+        closed = lines >= number
+        monitor.close()
+        assert len(monitor.history()) in (1, 2)
+    assert number > 20

@@ -161,7 +161,7 @@ def test_a_full_disk_at_the_way_back_changes_nothing(tmp_path, weights, monkeypa
 def test_a_kill_on_the_way_back_leaves_no_hole(tmp_path, monkeypatch):
     monkeypatch.setattr("weightscale_fast.record.run_folder.JOINED_SECONDS", -1)
     monitor = recorded(tmp_path / "run", count=2)
-    state = {**monitor.state_dict(), "step": 1, "written": 1}
+    state = {**monitor.state_dict(), "step": 1, "written": 1, "last_row": None}
     for _ in range(3):
         monitor.record()
         monitor.flush()

@@ -185,17 +185,44 @@ class TestStepsThatCallSuper:
         history, by_hand = run(model, Clipped(model.parameters(), lr=0.1))
         by_hand.check(history)
 
+    def test_in_several_threads(self):
+        """Each step of one thread made the others forget the outer call, so that its two ends were two steps."""
+        torch.optim.SGD(nn.Linear(1, 1).parameters(), lr=0.1)
+        inside, others = threading.Event(), threading.Event()
+
+        class Waiting(Clipped):
+            @torch.no_grad()
+            def step(self, closure=None):
+                inside.set()
+                assert others.wait(60)
+                super().step(closure)
+
+        model = network()
+        optimizer = Waiting(model.parameters(), lr=0.1)
+        monitor, by_hand = wsf.RWCMonitor(model, optimizer), ByHand(model)
+        other = network()
+        thread = threading.Thread(target=train, args=(model, optimizer, 1))
+        thread.start()
+        assert inside.wait(60)
+        train(other, torch.optim.Adam(other.parameters()), 1)
+        others.set()
+        thread.join()
+        by_hand.row()
+        by_hand.check(monitor.history())
+
     def test_a_step_that_raised_is_not_counted_for_ever(self):
         torch.optim.SGD(nn.Linear(1, 1).parameters(), lr=0.1)
         model = network()
         optimizer = Clipped(model.parameters(), lr=0.1)
         monitor, by_hand = wsf.RWCMonitor(model, optimizer), ByHand(model)
-        for step in range(6):
-            optimizer.fail = step == 2
+        for step in range(9):
+            optimizer.fail = step in (2, 5)
             optimizer.zero_grad()
             backward(model)
+            told = pytest.warns(UserWarning, match=r"moved in a call of Clipped.step\(\) that raised")
             try:
-                optimizer.step()
+                with told if step == 3 else contextlib.nullcontext():  # once
+                    optimizer.step()
             except RuntimeError:
                 continue
             by_hand.row()
@@ -288,6 +315,26 @@ class TestTwoOptimizers:
         history, by_hand = run(model, InBackward(list(model.parameters()), {}), steps=3 * SILENT)
         by_hand.check(history)
 
+    def test_one_that_is_rebuilt_again_and_again_is_told(self):
+        """Each of them made fewer than 10 steps, and none had a row."""
+        model = network()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        monitor = wsf.RWCMonitor(model, optimizer)
+        train(model, optimizer, SILENT - 2)
+        train(model, torch.optim.Adam(model.parameters()), SILENT - 2)
+        with pytest.warns(UserWarning, match=f"Adam made {SILENT} steps .* while the SGD that it watches made none"):
+            train(model, torch.optim.Adam(model.parameters()), SILENT - 2)
+        assert monitor.step == SILENT - 2
+
+    def test_one_that_gets_the_layers_later_is_told(self):
+        model = network()
+        optimizer, later = (torch.optim.SGD([p], lr=0.1) for p in (model[0].weight, model[0].bias))
+        wsf.RWCMonitor(model, optimizer)
+        train(model, later, 1)
+        later.add_param_group({"params": [model[2].weight]})
+        with pytest.warns(UserWarning, match="SGD made 10 steps on layers of this monitor"):
+            train(model, later, SILENT)
+
     def test_optimizers_of_other_models_are_not_heard(self):
         model, other = network(), network()
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
@@ -334,6 +381,8 @@ class TestWeightsChangedAfterTheStep:
         def forward():
             model(torch.arange(4)).square().sum().backward()
 
+        with pytest.warns(UserWarning, match=r"monitor was made.*\(max_norm.*the row is right$"):
+            repeat(1, model.zero_grad, forward, optimizer.step, by_hand.row)
         with pytest.warns(
             UserWarning, match=rf"{LACK}.* If it belongs to the next step \(max_norm.*rows are right$"
         ) as w:
@@ -399,6 +448,37 @@ class TestWeightsChangedAfterTheStep:
         wsf.RWCMonitor(model, optimizer, every=2)
         with pytest.warns(UserWarning, match=LACK):
             repeat(5, lambda: train(model, optimizer, 1), lambda: clip(model))
+
+    @pytest.mark.parametrize("every", [1, 3])
+    def test_weights_that_are_loaded_after_the_monitor_is_made_are_told(self, every):
+        """The first row had the whole way to the loaded weights, and nobody said so."""
+        model = network()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        monitor = wsf.RWCMonitor(model, optimizer, every=every)
+        model.load_state_dict({name: 2 * weights for name, weights in model.state_dict().items()})
+        with pytest.warns(UserWarning, match="2.weight moved after this monitor was made and before the next step"):
+            train(model, optimizer, 1)
+        train(model, optimizer, FIRST)  # and no other warning
+        assert monitor.step == FIRST + 1
+
+    @pytest.mark.parametrize("call", ["state_dict", "checkpoint_state"])
+    def test_weights_that_are_loaded_after_the_state_are_told(self, call):
+        """With `checkpoint_state` the row after a resume had the whole way; without the model's weights, so it had."""
+        model = network()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        monitor = wsf.RWCMonitor(model, optimizer)
+        train(model, optimizer, 3)
+        state, weights = getattr(monitor, call)(), {k: v.clone() for k, v in model.state_dict().items()}
+        train(model, optimizer, 3)
+        model.load_state_dict(weights)
+        monitor.load_state_dict(state)
+        train(model, optimizer, 3)  # the right order
+        monitor.load_state_dict(state)
+        if call == "checkpoint_state":
+            model.load_state_dict(weights)
+        with pytest.warns(UserWarning, match="moved after the monitor's state was loaded and before the next step"):
+            train(model, optimizer, 1)
+        train(model, optimizer, 3)
 
     def test_averaged_weights_swapped_in_and_out_are_not(self):
         model = network()

@@ -142,9 +142,10 @@ class TestFirstRowAfterAResume:
         optimizer = torch.optim.Adam(model.parameters())
         monitor = wsf.RWCMonitor(model, optimizer, run_dir=tmp_path / "run")
         train(model, optimizer, 3)
-        state = monitor.state_dict()
+        state, weights = monitor.state_dict(), copy.deepcopy(model.state_dict())
         train(model, optimizer, 2)
         monitor.close()
+        model.load_state_dict(weights)
         with wsf.RWCMonitor(model, optimizer, run_dir=tmp_path / "run", resume=True) as monitor:
             monitor.load_state_dict(state)
             train(model, optimizer, 2)

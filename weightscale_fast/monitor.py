@@ -224,10 +224,11 @@ class RWCMonitor:
             raise WeightScaleError("the monitor is closed: make a new one to continue recording")
         self._after_step()
 
-    def _before_step(self) -> None:
+    def _before_step(self, raised: bool) -> None:
         self._steps.judge()
-        if self._steps.is_due() and not self._record.between_rows and not self._record.is_capturing():
-            self._steps.compare()
+        due = self._steps.is_due(raised=raised)
+        if due and not self._record.between_rows and not self._record.is_capturing():
+            self._steps.compare(raised=raised)
 
     @always_eager
     def _after_step(self, found_inf: Tensor | None = None) -> None:
@@ -409,4 +410,5 @@ class RWCMonitor:
             self._hook.check_not_in_hook("load_state_dict")
         resuming.load_state_dict(self._record, state_dict, self.model)
         self._watch.restart(self.step)
+        self._steps.restart()
         self._health.restart()

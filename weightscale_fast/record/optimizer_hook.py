@@ -17,7 +17,7 @@ from ..functional import layer_sums
 from ..weights.masters import MasterWeights
 from ..weights.snapshot import Snapshot
 from .listener import Listener
-from .outermost import OutermostStep, is_in_hook, is_stepping
+from .outermost import OutermostStep, is_past_step, stepping_frames
 from .recorded_twice import RecordedTwice
 
 # Packages whose wrappers of an optimizer do nothing to the weights after its step.
@@ -53,7 +53,8 @@ class OptimizerHook:
         self._stepped = False  # whether the optimizer has made a step
         self._optimizer = weakref.ref(optimizer)  # the hook must not keep the optimizer alive
         self._handles: list[RemovableHandle] = []
-        self._calls: tuple[Callable[[], None], Callable[[Tensor | None], None]] | None = None  # None when not recording
+        # What start() was given; None when not recording.
+        self._calls: tuple[Callable[[bool], None], Callable[[Tensor | None], None]] | None = None
         self._others: Listener | None = None
         self._waiting: Listener | None = None  # until the next step begins
         self._register: Callable[[Optimizer], None] = lambda optimizer: None
@@ -69,14 +70,14 @@ class OptimizerHook:
 
     def start(
         self,
-        before_step: Callable[[], None],
+        before_step: Callable[[bool], None],
         after_step: Callable[[Tensor | None], None],
         other_steps: Callable[[Optimizer], None],
     ) -> None:
         """Begin to call.
 
         Args:
-            before_step: called before each step.
+            before_step: called before each step, with whether a step raised since the last one that ended.
             after_step: called after each step, with what a gradient scaler told a fused optimizer: one number on a
                 device. It is not 0 if the scaler found infinite gradients, so that the step changed nothing. Without a
                 scaler it is None.
@@ -93,24 +94,33 @@ class OptimizerHook:
 
         @always_eager
         def begin(*_: object) -> None:
-            if self._outermost.begin() and self._calls is not None:
-                self._calls[0]()
+            calls = self._calls  # a signal handler or another thread may close the monitor at any line
+            if self._outermost.begin() and calls is not None:
+                calls[0](self._outermost.has_raised())
 
         @always_eager
         def end(stepped: Optimizer, *_: object) -> None:
-            if self._outermost.end() and self._calls is not None:
+            calls = self._calls
+            if self._outermost.end() and calls is not None:
                 self._stepped = True
-                self._calls[1](getattr(stepped, "found_inf", None))
+                calls[1](getattr(stepped, "found_inf", None))
+
+        def register_after(optimizer: Optimizer) -> None:
+            self._handles.append(optimizer.register_step_post_hook(end))
 
         def register(optimizer: Optimizer) -> None:
-            pre = optimizer.register_step_pre_hook(begin)
-            self._handles = [pre, optimizer.register_step_post_hook(end)]
+            if not self._handles:
+                register_after(optimizer)
+            self._handles.append(optimizer.register_step_pre_hook(begin))
             if not getattr(type(optimizer).step, "hooked", False):  # its class does not call Optimizer.__init__
                 optimizer._patch_step_function()
 
         try:
-            if is_in_hook(optimizer):  # as in on_finding; PyTorch goes through the hooks
+            running = stepping_frames(optimizer)
+            if running:  # PyTorch may be going through the hooks
                 self._wait(optimizer, register)
+                if not any(map(is_past_step, running)):  # as in a hook before the step, or in a closure
+                    register_after(optimizer)  # so that this step has a row
             else:
                 register(optimizer)
         except (AttributeError, TypeError) as error:
@@ -173,7 +183,7 @@ class OptimizerHook:
     def warn_if_steps_missed(self, model: nn.Module, last_row: Snapshot) -> None:
         """Warn once if weights moved since the last row but this optimizer made no step. This waits for the device."""
         optimizer = self._optimizer()
-        if self._warned or (optimizer is not None and self._stepped):
+        if self._warned or (optimizer is not None and self._stepped) or self._outermost.is_running():
             return
         change = _change(model, last_row)
         if change:
@@ -199,7 +209,7 @@ def _remove_ended() -> None:
     """Remove hooks that ended. PyTorch may be going through those of an optimizer that makes a step, so they stay."""
     for reference, handle in list(_ended.values()):
         optimizer = reference()
-        if optimizer is None or not is_stepping(optimizer):
+        if optimizer is None or not stepping_frames(optimizer):
             handle.remove()
             _ended.pop(handle.id, None)
 

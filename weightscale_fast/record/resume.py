@@ -36,6 +36,7 @@ def _state(record: Record) -> dict[str, Any]:
         "weights": record.snapshot.state_dict(),
         # The last step that the folder must have. A full disk may hold rows back; then the resumed run says so.
         "written": record.step // every * every if store.has_folder else 0,
+        "last_row": store.last_row(record.step // every * every) if store.has_folder else None,
         "run": run_id(record.meta),  # which run's folder has the rows; None in memory
         # With a run folder the rows are in it. Here they are bytes, because a distributed checkpoint loads a tensor
         # only into a tensor of the same size.
@@ -120,7 +121,7 @@ def _load(record: Record, state: Mapping[str, Any], model: nn.Module) -> None:
     else:
         record.snapshot.load_state_dict(weights)
     if rows is None:
-        record.store.warn_if_behind(int(state["written"]))
+        record.store.warn_if_behind(int(state["written"]), state.get("last_row"))
 
 
 def _on_all_ranks(record: Record, call: Callable[[], T]) -> T:

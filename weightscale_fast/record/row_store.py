@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
 import numpy as np
@@ -217,10 +217,34 @@ class RowStore:
         """The last step in the run folder; 0 if there is none."""
         return 0 if self._run is None or self._run.lost() else self._run.last_step()
 
-    def warn_if_behind(self, written: int) -> None:
-        """Warn if rows up to step `written`, which were recorded when the checkpoint was saved, are missing."""
+    def last_row(self, step: int) -> bytes | None:
+        """The row of `step` if it is the last one and this process keeps it; to tell one branch of a run from another.
+
+        It is the last of the rows in memory, or in the last shard of the folder.
+        """
+        rows = self._held.rows[-1] if self._held.rows else None
+        if rows is None and self._run is not None and not self._run.lost():
+            with suppress(WeightScaleError):  # a damaged shard, which history() tells
+                rows = self._run.newest()
+        if rows is None or rows.steps[-1] != step:
+            return None
+        return rows.where(rows.steps == step)._replace(flags=None).to_bytes()  # a resume just before it changes nothing
+
+    def warn_if_behind(self, written: int, last_row: bytes | None) -> None:
+        """Warn if rows up to step `written`, which were recorded when the checkpoint was saved, are missing.
+
+        Warn too if the row of that step is not `last_row`: the run went back and on since, and has other rows.
+        """
         if self._run is None:
             return
+        now = self.last_row(written)
+        if None not in (now, last_row) and now != last_row:
+            warnings.warn(
+                f"the row of step {written} in {self._run.path} is not the one that was there when the checkpoint was "
+                "saved: the run went back to an earlier checkpoint since, and other steps replaced those that led to "
+                "this one. They stay in the record. To keep the rows of each branch, give each its own run_dir",
+                stacklevel=3,
+            )
         last = max([self.written, *(int(rows.steps[-1]) for rows in self._held.rows)])
         if last < written:
             warnings.warn(

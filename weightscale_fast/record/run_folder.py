@@ -206,6 +206,15 @@ class RunFolder:
                     return rows.where(rows.steps <= last)
             raise _ShardGoneError(f"shard {shard} was deleted while the run was read: load it again") from error
 
+    def newest(self) -> Rows | None:
+        """The rows of the last shard; None if there is none.
+
+        Raises:
+            WeightScaleError: the shard is damaged, or belongs to another run.
+        """
+        shards = self._shards()
+        return self._read(shards[-1]) if shards else None
+
     def last_step(self) -> int:
         """The step of the last row; 0 if there is none."""
         return max((step_range(shard)[1] for shard in self._shards()), default=0)

@@ -9,6 +9,9 @@ does. Only the loop's author can tell, so the warning names both.
 A GPU compares when it comes to it, and the host does not wait for that. So there a comparison is judged a few steps
 later, or at the latest when the rows are flushed. The warning says what was so when the comparison was made.
 
+Two comparisons are judged by themselves, because nothing of the kind is a habit of the loop: the one before the first
+step, which finds weights that were loaded after the monitor was made, and the one after a step that raised.
+
 Letters: L layers.
 """
 
@@ -16,10 +19,11 @@ from __future__ import annotations
 
 import warnings
 import weakref
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -38,6 +42,7 @@ LATER = 64
 PART_OF_ROWS = 32
 TWICE = 2  # what is seen so often is a habit of the loop: an evaluation with other weights, or a load, is seen once
 PART = 1e-3  # of a layer's last step; less is rounding, as when averaged weights are swapped in and out
+MADE = "this monitor was made"
 SILENT = 10  # steps of another optimizer on the same layers, while the watched one makes none
 
 
@@ -54,6 +59,7 @@ class _Comparison(NamedTuple):
     moved: HostCopy  # [L] bool: whether a layer moved after its row
     in_time: frozenset[int]  # the layers whose movement belongs to the next row
     late: tuple[str, ...]  # the optimizers that stepped after the watched one
+    once: str  # what is said of these movements if they are seen once; empty if they must be seen twice
 
 
 class StepCheck:
@@ -75,15 +81,35 @@ class StepCheck:
         self._seen = 0  # how often weights had moved after a row
         self._told = False
         self._pending: deque[_Comparison] = deque()  # the oldest first
-        self._others: weakref.WeakKeyDictionary[Optimizer, _Other | None] = weakref.WeakKeyDictionary()
+        # How many parameters each group of an optimizer had, and what was found then. Groups may be added later.
+        self._others: weakref.WeakKeyDictionary[Optimizer, tuple[list[int], _Other | None]] = (
+            weakref.WeakKeyDictionary()
+        )
         self._first: weakref.WeakSet[Optimizer] = weakref.WeakSet()  # those that stepped before the first row
-        self._silent: weakref.WeakKeyDictionary[Optimizer, int] = weakref.WeakKeyDictionary()
+        # Steps of others since the last one of the watched optimizer, by their layers. So those of an optimizer that is
+        # rebuilt again and again add up.
+        self._silent: Counter[frozenset[int]] = Counter()
         self._in_time: set[int] = set()  # layers that another optimizer moved since the last row, in the next step
+        self._begun: str | None = MADE  # how the record began, or began again; None from the next row on
+        self._told_of_raised = False
         self._late: dict[str, None] = {}  # names of optimizers that moved layers since the last row, in its own step
 
-    def is_due(self) -> bool:
-        """Whether the weights should be compared before the step that begins now."""
+    def restart(self) -> None:
+        """The record went back to a state. What is known of earlier rows does not count any more."""
+        self._begun = "the monitor's state was loaded"
+        self._pending.clear()
+        self._in_time.clear()
+        self._late.clear()
+
+    def is_due(self, *, raised: bool = False) -> bool:
+        """Whether the weights should be compared before the step that begins now.
+
+        Args:
+            raised: whether a call of the watched step raised since the last row.
+        """
         n = self._rows
+        if self._begun is not None or (raised and not self._told_of_raised):
+            return True
         if self._told or n == 0 or len(self._pending) >= FIRST:  # so many only if the GPU is far behind
             return False
         power = 1 << (n.bit_length() - 1)
@@ -95,21 +121,38 @@ class StepCheck:
         self._silent.clear()
         if row:
             self._rows += 1
+            self._begun = None
             self._in_time.clear()
             self._late.clear()
             forward = _sequence_number()
             self._forwards |= forward != self._forward
             self._forward = forward
 
-    def compare(self) -> None:
+    def compare(self, *, raised: bool = False) -> None:
         """Before a step: compare the weights, and warn if the loop changes them after its rows.
 
         On a GPU this does not wait, and a later call of `judge` warns.
         """
-        moved = self._moved_since()
+        raised_again = raised and self._told_of_raised
+        moved = None if raised_again else self._moved_since()
         if moved is not None:
-            self._pending.append(_Comparison(HostCopy(moved), frozenset(self._in_time), tuple(self._late)))
+            once = self._of_the_first_step() if self._begun else self._of_a_step_that_raised() if raised else ""
+            self._pending.append(_Comparison(HostCopy(moved), frozenset(self._in_time), tuple(self._late), once))
         self.judge()
+
+    def _of_the_first_step(self) -> str:
+        return (
+            f"moved after {self._begun} and before the next step: the row of that step has this movement too. If "
+            "weights were loaded or initialized then, load them first, and then make the monitor or load its state. "
+            "If it belongs to the step (max_norm of an embedding, noise before the forward pass), the row is right"
+        )
+
+    def _of_a_step_that_raised(self) -> str:
+        return (
+            f"moved in a call of {self._watched}.step() that raised, or after it: this call has no row, and the row of "
+            "the next step has this movement too. The steps of the record are one less than those of the loop for each "
+            "such call"
+        )
 
     def judge(self) -> None:
         """Warn if the comparisons that have been made by now say so. This waits for nothing."""
@@ -125,9 +168,15 @@ class StepCheck:
 
     def _judge(self, comparison: _Comparison) -> None:
         (moved,) = comparison.moved.tensors
-        moved_late = set(torch.nonzero(moved).flatten().tolist()) - comparison.in_time
+        moved_late = set(np.flatnonzero(moved.numpy()).tolist()) - comparison.in_time
         late = [name for i, name in enumerate(self._last_row.names) if i in moved_late]
-        if self._told or not late:
+        if not late:
+            return
+        if comparison.once:
+            self._told_of_raised |= comparison.once == self._of_a_step_that_raised()
+            warnings.warn(f"{listing(late)} {comparison.once}", stacklevel=2)
+            return
+        if self._told:
             return
         self._seen += 1
         if self._seen < TWICE:
@@ -160,7 +209,8 @@ class StepCheck:
             self._in_time |= other.layers  # no forward pass tells; but it began before the watched one
         else:
             self._late[other.name] = None
-        self._silent[optimizer] = steps = self._silent.get(optimizer, 0) + 1
+        self._silent[other.layers] += 1
+        steps = self._silent[other.layers]
         if steps < SILENT:
             return
         self._warn(
@@ -193,15 +243,18 @@ class StepCheck:
         return since > PART * self._moved()
 
     def _other(self, optimizer: Optimizer) -> _Other | None:
-        if optimizer not in self._others:
+        groups = [len(group["params"]) for group in optimizer.param_groups]
+        before, other = self._others.get(optimizer, (None, None))
+        if before != groups:
             try:
                 parameters = self._last_row.lookup_in(self._model).parameters()
             except (KeyError, WeightScaleError):  # the model was changed; the next row says so
                 return None
             trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
             layers = frozenset(i for i, p in enumerate(parameters) if id(p) in trained)
-            self._others[optimizer] = _Other(type(optimizer).__name__, layers) if layers else None
-        return self._others[optimizer]
+            other = _Other(type(optimizer).__name__, layers) if layers else None
+            self._others[optimizer] = groups, other
+        return other
 
     def _warn(self, what: str) -> None:
         self._told = True
