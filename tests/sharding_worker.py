@@ -179,7 +179,8 @@ def ddp_with_the_optimizer_hook_and_more_rows_than_half_of_the_ring():
     """The monitor records by the optimizer's hook, to a folder of rank 0 and to memory."""
     torch.manual_seed(0)
     model = DistributedDataParallel(nn.Linear(300, 300))
-    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    weight, bias = model.parameters()
+    optimizer = torch.optim.SGD([{"params": [bias], "lr": 2e-3}, {"params": [weight]}], lr=1e-3)
     folder = shared_folder()
     in_folder = wsf.RWCMonitor(model, optimizer, run_dir=folder)
     in_memory = wsf.RWCMonitor(model, optimizer)
@@ -192,9 +193,11 @@ def ddp_with_the_optimizer_hook_and_more_rows_than_half_of_the_ring():
     if dist.get_rank() == 0:
         assert kept.steps.tolist() == list(range(1, SHARD_ROWS + 51))
         np.testing.assert_allclose(wsf.RWCHistory.load(folder).rwc, expected.rwc, rtol=1e-12)
+        assert (kept.lr == 1e-3).all()
     else:
         assert len(kept) == 0
     np.testing.assert_allclose(in_memory.history().rwc, expected.rwc, rtol=1e-12)
+    assert (in_memory.history().lr == 1e-3).all()  # also of layers that this rank does not count
 
 
 @case(2)

@@ -175,6 +175,8 @@ class RWCMonitor:
         snapshot = self._record.snapshot
         recorded = snapshot.names, every, definition, run_dir is None
         self._hook = None if optimizer is None else OptimizerHook(optimizer, model, recorded)
+        if self._hook is not None:
+            self._record.store.rates = self._hook.rate_reader(model, snapshot.names)
         self._steps = StepCheck(model, snapshot, self._record.last_moved, self._hook.name if self._hook else None)
         self._watch = Watch(model, snapshot.lookup_in(model), layers, snapshot.names)
         self._health = HealthWatch(self._record.meta, on_finding)

@@ -19,6 +19,7 @@ from ..extras import import_extra
 from ..files import write_csv
 from ..ratios import check_definition, mean_ratio, norm_ratio
 from ..text import count, listing
+from .rates import Rates
 from .rows import SKIPPED, Rows
 from .run_folder import RunFolder
 from .settings import plain_settings
@@ -51,6 +52,7 @@ class RWCHistory:
         dtypes: the dtype of each layer (`"float32"`, `"bfloat16"`, ...), L of them; empty if they are not known.
         flags: [S] uint8, the bits of each row. 1: a gradient scaler skipped a step of it (see `skipped`); 2: it is the
             first row after a resume. All 0 by default.
+        rates: the learning rate and the weight decay of each layer at each row, if an optimizer was watched; see `lr`.
 
     Example:
         >>> import numpy as np
@@ -80,6 +82,7 @@ class RWCHistory:
     settings: Mapping[str, Any] = field(default_factory=dict)
     dtypes: tuple[str, ...] = ()
     flags: NDArray[np.uint8] = field(default_factory=lambda: np.zeros(0, np.uint8))
+    rates: Rates | None = None
 
     def __post_init__(self) -> None:
         check_definition(self.definition)
@@ -102,6 +105,9 @@ class RWCHistory:
             object.__setattr__(self, "flags", np.zeros(S, np.uint8))
         if self.flags.shape != (S,):
             raise ValueError(f"flags must be [steps] = [{S}], got {list(self.flags.shape)}")
+        shape = (S, L) if self.rates is None else (len(self.rates), len(self.rates.rate_of))
+        if shape != (S, L):
+            raise ValueError(f"rates must be of [steps, layers] = [{S}, {L}], got {list(shape)}")
 
     def __len__(self) -> int:
         """The number of recorded rows."""
@@ -137,6 +143,42 @@ class RWCHistory:
     def moved_fraction(self) -> FloatArray:
         """[S, L] the share of each layer's weights that changed at all, 0 to 1."""
         return self.moved / np.maximum(self.numel, 1)
+
+    @property
+    def lr(self) -> FloatArray:
+        """[S, L] the learning rate of each layer at the step of each row, as the optimizer's groups had it.
+
+        NaN where it is not known: no optimizer was watched, it does not train the layer, it has no rate that is a
+        number, or the row is of a CUDA graph's replay. With `pipeline=True` the layers of other ranks have none.
+        """
+        return self._per_layer("lr")
+
+    @property
+    def weight_decay(self) -> FloatArray:
+        """[S, L] the weight decay of each layer, as `lr`. 0 for an optimizer without weight decay."""
+        return self._per_layer("weight_decay")
+
+    def _per_layer(self, name: str) -> FloatArray:
+        if self.rates is None:
+            return np.full((len(self), len(self.names)), np.nan)
+        return self.rates.of_layers(getattr(self.rates, name))
+
+    @property
+    def step_per_lr(self) -> FloatArray:
+        """[S, L] the mean change of a weight in units of the learning rate: mean |w_t - w_prev| / lr.
+
+        It is the same for layers of any size and at any rate. Adam and AdamW move a weight by about 0.05 to 0.4 rates
+        at a step, methods of the gradient's sign by 1, and SGD by the mean gradient. With `every` above 1 the change
+        is that of several steps. NaN where the rate is not known or 0.
+
+        Example:
+            >>> rates = Rates(lr=np.array([[0.5]]), weight_decay=np.zeros((1, 1)), rate_of=np.zeros(1, np.int32))
+            >>> one = np.array([[6.0]])
+            >>> RWCHistory(("fc",), np.array([4]), ("linear",), np.array([1]), one, one, one, rates=rates).step_per_lr
+            array([[3.]])
+        """
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return np.where(self.lr == 0, np.nan, self.delta_l1 / np.maximum(self.numel, 1) / self.lr)
 
     @property
     def skipped(self) -> NDArray[np.bool_]:
@@ -194,6 +236,7 @@ class RWCHistory:
             moved=cut(self.moved),
             ratio_sum=None if self.ratio_sum is None else cut(self.ratio_sum),
             flags=self.flags[rows],
+            rates=None if self.rates is None else self.rates[rows].columns(columns),
         )
 
     def save(self, folder: str | Path) -> None:
@@ -217,7 +260,8 @@ class RWCHistory:
             raise WeightScaleError(f"{error.reason}: choose another folder") from error
         try:
             if len(self):
-                run.append(Rows(self.steps, self.delta_l1, self.prev_l1, self.moved, self.ratio_sum, self.flags))
+                sums = self.delta_l1, self.prev_l1, self.moved, self.ratio_sum
+                run.append(Rows(self.steps, *sums, self.flags, self.rates))
         except OSError as error:
             raise WeightScaleError(f"run folder {folder} cannot be written: {error}") from error
         finally:
@@ -262,6 +306,8 @@ class RWCHistory:
         }
         if self.ratio_sum is not None:
             arrays["ratio_sum"] = self.ratio_sum
+        if self.rates is not None:
+            arrays |= {"lr": self.lr, "weight_decay": self.weight_decay}
         np.savez_compressed(path, **arrays)
 
     def to_csv(self, path: str | Path) -> None:

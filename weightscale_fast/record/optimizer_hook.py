@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -18,6 +18,7 @@ from ..weights.masters import MasterWeights
 from ..weights.snapshot import Snapshot
 from .listener import Listener
 from .outermost import OutermostStep, is_past_step, stepping_frames
+from .rate_reader import RateReader
 from .recorded_twice import RecordedTwice
 
 # Packages whose wrappers of an optimizer do nothing to the weights after its step.
@@ -67,6 +68,12 @@ class OptimizerHook:
         """The name of the optimizer's class."""
         optimizer = self._optimizer()
         return "optimizer" if optimizer is None else type(optimizer).__name__
+
+    def rate_reader(self, model: nn.Module, names: Sequence[str]) -> RateReader:
+        """What reads the optimizer's rates for these layers."""
+        optimizer = self._optimizer()
+        assert optimizer is not None
+        return RateReader(optimizer, model, names)
 
     def start(
         self,

@@ -220,6 +220,8 @@ class Record:
         with self.snapshot.lock:
             plan, cur = self.snapshot.plan_for(model)
             changed, self._plan = plan is not self._plan, plan
+            if changed and self.store.rates is not None:
+                self.store.rates.find_layers_anew()
             if capturing:
                 keep_for_replays(plan, self._ring)  # the plan holds the previous weights
             run_plan(plan, cur, self._ring.rows, self._ring.cursor, update=True)

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..errors import WeightScaleError
+from .rate_reader import RateReader
 from .ring import Ring
 from .row_sum import RowSum
 from .rows import RESUMED, SKIPPED, Part, Rows, concatenate
@@ -53,6 +54,7 @@ class RowStore:
         self._newest: Rows | None = None  # what recent() returns after close, without a collective call
         self._process = os.getpid()
         self._warned_in_child = False
+        self.rates: RateReader | None = None  # None if no optimizer is watched
         self.closed = False  # whether the folder was given up, so that another monitor may write to it
 
     @property
@@ -104,6 +106,8 @@ class RowStore:
             return []
         if self._sums.ended is not None:
             raise WeightScaleError(f"nothing is recorded any more: {self._sums.ended}")
+        if self.rates is not None:
+            self.rates.read(self._ring.recorded)
         self._ring.advance()
         return self._take(wait=False) if self._sums.due(self._ring.recorded) else []
 
@@ -257,6 +261,8 @@ class RowStore:
         """Number the next row as the first after `step`, and flag it as resumed if `step` is not 0."""
         self._resumed = step // self._every
         self._ring.restart(self._resumed)
+        if self.rates is not None:
+            self.rates.restart(self._resumed)
         self._held = _Held([], self._resumed)
         self._sums.start(self._resumed)
 
@@ -277,6 +283,8 @@ class RowStore:
             self._held = _Held(self._held.rows + new, parts[-1].first + len(parts[-1].sums))
             self._arrived += new
         self._ring.release(self._held.until)
+        if self.rates is not None:
+            self.rates.forget(self._held.until - len(self._ring.rows))  # `recent` reads rows that were stored, too
         self._write_held()
 
     def _rows(self, part: Part) -> Rows:
@@ -285,7 +293,8 @@ class RowStore:
         flags = SKIPPED * (skipped > 0) + RESUMED * ((numbers == self._resumed) & (numbers > 0))
         ratio_sum = sums[:, 3] if sums.shape[1] == 4 else None
         steps, moved = (numbers + 1) * self._every, sums[:, 2].astype(np.int64)
-        return Rows(steps, sums[:, 0], sums[:, 1], moved, ratio_sum, flags.astype(np.uint8))
+        rates = None if self.rates is None else self.rates.rates(first, len(sums))
+        return Rows(steps, sums[:, 0], sums[:, 1], moved, ratio_sum, flags.astype(np.uint8), rates)
 
     def _write_held(self) -> None:
         if self._run is None or self.closed or not self._held.rows:

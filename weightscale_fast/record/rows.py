@@ -13,6 +13,8 @@ import safetensors
 import safetensors.numpy
 from numpy.typing import NDArray
 
+from .rates import NAMES, Rates, join
+
 # The bits of a row's flags.
 SKIPPED = 1  # a gradient scaler skipped a step of this row, so nothing moved; only with fused optimizers
 RESUMED = 2  # the first row after a resume
@@ -51,6 +53,7 @@ class Rows(NamedTuple):
     moved: NDArray[np.int64]  # [n, L]
     ratio_sum: NDArray[np.float64] | None  # [n, L], if the definition is "mean_ratio"
     flags: NDArray[np.uint8] | None = None  # [n] SKIPPED, RESUMED; None means 0 for every row
+    rates: Rates | None = None  # of n rows and L layers, if they are known
 
     def where(self, keep: NDArray[np.bool_]) -> Rows:
         """The rows where keep [n] is true."""
@@ -72,9 +75,8 @@ class Rows(NamedTuple):
         arrays |= {"delta_l1": self.delta_l1, "prev_l1": self.prev_l1, "moved": self.moved}
         if self.ratio_sum is not None:
             arrays["ratio_sum"] = self.ratio_sum
-        return safetensors.numpy.save(
-            {name: np.ascontiguousarray(array, dtype=DTYPES[name]) for name, array in arrays.items()}
-        )
+        given = {name: np.ascontiguousarray(array, dtype=DTYPES[name]) for name, array in arrays.items()}
+        return safetensors.numpy.save(given | (self.rates.arrays() if self.rates is not None else {}))
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]], layers: int, with_ratio: bool) -> Rows:
@@ -83,6 +85,7 @@ class Rows(NamedTuple):
         Raises:
             ValueError: arrays are missing, or do not fit together, or have impossible values.
         """
+        known, arrays = arrays, {name: array for name, array in arrays.items() if name not in NAMES}
         expected = set(DTYPES) - {"flags"} - ({"ratio_sum"} if not with_ratio else set())
         flags = arrays.get("flags")  # files of version 0.1 have none
         given = {name: array for name, array in arrays.items() if name != "flags"}
@@ -98,7 +101,9 @@ class Rows(NamedTuple):
                 f"expected {', '.join(sorted(expected))} of {n} steps for {layers} layers, "
                 f"got {', '.join(wrong) if given.keys() == expected else ', '.join(sorted(given)) or 'nothing'}"
             )
-        rows = cls(given["step"], ratio_sum=given.get("ratio_sum"), flags=flags, **{k: given[k] for k in SUMS})
+        rates = Rates.from_arrays(known, n, layers)  # files of version 0.1 have none
+        sums = {name: given[name] for name in SUMS}
+        rows = cls(given["step"], **sums, ratio_sum=given.get("ratio_sum"), flags=flags, rates=rates)
         if n and (rows.steps[0] < 1 or np.any(np.diff(rows.steps) <= 0)):
             raise ValueError("its steps do not rise from 1 on")
         if any(np.any(array < 0) for name, array in given.items()):
@@ -125,5 +130,13 @@ def concatenate(parts: list[Rows], layers: int, with_ratio: bool) -> Rows:
     nothing = Rows(
         np.empty(0, np.int64), empty, empty, np.empty((0, layers), np.int64), empty.copy() if with_ratio else None
     )
-    columns = zip(*(part._replace(flags=part.bits) for part in parts or [nothing]), strict=True)
-    return Rows._make(None if column[0] is None else np.concatenate(column) for column in columns)
+    parts = parts or [nothing]
+    columns = zip(*(part._replace(flags=part.bits, rates=None) for part in parts), strict=True)
+    rows = Rows._make(None if column[0] is None else np.concatenate(column) for column in columns)
+    if all(part.rates is None for part in parts):
+        return rows
+    return rows._replace(rates=join([_rates(part, layers) for part in parts]))
+
+
+def _rates(rows: Rows, layers: int) -> Rates:
+    return Rates.unknown(len(rows.steps), layers) if rows.rates is None else rows.rates
