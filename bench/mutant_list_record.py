@@ -48,7 +48,7 @@ RECORD = [
     Mutant("the first shard is deleted first", "for shard in reversed(later):", "for shard in later:",
            file=f"{R}/run_folder.py", tests="tests/test_states.py"),
     Mutant("steps that fall", "if n and (rows.steps[0] < 1 or np.any(np.diff(rows.steps) <= 0)):", "if n and rows.steps[0] < 1:",
-           file=f"{R}/rows.py", tests="tests/test_damaged_runs.py"),
+           file=f"{R}/rows.py", tests="tests/test_damaged_runs.py::test_arrays_that_do_not_fit"),
     Mutant("a resume with another width", "if weights != my_weights:", "if False:",
            file=f"{R}/run_meta.py", tests=MONITOR),
     Mutant("half a file stays", "        temporary.unlink(missing_ok=True)\n        raise", "        raise",

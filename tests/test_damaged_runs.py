@@ -125,6 +125,8 @@ def test_an_array_of_another_dtype(run, name, dtype):
         lambda arrays: arrays.update(delta_l1=-arrays["delta_l1"]),
         lambda arrays: arrays.update(moved=arrays["moved"] - 1000),
         lambda arrays: arrays.update(step=arrays["step"][::-1]),
+        lambda arrays: arrays.update(step=arrays["step"][[0, 2, 1, *range(3, len(arrays["step"]))]]),
+        lambda arrays: arrays.update(step=arrays["step"][[0, 1, 1, *range(3, len(arrays["step"]))]]),
         lambda arrays: {name: array[:0] for name, array in arrays.items()},
         lambda arrays: arrays.update(step=arrays["step"] + 1),
     ],
