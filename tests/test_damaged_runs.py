@@ -227,11 +227,17 @@ def test_nothing_is_written_where_analysis_is_no_folder(run, tmp_path, capsys, m
 
 def test_a_temporary_name_that_is_a_link_is_not_followed(tmp_path):
     (tmp_path / "mine").write_text("mine")
-    (tmp_path / f".table.csv.{os.getpid()}.tmp").symlink_to(tmp_path / "mine")
+    with atomic_write(tmp_path / "table.csv"):
+        (temporary,) = tmp_path.glob(".table.csv.*")
+    _, number, _ = temporary.name.rsplit(".", 2)
+    for later in range(1, 3):  # the number rises with each file
+        name = temporary.name.replace(f".{number}.tmp", f".{int(number) + later}.tmp")
+        (tmp_path / name).symlink_to(tmp_path / "mine")
     with atomic_write(tmp_path / "table.csv") as file:
         file.write(b"theirs")
     assert (tmp_path / "mine").read_text() == "mine"
     assert (tmp_path / "table.csv").read_text() == "theirs"
+    assert len(list(tmp_path.glob(".table.csv.*"))) == 1  # the link for the next file; the other one is gone
 
 
 def test_a_saved_history_has_the_types_of_a_shard(tmp_path):
