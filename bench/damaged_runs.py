@@ -15,6 +15,8 @@ import numpy as np
 import safetensors.numpy
 
 Edit = tuple[str, Callable[[Path], object]]
+TEMPORARY = ".*.tmp"  # in the name of an edit that must be made in the process that reads
+NUMBERS = 2000  # of files that a process has written
 NOTHING: tuple[object, ...] = (None, "x", [], {}, 1.5, -1, True, 10**30, ["x"], [[]])
 
 
@@ -28,15 +30,9 @@ def edits(outside: Path, rng: random.Random) -> Iterator[Edit]:
         yield f"a shard is {name}", lambda run, make=make: make(first_shard(run))
     for name in ("report.html", "labels.csv", "scree.csv", "findings.csv", "heat_map.png", "pca_map.svg"):
         yield f"analysis/{name} is a link", lambda run, name=name: link_in(run / "analysis", name, outside / "file")
-    pids = range(os.getpid(), os.getpid() + 5000)
     names = ("analysis/.labels.csv", "analysis/.report.html", "rwc/.part-000000041-000000041.safetensors", ".meta.json")
     for name in names:  # the names under which files are written before they are renamed
-        yield (
-            f"{name}.*.tmp are links",
-            lambda run, name=name: [
-                link_in((run / name).parent, f"{Path(name).name}.{pid}.tmp", outside / "file") for pid in pids
-            ],
-        )
+        yield f"{name}{TEMPORARY} are links", lambda run, name=name: links_in(run / name, outside / "file")
 
 
 def meta_edits() -> Iterator[Edit]:
@@ -205,6 +201,12 @@ def link_in(folder: Path, name: str, target: Path) -> None:
     """Make a link in a folder."""
     folder.mkdir(exist_ok=True)
     (folder / name).symlink_to(target)
+
+
+def links_in(path: Path, target: Path) -> None:
+    """Make a link under each temporary name that this process may give the file at `path`."""
+    for number in range(NUMBERS):
+        link_in(path.parent, f"{path.name}.{os.getpid()}.{number}.tmp", target)
 
 
 def move_out(path: Path, target: Path) -> None:

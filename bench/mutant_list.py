@@ -1,5 +1,5 @@
 # ruff: noqa: E501
-"""The faults that mutants.py puts into the pass, by backend."""
+"""The faults that mutants.py puts into the pass, by backend. mutant_list_record.py has those of the record."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ from typing import NamedTuple
 
 
 class Mutant(NamedTuple):
-    """A fault: `old` in the backend's file becomes `new`."""
+    """A fault: `old` in the file, or in the one file of the backend that has it, becomes `new`."""
 
     name: str
     old: str
     new: str
     equivalent: str = ""  # why no test without a GPU can see it
+    file: str = ""  # outside of the pass
+    tests: str = ""  # the test files, or tests, that must see it; outside of the pass
 
 
 CUDA = [
@@ -124,10 +126,12 @@ CPU = [
     Mutant("sum of w, not of prev", "abs_prev = absolute(p[j]);", "abs_prev = absolute(w[j]);"),
     Mutant("moved counts down", "moved[j] -= (w[j] != p[j]);", "moved[j] += (w[j] != p[j]);"),
     Mutant("moved by the difference", "moved[j] -= (w[j] != p[j]);", "moved[j] -= (abs_delta > 0);"),
+    Mutant("infinity that stayed has moved", "moved[j] -= (w[j] != p[j]);", "moved[j] -= (abs_delta != 0);"),
     Mutant("half a register lost", "total += __builtin_convertvector(halves[0], F64) + __builtin_convertvector(halves[1], F64);",
            "total += __builtin_convertvector(halves[0], F64);"),
     Mutant("a lane lost", "for (int64_t lane = 0; lane < BYTES / 8; ++lane)", "for (int64_t lane = 1; lane < BYTES / 8; ++lane)"),
     Mutant("float32 sums without an end", "constexpr int64_t kDepth = 8;", "constexpr int64_t kDepth = 1 << 20;"),
+    Mutant("float32 sums of 64 weights", "constexpr int64_t kDepth = 8;", "constexpr int64_t kDepth = 64;"),
     Mutant("row without the modulo", "*cursor.const_data_ptr<int64_t>() % R * K * L", "*cursor.const_data_ptr<int64_t>() * K * L"),
     Mutant("column of the group, not of the model", "out_sums[k * L + row[l]] = sum;", "out_sums[k * L + l] = sum;"),
     Mutant("a chunk lost", "for (int64_t c = start[l]; c < start[l + 1]; ++c) sum", "for (int64_t c = start[l] + 1; c < start[l + 1]; ++c) sum"),
@@ -138,6 +142,5 @@ CPU = [
     Mutant("0 where prev overflowed", "delta_l1 / prev_l1 + nan_if_infinite", "delta_l1 / prev_l1"),
     Mutant("bfloat16 halves swapped", "to[0] = (F32)(words << 16);", "to[0] = (F32)(words << 15);"),
     Mutant("float16 infinity", "if ((x & 0x7c00) == 0x7c00)", "if (false)"),
+    Mutant("float16 NaN", "if ((x & 0x7c00) == 0x7c00)", "if ((x & 0x7fff) == 0x7c00)"),
 ]  # fmt: skip
-
-MUTANTS = {"cuda_on_cpu": CUDA, "triton": TRITON, "cpu": CPU}

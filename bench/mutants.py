@@ -1,11 +1,13 @@
-"""Put faults into the pass on purpose, and count those that the tests of the pass see.
+"""Put faults into the package on purpose, and count those that the tests see.
 
-    python bench/mutants.py                        # every backend; about half an hour on two cores
-    python bench/mutants.py cuda_on_cpu            # one backend: cpu, triton, or cuda_on_cpu (csrc/cuda on the CPU)
+    python bench/mutants.py                        # every group; about 40 minutes on two cores
+    python bench/mutants.py cuda_on_cpu            # a backend of the pass: cpu, triton, or cuda_on_cpu (csrc/cuda)
+    python bench/mutants.py record                 # what is built on it: previous weights, record, health, analysis
 
-Each mutant is a copy of the sources with one line changed. It is caught if a test of `tests/test_layer_sums.py` fails,
-if the process crashes, or if it hangs. Some mutants cannot be seen by a test without a GPU. The list says why, and they
-are not run. This prints the number caught of all, and the names of those that survive. Then the exit code is 1.
+Each mutant is a copy of the sources with one place changed. It is caught if a test fails, if the process crashes, or if
+it hangs. For a backend the tests are those of `tests/test_layer_sums.py`. Each mutant of `record` names its tests. Some
+mutants cannot be seen by a test without a GPU. The list says why, and they are not run. This prints the number caught
+of all, and the names of those that survive. Then the exit code is 1.
 """
 
 from __future__ import annotations
@@ -19,12 +21,13 @@ import tempfile
 from pathlib import Path
 
 import torch
-from mutant_list import MUTANTS, Mutant
+from mutant_list import CPU, CUDA, TRITON, Mutant
+from mutant_list_record import RECORD
 
 ROOT = Path(__file__).parents[1]
 SECONDS = 300  # limit for one run of the tests; without a mutant it takes 20 to 60
 
-
+MUTANTS = {"cuda_on_cpu": CUDA, "triton": TRITON, "cpu": CPU, "record": RECORD}
 FILES = {
     "cuda_on_cpu": ["csrc/cuda/layer_sums.cu"],
     "triton": ["weightscale_fast/ops/triton_kernels.py"],
@@ -33,21 +36,22 @@ FILES = {
 
 
 def copy_of_the_project(folder: Path) -> None:
-    """Copy what the tests of the pass need. Mutants change the copy."""
+    """Copy what the tests need. Mutants change the copy."""
     for name in ("weightscale_fast", "csrc", "tests"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "pyproject.toml", folder)
 
 
 def put_in(mutant: Mutant, backend: str, folder: Path) -> None:
-    """Change the old text in the one file of the backend that has it.
+    """Change the old text in the one file that has it.
 
     Raises:
         ValueError: no file has the old text, or several have it: the list is older than the sources.
     """
-    texts = {folder / name: (folder / name).read_text() for name in FILES[backend]}
+    names = [mutant.file] if mutant.file else FILES[backend]
+    texts = {folder / name: (folder / name).read_text() for name in names}
     found = [path for path, text in texts.items() if mutant.old in text]
-    if len(found) != 1:
+    if len(found) != 1 or (mutant.file and texts[found[0]].count(mutant.old) != 1):
         raise ValueError(f"{backend}: {mutant.name!r} is in {len(found)} files; bring the list up to date")
     found[0].write_text(texts[found[0]].replace(mutant.old, mutant.new))
 
@@ -65,7 +69,12 @@ def build_cpu(folder: Path) -> bool:
 
 
 def tests_of(backend: str) -> list[str]:
-    """The names of the backend's tests in tests/test_layer_sums.py. Tests that name no backend belong to the CPU's."""
+    """The names of the backend's tests in tests/test_layer_sums.py. Tests that name no backend belong to the CPU's.
+
+    For `record`, all tests that its mutants name.
+    """
+    if backend == "record":
+        return sorted({test for mutant in RECORD for test in mutant.tests.split()})
     command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "tests/test_layer_sums.py"]
     lines = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
     names = [line for line in lines if "::" in line]
@@ -106,7 +115,7 @@ def main() -> None:
             with tempfile.TemporaryDirectory() as name:
                 copy_of_the_project(Path(name))
                 put_in(mutant, backend, Path(name))
-                seen = is_caught(Path(name), backend, tests)
+                seen = is_caught(Path(name), backend, mutant.tests.split() or tests)
             caught += seen
             print(f"{backend}: {'caught' if seen else 'SURVIVES'}: {mutant.name}", flush=True)
             if not seen:

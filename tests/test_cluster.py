@@ -263,7 +263,7 @@ def test_three_curves_many_times_are_three_clusters(columns, space):
 
 
 def test_distinct_points_are_counted_up_to_rounding():
-    points = np.array([[0.0, 0.0], [1.0, 0.0], [1.0 + 1e-9, 0.0], [1.0, 1e-3]])
+    points = np.array([[0.0, 0.0], [1.0, 0.0], [1.0 + 1e-9, 0.0], [1.0, 1e-5]])
     assert count_distinct(points, 4) == 3
     assert count_distinct(points, 2) == 2
 

@@ -125,6 +125,8 @@ def test_an_array_of_another_dtype(run, name, dtype):
         lambda arrays: arrays.update(delta_l1=-arrays["delta_l1"]),
         lambda arrays: arrays.update(moved=arrays["moved"] - 1000),
         lambda arrays: arrays.update(step=arrays["step"][::-1]),
+        lambda arrays: arrays.update(step=arrays["step"][[0, 2, 1, *range(3, len(arrays["step"]))]]),
+        lambda arrays: arrays.update(step=arrays["step"][[0, 1, 1, *range(3, len(arrays["step"]))]]),
         lambda arrays: {name: array[:0] for name, array in arrays.items()},
         lambda arrays: arrays.update(step=arrays["step"] + 1),
     ],
@@ -225,11 +227,17 @@ def test_nothing_is_written_where_analysis_is_no_folder(run, tmp_path, capsys, m
 
 def test_a_temporary_name_that_is_a_link_is_not_followed(tmp_path):
     (tmp_path / "mine").write_text("mine")
-    (tmp_path / f".table.csv.{os.getpid()}.tmp").symlink_to(tmp_path / "mine")
+    with atomic_write(tmp_path / "table.csv"):
+        (temporary,) = tmp_path.glob(".table.csv.*")
+    _, number, _ = temporary.name.rsplit(".", 2)
+    for later in range(1, 3):  # the number rises with each file
+        name = temporary.name.replace(f".{number}.tmp", f".{int(number) + later}.tmp")
+        (tmp_path / name).symlink_to(tmp_path / "mine")
     with atomic_write(tmp_path / "table.csv") as file:
         file.write(b"theirs")
     assert (tmp_path / "mine").read_text() == "mine"
     assert (tmp_path / "table.csv").read_text() == "theirs"
+    assert len(list(tmp_path.glob(".table.csv.*"))) == 1  # the link for the next file; the other one is gone
 
 
 def test_a_saved_history_has_the_types_of_a_shard(tmp_path):

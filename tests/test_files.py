@@ -1,6 +1,7 @@
 """Files are written completely or not at all."""
 
 import csv
+import os
 
 import pytest
 
@@ -29,6 +30,21 @@ def test_error_leaves_the_old_file_and_no_other(tmp_path):
         write_half()
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_file_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    """If the machine fails after the renaming, the file must not be empty."""
+    path = tmp_path / "report.html"
+    flushed, sync = [], os.fsync
+
+    def fsync(file):
+        sync(file)
+        flushed.append((os.fstat(file).st_ino, os.fstat(file).st_size, path.exists()))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with atomic_write(path) as file:
+        file.write(b"new")
+    assert flushed == [(path.stat().st_ino, 3, False)]
 
 
 def test_table_is_read_back_as_it_was_written(tmp_path):

@@ -345,6 +345,50 @@ class TestCheck:
         assert finding.others == tuple(f"layer{i}.weight" for i in range(13, 20))
         assert str(finding).startswith("layer12.weight and 7 more layers stopped")
 
+    @pytest.mark.parametrize(("count", "findings"), [(1, 1), (3, 3), (4, 1), (5, 1)])
+    def test_up_to_three_layers_have_a_finding_each(self, count, findings):
+        values = np.full((128, 20), 1e-3)
+        values[64:, :count] = 1e-9
+        found = wsf.check_health(layers_at(values))
+        assert len(found) == findings
+        assert sum(1 + len(finding.others) for finding in found) == count
+
+    @pytest.mark.parametrize("kind", ["runaway", "stopped", "stuck", "still"])
+    def test_what_does_not_last_is_no_finding(self, kind):
+        """A layer is named at the end of the block that confirms it, and not before."""
+        blocks = {"runaway": 6, "stopped": 3, "stuck": 3, "still": 4}[kind]
+        for bad in (blocks - 1, blocks):
+            begin = 0 if kind == "still" else 4 * BLOCK
+            values, moved = np.full((16 * BLOCK, 8), 1e-3), np.full((16 * BLOCK, 8), 10_000)
+            rows = slice(begin, begin + bad * BLOCK)
+            if kind == "stuck":
+                moved[rows, 2] = 5
+            else:
+                values[rows, 2] *= {"runaway": 1e3, "stopped": 1e-6, "still": 0}[kind]
+                moved[values == 0] = 0
+            names = [f"layer{i}" for i in range(8)]
+            history = make_history(
+                values, names, moved=moved, numel=np.full(8, 10_000), dtypes=("bfloat16",) * 8
+            ).select(steps=slice(0, begin + bad * BLOCK))
+            found = [(finding.kind, finding.step, finding.last) for finding in wsf.check_health(history)]
+            assert found == ([(kind, begin + 1, begin + bad * BLOCK)] if bad == blocks else [])
+
+    def test_stuck_is_the_better_name_for_a_layer_that_stopped(self):
+        values, moved = np.full((256, 8), 1e-3), np.full((256, 8), 10_000)
+        values[64:, 2], moved[64:, 2] = 1e-8, 5
+        names = [f"layer{i}" for i in range(8)]
+        history = make_history(values, names, moved=moved, numel=np.full(8, 10_000), dtypes=("bfloat16",) * 8)
+        assert [(finding.kind, finding.layer) for finding in wsf.check_health(history)] == [("stuck", "layer2")]
+
+    @pytest.mark.parametrize(("every", "rows"), [(1, 16), (2, 8), (4, 4), (100, 4)])
+    def test_a_block_has_four_rows_at_least(self, every, rows):
+        """So that one row in a block is never its median."""
+        steps = every * np.arange(1, 20 * rows + 1)
+        values = np.full((20 * rows, 8), 1e-3)
+        values[:, 2] = 0
+        (finding,) = wsf.check_health(make_history(values, steps=steps, every=every))
+        assert (finding.kind, finding.last) == ("still", 4 * rows * every)
+
     def test_weights_that_began_at_zero(self):
         values = np.full((400, 20), 5e-4)
         values[:, 2] = 1 / (1 + np.arange(400.0))
@@ -422,6 +466,16 @@ class TestNotFinite:
             "layer1.weight",
             "layer2.weight",
         }
+
+    @pytest.mark.parametrize(("later", "findings"), [(0, 1), (1, 1), (15, 1), (16, 2), (40, 2)])
+    def test_layers_that_break_within_a_block_are_one_finding(self, later, findings):
+        """NaN spreads in a step or two, to the layers behind the one that broke and to those before it."""
+        values = np.full((200, 6), 1e-3)
+        values[100:, 3] = values[100 + later :, 1] = np.nan
+        found = wsf.check_health(layers_at(values))
+        assert len(found) == findings
+        assert found[0].step == 101
+        assert {name for f in found for name in (f.layer, *f.others)} == {"layer1.weight", "layer3.weight"}
 
     def test_nan_now_and_then_is_said_once(self):
         values = np.full((200, 6), 1e-3)

@@ -195,6 +195,16 @@ def test_special_values(backend):
     torch.testing.assert_close(rwc, expected, equal_nan=True, rtol=1e-4, atol=0)
 
 
+@pytest.mark.parametrize("lanes", [4, 8, 16])
+@pytest.mark.parametrize("depth", [8, 64])
+def test_the_worst_rounding(lanes, depth, backend):
+    """Each of `lanes` float32 sums gets 1, and then numbers that just vanish in it, until it is `depth` numbers old."""
+    block = torch.full((depth, lanes), 2.0**-24 * (1 - 2**-20))
+    block[0] = 1.0
+    weights = block.reshape(-1).repeat(256)
+    check_sums(module_of(weights), [torch.zeros_like(weights)], backend=backend)
+
+
 @pytest.mark.parametrize("n", [7, 15, 16, 17, 300])
 def test_a_ratio_too_large_for_float32_is_infinite_at_every_place(n, backend):
     """Of one weight among n: it may be in a register, or among the last few that fill none."""

@@ -1,6 +1,7 @@
 """RWCMonitor in training loops: what it records, when, and how it resumes."""
 
 import gc
+import warnings
 
 import numpy as np
 import pytest
@@ -235,6 +236,75 @@ def test_resume_into_a_folder_that_lacks_rows_gives_a_warning(tmp_path):
     with pytest.warns(UserWarning, match=r"other ends at step 0, but when the checkpoint was saved it had step 5"):
         other.load_state_dict(state)
     monitor.load_state_dict(state)
+
+
+def test_resume_into_a_folder_that_lacks_the_last_row_gives_a_warning(tmp_path):
+    model, _, step = training()
+    for count in (4, 1):
+        with wsf.RWCMonitor(model, run_dir=tmp_path / "run", resume=True) as monitor:
+            for _ in range(count):
+                step()
+                monitor.record()
+            state = monitor.state_dict()
+    (tmp_path / "run/rwc/part-000000005-000000005.safetensors").unlink()
+    resumed = wsf.RWCMonitor(model, run_dir=tmp_path / "run", resume=True)
+    with pytest.warns(UserWarning, match=r"ends at step 4, but when the checkpoint was saved it had step 5"):
+        resumed.load_state_dict(state)
+    resumed.close()
+
+
+@pytest.mark.parametrize("to_folder", [False, True], ids=["memory", "folder"])
+def test_going_back_to_step_0_forgets_every_row(tmp_path, to_folder):
+    model, _, step = training()
+    monitor = wsf.RWCMonitor(model, run_dir=tmp_path / "run" if to_folder else None)
+    state = monitor.state_dict()
+    for flushed in (False, True):
+        step()
+        monitor.record()
+        if flushed:
+            monitor.flush()
+        monitor.load_state_dict(state)
+        assert len(monitor.history()) == monitor.step == 0
+    monitor.record()
+    history = monitor.history()
+    assert history.steps.tolist() == [1]
+    assert history.flags.tolist() == [0]  # it follows no other row
+    monitor.close()
+
+
+def test_a_monitor_that_is_made_in_inference_mode_records():
+    model, optimizer, step = training()
+    with torch.inference_mode():
+        monitor = wsf.RWCMonitor(model, optimizer)
+    step()
+    with torch.inference_mode():
+        assert len(monitor.history()) == 1
+    step()
+    history = monitor.history()
+    assert history.steps.tolist() == [1, 2]
+    assert (history.delta_l1 > 0).all()
+
+
+def test_weights_that_are_nan_and_stay_so_have_not_moved():
+    model, optimizer, _ = training()
+    with torch.no_grad():
+        model[0].weight[0, 0] = np.nan
+    monitor = wsf.RWCMonitor(model, optimizer)
+    assert len(monitor.history()) == 0  # without a warning that the optimizer made no step
+
+
+def test_an_optimizer_that_trains_other_weights_is_told_once():
+    model, optimizer, step = training()
+    with wsf.RWCMonitor(model, optimizer) as monitor, warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for _ in range(3):
+            for layer in (model[0], model[2]):
+                layer.weight = nn.Parameter(layer.weight.detach().clone())
+                layer.bias = nn.Parameter(layer.bias.detach().clone())
+            step()
+        assert len(monitor.history()) == 3
+    assert len(caught) == 1, [str(warning.message) for warning in caught]
+    assert "no parameter of the Adam that this monitor watches is in the model any more" in str(caught[0].message)
 
 
 class TestWrongArguments:

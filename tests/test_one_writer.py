@@ -333,3 +333,38 @@ def test_a_checkpoint_that_was_saved_while_the_disk_was_full(tmp_path, monkeypat
     with pytest.warns(UserWarning, match="ends at step 10, but when the checkpoint was saved it had step 20"):
         resumed.load_state_dict(state)
     resumed.close()
+
+
+def test_a_disk_that_is_full_again_is_told_again(tmp_path, monkeypatch):
+    monitor = wsf.RWCMonitor(network(), run_dir=tmp_path / "run")
+    for _ in range(2):
+        with monkeypatch.context() as full:
+            full.setattr(RunFolder, "_write", no_space)
+            steps(monitor, 1)
+            with pytest.warns(UserWarning, match="stay in memory"):
+                monitor.flush()
+            steps(monitor, 1)
+            monitor.flush()  # it says nothing more
+        steps(monitor, 1)
+        monitor.flush()
+    assert len(wsf.RWCHistory.load(tmp_path / "run")) == 6
+    monitor.close()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+def test_a_child_does_not_write_what_a_full_disk_left_in_memory(tmp_path, monkeypatch):
+    monitor = wsf.RWCMonitor(network(), run_dir=tmp_path / "run")
+    steps(monitor, 3)
+    with monkeypatch.context() as full:
+        full.setattr(RunFolder, "_write", no_space)
+        with pytest.warns(UserWarning, match="stay in memory"):
+            monitor.flush()
+
+    def work():
+        monitor.close()
+
+    assert in_child(work) == 0
+    assert len(wsf.RWCHistory.load(tmp_path / "run")) == 0
+    monitor.close()
+    assert len(wsf.RWCHistory.load(tmp_path / "run")) == 3

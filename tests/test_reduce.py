@@ -10,7 +10,7 @@ from sklearn.decomposition import PCA
 from weightscale_fast.analysis import reduce
 from weightscale_fast.analysis.reduce import pca_scores
 
-SHAPES = [(40, 7), (7, 40), (12, 12), (13, 12), (12, 13), (9, 2), (2, 9), (2, 2), (5, 9000)]
+SHAPES = [(40, 7), (7, 40), (12, 12), (13, 12), (12, 13), (9, 2), (2, 9), (2, 2), (5, 9000), (5, 4097)]
 
 
 def random_curves(shape, seed=0):

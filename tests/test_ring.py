@@ -2,6 +2,7 @@
 
 import gc
 import weakref
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ import weightscale_fast as wsf
 from weightscale_fast import graph_capture
 from weightscale_fast.record import record as recording
 from weightscale_fast.record.ring import RING_ROWS, SHARD_ROWS, Ring
+from weightscale_fast.record.row_sum import SHARD_SECONDS, LocalSum
 
 
 def ring_with(count, ring=None, late=False):
@@ -181,3 +183,16 @@ def test_memory_of_a_captured_graph_outlives_the_monitor(captured, monkeypatch):
     del monitor
     gc.collect()
     assert [owner() is not None for owner in memory] == [captured] * len(memory)
+
+
+def test_rows_leave_the_ring_once_a_minute(monkeypatch):
+    """And not at each step after the first minute."""
+    now = 0.0
+    monkeypatch.setattr("weightscale_fast.record.row_sum.time", SimpleNamespace(monotonic=lambda: now))
+    sums, taken = LocalSum(256), []
+    for row in range(1, 200):
+        now += 1.0
+        if sums.due(row):
+            taken.append(row)
+            sums.start(row)
+    assert taken == [SHARD_SECONDS + 1, 2 * (SHARD_SECONDS + 1), 3 * (SHARD_SECONDS + 1)]

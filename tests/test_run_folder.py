@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -95,6 +96,18 @@ def test_large_and_old_shards_take_no_more_rows(tmp_path, counting, monkeypatch)
             steps()
             assert len(shards(tmp_path / "run")) == before + 2
     check(wsf.RWCHistory.load(tmp_path / "run"), 4)
+
+
+def test_each_shard_takes_rows_for_a_minute(tmp_path, counting, monkeypatch):
+    """And not only the first one: after that each flush left a shard."""
+    _, steps = counting
+    now = 0.0
+    monkeypatch.setattr("weightscale_fast.record.run_folder.time", SimpleNamespace(monotonic=lambda: now))
+    for _ in range(12):
+        now += 25.0
+        steps()
+    assert len(shards(tmp_path / "run")) == 4
+    check(wsf.RWCHistory.load(tmp_path / "run"), 12)
 
 
 def test_rows_that_are_written_twice_appear_once(tmp_path, counting):

@@ -120,6 +120,19 @@ class TestTheSecondStart:
         record(tmp_path / "run")
         assert wsf.RWCHistory.load(tmp_path / "run").settings == {}
 
+    def test_a_full_disk_leaves_no_part_of_a_folder(self, tmp_path):
+        """A limit of the operating system lets the process write files of at most 100 bytes: no meta.json."""
+        resource = pytest.importorskip("resource")
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
+        try:
+            with pytest.raises(wsf.WeightScaleError, match="run cannot be written"):
+                wsf.RWCMonitor(nn.Linear(2, 2), run_dir=tmp_path / "run")
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        assert list(tmp_path.iterdir()) == []
+        wsf.RWCMonitor(nn.Linear(2, 2), run_dir=tmp_path / "run").close()
+
     def test_what_a_killed_start_left_never_blocks(self, tmp_path):
         (tmp_path / "run" / "rwc").mkdir(parents=True)
         (tmp_path / "run" / ".lock").write_text("1 host\n")

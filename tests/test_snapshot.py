@@ -104,7 +104,8 @@ def test_inside_a_compiled_step():
 
 def test_state_dict_of_a_wrapped_model():
     model = network()
-    for wrapper in (torch.compile(model), nn.DataParallel(model), torch.compile(nn.DataParallel(model))):
+    parallel = nn.DataParallel(model)
+    for wrapper in (torch.compile(model), parallel, torch.compile(parallel), nn.DataParallel(torch.compile(model))):
         prev = {name: tensor.clone() for name, tensor in wrapper.state_dict().items()}
         assert wsf.fast_rwc(wrapper, prev).tolist() == [0, 0]
         assert wsf.fast_rwc(model, prev).tolist() == [0, 0]
@@ -137,6 +138,8 @@ def test_state_dict_round_trip():
     assert wsf.fast_rwc(model, other).tolist() == [0, 0]
     with pytest.raises(ValueError, match=r"missing \['3.weight'\], extra \['x'\]"):
         other.load_state_dict({"0.weight": torch.zeros(4, 3, 3, 3), "x": torch.zeros(2)})
+    with pytest.raises(ValueError, match=r"missing \[\], extra \['x'\]"):
+        other.load_state_dict({name: w + 1 for name, w in prev.state_dict().items()} | {"x": torch.zeros(2)})
     with pytest.raises(ValueError, match=r"layer '3.weight' .*expected shape \[2, 16\], got \[2, 3\]"):
         other.load_state_dict({"0.weight": torch.zeros(4, 3, 3, 3), "3.weight": torch.zeros(2, 3)})
     assert wsf.fast_rwc(model, other).tolist() == [0, 0]  # the failed calls loaded nothing
@@ -268,6 +271,12 @@ class TestWrongArguments:
             wsf.fast_rwc(model, clones)
         with pytest.raises(ValueError, match=r"lacks nothing and has \['extra'\]"):
             wsf.fast_rwc(model, {**model.state_dict(), "extra": torch.zeros(2, 2)})
+
+    def test_what_is_no_tensor_in_a_dict_is_left_out(self):
+        """A module may add what it likes to its `state_dict`, through `get_extra_state`."""
+        model = network()
+        clones = {name: p.detach().clone() for name, p in model.named_parameters()}
+        assert wsf.fast_rwc(moved_by(model, 2), {**clones, "_extra_state": {"version": 1}}).tolist() == [1, 1]
 
     @pytest.mark.parametrize(
         ("value", "error", "message"),

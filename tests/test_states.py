@@ -178,6 +178,24 @@ def test_a_kill_on_the_way_back_leaves_no_hole(tmp_path, monkeypatch):
     monitor.close()
 
 
+def test_a_full_disk_on_the_way_back_loses_no_row(tmp_path, monkeypatch):
+    """The short copy of a shard could not be written: then the shard is still there."""
+    monitor = recorded(tmp_path / "run")
+    state = {**monitor.state_dict(), "step": 2, "written": 2}
+
+    def no_space(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as full:
+        full.setattr(RunFolder, "_write", no_space)
+        with pytest.raises(wsf.WeightScaleError, match="cannot go back to step 2: .*No space left"):
+            monitor.load_state_dict(state)
+    assert wsf.RWCHistory.load(tmp_path / "run").steps.tolist() == [1, 2, 3, 4]
+    monitor.load_state_dict(state)
+    assert wsf.RWCHistory.load(tmp_path / "run").steps.tolist() == [1, 2]
+    monitor.close()
+
+
 def test_weights_that_do_not_fit_delete_no_row(tmp_path):
     monitor = recorded(tmp_path / "run")
     state = {**monitor.state_dict(), "step": 1}

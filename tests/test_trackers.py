@@ -123,6 +123,13 @@ class TestRecent:
         monitor.steps(3)
         assert len(monitor.recent(after=3)) == 0
 
+    def test_after_a_step_between_two_rows(self):
+        monitor = wsf.RWCMonitor(nn.Linear(3, 2), every=3)
+        for _ in range(9):
+            monitor.record()
+        for after, steps in ((0, [3, 6, 9]), (2, [3, 6, 9]), (3, [6, 9]), (4, [6, 9]), (8, [9]), (9, [])):
+            assert monitor.recent(after=after).steps.tolist() == steps
+
     def test_writes_no_shard(self, tmp_path):
         model = nn.Linear(3, 2)
         monitor = wsf.RWCMonitor(model, every=2, definition="mean_ratio", run_dir=tmp_path / "run")
