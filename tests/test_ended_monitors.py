@@ -45,6 +45,7 @@ def hooks(model, optimizer):
 def test_a_monitor_that_ended_hears_nothing(end, watched):
     """Its listener for frozen layers stayed, and each later step called it."""
     gc.collect()
+    optimizer_hook._remove_ended()  # those of other tests
     model, optimizer, step = descent()
     before, kept = hooks(model, optimizer), []
     for _ in range(3):

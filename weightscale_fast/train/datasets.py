@@ -153,7 +153,10 @@ def _gather(name: str, root: Path, temporary: Path) -> None:
         unpacked = Path(file.name).stem
         lacking[file] = f"{home / file.name} is not there"
         debian = [DEBIAN_FASHION_MNIST / file.name] if name == "fashion-mnist" else []
-        for path in filter(Path.is_file, (home / unpacked, home / file.name, *debian)):
+        for path in filter(Path.exists, (home / unpacked, home / file.name, *debian)):
+            if not path.is_file():  # a folder, or a pipe that nobody may write to
+                lacking[file] = f"{path} is no file"
+                continue
             content = _unpack(path)
             if hashlib.md5(content, usedforsecurity=False).hexdigest() == file.content_md5:
                 (target / unpacked).write_bytes(content)
