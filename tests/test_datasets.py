@@ -514,5 +514,5 @@ def test_a_pipe_in_the_place_of_a_file(tmp_path, monkeypatch):
     packed = tmp_path / SOURCES["mnist"].folder / SOURCES["mnist"].files[0].name
     packed.unlink()
     os.mkfifo(packed)
-    with pytest.raises(WeightScaleError, match="train-images-idx3-ubyte.gz is not there"):
+    with pytest.raises(WeightScaleError, match="train-images-idx3-ubyte.gz is no file"):
         read_source("mnist", tmp_path)

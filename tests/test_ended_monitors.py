@@ -1,6 +1,7 @@
 """What a monitor leaves behind when it ends, and monitors that are made and ended in the middle of a step."""
 
 import gc
+import sys
 
 import pytest
 import torch
@@ -151,3 +152,13 @@ def test_a_history_in_the_first_step_tells_of_no_missed_step():
 
     optimizer.step(closure)
     assert monitor.step == 1
+
+
+def test_the_frames_of_all_threads_are_not_looked_at(monkeypatch):
+    """CPython holds a lock meanwhile. If garbage is collected then, a `threading.local` in it waits for that lock."""
+    monkeypatch.setattr(sys, "_current_frames", lambda: pytest.fail("the training may hang here"))
+    model, optimizer, step = descent()
+    for _ in range(2):
+        monitor = wsf.RWCMonitor(model, optimizer)
+        step(1)
+        monitor.close()

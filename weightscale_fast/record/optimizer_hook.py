@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import warnings
 import weakref
 from collections.abc import Callable, Sequence
@@ -101,6 +102,7 @@ class OptimizerHook:
 
         @always_eager
         def begin(*_: object) -> None:
+            _stepping[threading.get_ident()] = self._optimizer
             calls = self._calls  # a signal handler or another thread may close the monitor at any line
             if self._outermost.begin() and calls is not None:
                 calls[0](self._outermost.has_raised())
@@ -108,9 +110,11 @@ class OptimizerHook:
         @always_eager
         def end(stepped: Optimizer, *_: object) -> None:
             calls = self._calls
-            if self._outermost.end() and calls is not None:
-                self._stepped = True
-                calls[1](getattr(stepped, "found_inf", None))
+            if self._outermost.end():
+                _stepping.pop(threading.get_ident(), None)
+                if calls is not None:
+                    self._stepped = True
+                    calls[1](getattr(stepped, "found_inf", None))
 
         def register_after(optimizer: Optimizer) -> None:
             self._handles.append(optimizer.register_step_post_hook(end))
@@ -124,9 +128,9 @@ class OptimizerHook:
 
         try:
             running = stepping_frames(optimizer)
-            if running:  # PyTorch may be going through the hooks
+            if running or _steps_elsewhere(optimizer):  # PyTorch may be going through the hooks
                 self._wait(optimizer, register)
-                if not any(map(is_past_step, running)):  # as in a hook before the step, or in a closure
+                if running and not any(map(is_past_step, running)):  # as in a hook before the step, or in a closure
                     register_after(optimizer)  # so that this step has a row
             else:
                 register(optimizer)
@@ -212,11 +216,21 @@ _waiting: weakref.WeakKeyDictionary[Optimizer, dict[int, OptimizerHook]] = weakr
 _ended: dict[int, tuple[weakref.ref[Optimizer], RemovableHandle]] = {}  # hooks that call nothing and may be removed
 
 
+# By thread: the optimizer whose step it makes, as the hooks saw it. A step that raised stays until the thread's next.
+_stepping: dict[int, weakref.ref[Optimizer]] = {}
+
+
+def _steps_elsewhere(optimizer: Optimizer) -> bool:
+    """Whether another thread may be in a step of this optimizer."""
+    steps = list(_stepping.items())
+    return any(made() is optimizer for thread, made in steps if thread != threading.get_ident())
+
+
 def _remove_ended() -> None:
     """Remove hooks that ended. PyTorch may be going through those of an optimizer that makes a step, so they stay."""
     for reference, handle in list(_ended.values()):
         optimizer = reference()
-        if optimizer is None or not stepping_frames(optimizer):
+        if optimizer is None or not (stepping_frames(optimizer) or _steps_elsewhere(optimizer)):
             handle.remove()
             _ended.pop(handle.id, None)
 

@@ -94,12 +94,15 @@ def is_past_step(frame: FrameType) -> bool:
 
 
 def stepping_frames(optimizer: Optimizer) -> list[FrameType]:
-    """The frames, in any thread, of calls of this optimizer's `step`. PyTorch may be going through its hooks there."""
+    """The frames, in this thread, of calls of this optimizer's `step`. PyTorch may be going through its hooks there.
+
+    The frames of other threads are not looked at. CPython holds a lock during `sys._current_frames`, and may collect
+    garbage meanwhile. A `threading.local` in that garbage then waits for the lock, for ever.
+    """
     found = []
-    for innermost in sys._current_frames().values():
-        frame: FrameType | None = innermost
-        while frame is not None:
-            if frame.f_code.co_filename == torch_optimizer.__file__ and frame.f_locals.get("self") is optimizer:
-                found.append(frame)
-            frame = frame.f_back
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        if frame.f_code.co_filename == torch_optimizer.__file__ and frame.f_locals.get("self") is optimizer:
+            found.append(frame)
+        frame = frame.f_back
     return found
