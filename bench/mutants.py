@@ -1,6 +1,6 @@
 """Put faults into the package on purpose, and count those that the tests see.
 
-    python bench/mutants.py                        # every group; about 40 minutes on two cores
+    python bench/mutants.py                        # every group; about 45 minutes on two cores
     python bench/mutants.py cuda_on_cpu            # a backend of the pass: cpu, triton, or cuda_on_cpu (csrc/cuda)
     python bench/mutants.py record                 # what is built on it: previous weights, record, health, analysis
 
