@@ -181,7 +181,7 @@ def test_a_kill_on_the_way_back_leaves_no_hole(tmp_path, monkeypatch):
 def test_a_full_disk_on_the_way_back_loses_no_row(tmp_path, monkeypatch):
     """The short copy of a shard could not be written: then the shard is still there."""
     monitor = recorded(tmp_path / "run")
-    state = {**monitor.state_dict(), "step": 2, "written": 2}
+    state = {**monitor.state_dict(), "step": 2, "written": 2, "last_row": None}
 
     def no_space(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
