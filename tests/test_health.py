@@ -1,5 +1,6 @@
 """Health: faults that are made for real, each found with its name and about its step; and healthy runs, silent."""
 
+import copy
 import math
 import warnings
 from dataclasses import replace
@@ -214,9 +215,10 @@ def test_a_callback_that_raises_leaves_the_record_whole(tmp_path):
 
 def test_nothing_of_what_was_undone_is_remembered():
     run = Training(watch=True).steps(40)
-    state = run.monitor.state_dict()
+    weights, state = copy.deepcopy(run.model.state_dict()), run.monitor.state_dict()
     run.model.block0.up.requires_grad_(False)
     run.steps(60)
+    run.model.load_state_dict(weights)
     run.monitor.load_state_dict(state)
     run.model.block0.up.requires_grad_(True)
     run.steps(100)

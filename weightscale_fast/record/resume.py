@@ -61,10 +61,10 @@ def warn_of_unrecorded_step(record: Record, model: nn.Module) -> None:
     if record.between_rows:
         return
     try:
-        moved = bool((layer_sums(model, record.snapshot, update=False).moved > 0).any())
+        change = layer_sums(model, record.snapshot, update=False).delta_l1
     except (TypeError, ValueError, WeightScaleError):  # the model was changed; the next row says so
         return
-    if moved:
+    if bool((change > 0).any()):  # NaN is never equal to itself, and has not moved
         warnings.warn(
             f"the weights moved since step {record.step} was recorded, and a state is saved now. If the next optimizer "
             "step was made already, a resumed run counts it and the one after it as one: call record() first",
