@@ -2,6 +2,7 @@
 
 import gc
 import sys
+import threading
 
 import pytest
 import torch
@@ -152,6 +153,24 @@ def test_a_history_in_the_first_step_tells_of_no_missed_step():
 
     optimizer.step(closure)
     assert monitor.step == 1
+
+
+@pytest.mark.parametrize("where", ["register_step_pre_hook", "register_step_post_hook"])
+def test_another_thread_ends_a_monitor_in_the_middle_of_a_step(where):
+    """PyTorch went through the hooks then: "OrderedDict mutated during iteration"."""
+    model, optimizer, step = descent()
+    monitor = wsf.RWCMonitor(model, optimizer)
+
+    def end(*_):
+        thread = threading.Thread(target=monitor.abandon)
+        thread.start()
+        thread.join()
+
+    getattr(optimizer, where)(end)
+    getattr(optimizer, where)(lambda *_: None)
+    step(1)
+    step(1)
+    assert monitor.step == (where == "register_step_post_hook")
 
 
 def test_the_frames_of_all_threads_are_not_looked_at(monkeypatch):

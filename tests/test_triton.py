@@ -85,6 +85,7 @@ def test_every_variant_compiles(compiled):
 
 # Of a multiprocessor: threads, KB of shared memory, and KB of loads in flight that its share of the memory's speed
 # needs. 120 KB were enough on an H200 (tuning.py), which has 32 GB/s for each; an A100 has 19, a GeForce 5090 has 11.
+# A B200 has 54, so it may need more than this. Nobody has tried.
 MULTIPROCESSORS = {
     "sm_80": (2048, 164, 72),
     "sm_90": (2048, 228, 120),

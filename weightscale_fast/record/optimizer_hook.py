@@ -110,11 +110,9 @@ class OptimizerHook:
         @always_eager
         def end(stepped: Optimizer, *_: object) -> None:
             calls = self._calls
-            if self._outermost.end():
-                _stepping.pop(threading.get_ident(), None)
-                if calls is not None:
-                    self._stepped = True
-                    calls[1](getattr(stepped, "found_inf", None))
+            if self._outermost.end() and calls is not None:
+                self._stepped = True
+                calls[1](getattr(stepped, "found_inf", None))
 
         def register_after(optimizer: Optimizer) -> None:
             self._handles.append(optimizer.register_step_post_hook(end))
@@ -216,14 +214,14 @@ _waiting: weakref.WeakKeyDictionary[Optimizer, dict[int, OptimizerHook]] = weakr
 _ended: dict[int, tuple[weakref.ref[Optimizer], RemovableHandle]] = {}  # hooks that call nothing and may be removed
 
 
-# By thread: the optimizer whose step it makes, as the hooks saw it. A step that raised stays until the thread's next.
+# By thread: the optimizer whose step it made last. It may still go through the hooks of that step, or of the next one.
 _stepping: dict[int, weakref.ref[Optimizer]] = {}
 
 
 def _steps_elsewhere(optimizer: Optimizer) -> bool:
     """Whether another thread may be in a step of this optimizer."""
-    steps = list(_stepping.items())
-    return any(made() is optimizer for thread, made in steps if thread != threading.get_ident())
+    others = {thread.ident for thread in threading.enumerate()} - {threading.get_ident()}
+    return any(made() is optimizer for thread, made in list(_stepping.items()) if thread in others)
 
 
 def _remove_ended() -> None:
