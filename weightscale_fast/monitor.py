@@ -28,6 +28,7 @@ from .record.optimizer_hook import OptimizerHook
 from .record.record import Record
 from .record.rows import Rows
 from .record.step_check import StepCheck
+from .record.still_look import StillLook
 from .text import count
 from .weights.layers import LayerSelector
 
@@ -53,7 +54,7 @@ class RWCMonitor:
         run_dir: a folder for the record, new or without a row. Its closed shards can be loaded whatever happens to this
             process. With a folder, memory and time per step do not grow with the run.
         exist: what to do if `run_dir` holds the rows of an earlier run. `"error"` refuses it. `"overwrite"` deletes
-            that run: its meta.json, rows and analysis, and nothing else. `"next"` records to the first free one of
+            that run: its meta.json, observed.json, rows and analysis, and nothing else. `"next"` records to the first free one of
             `run_dir-2`, `run_dir-3`, ...
         settings: what to keep in the record about the run (model, data, seed, hyper-parameters): a dict, or a namespace
             such as argparse's. Values that JSON cannot hold are kept as text.
@@ -179,11 +180,17 @@ class RWCMonitor:
             self._record.store.rates = self._hook.rate_reader(model, snapshot.names)
         self._steps = StepCheck(model, snapshot, self._record.last_moved, self._hook.name if self._hook else None)
         self._watch = Watch(model, snapshot.lookup_in(model), layers, snapshot.names)
+        names, numel = snapshot.names, self._record.meta["numel"]
+        self._still = (
+            StillLook(model, None, names, numel) if self._hook is None else self._hook.still_look(model, names, numel)
+        )
         self._health = HealthWatch(self._record.meta, on_finding)
         self.run_dir: Path | None = None
         if run_dir is not None:
             self.run_dir = self._record.open(run_dir, resume=resume, exist=exist)
             self._watch.restart(self.step)
+            self._still.resume(self._record.store.observed, self.step)
+        self._record.store.observe(self._still.observed)
         # If nobody calls close(), rows that are still in the ring reach the folder at garbage collection or at exit.
         # With several processes they are lost, because the other ranks may not come any more.
         self._unclosed = weakref.finalize(self, self._record.abandon)
@@ -227,6 +234,8 @@ class RWCMonitor:
         self._after_step()
 
     def _before_step(self, raised: bool) -> None:
+        self._still.look()
+        self._observe()
         self._steps.judge()
         due = self._steps.is_due(raised=raised)
         if due and not self._record.between_rows and not self._record.is_capturing():
@@ -239,15 +248,25 @@ class RWCMonitor:
         if added is None:
             return
         self._watch.look(self.step)
+        if self._record.ranks is None:
+            self._still.row_added(self._record.rows_added, self.step, self._record.last_row)
+            self._observe()
         if added.plan_changed and self._hook is not None:
             self._hook.warn_if_unrelated(self.model)
         if added.arrived:
             self._look_at(added.arrived)
             self._tell()
 
+    def _observe(self) -> None:
+        """Keep what is known of layers that do not move."""
+        self._still.collect()
+        if self._still.observed is not self._record.store.observed:
+            self._record.store.observe(self._still.observed)
+
     def _look_at(self, arrived: list[Rows]) -> None:
         for rows in arrived:
             self._watch.check(rows)
+            self._still.rows_arrived(rows)
             self._health.take(rows)
 
     def _tell(self) -> None:
@@ -321,12 +340,14 @@ class RWCMonitor:
         kept until the process ends.
         """
         self._look_at(self._record.flush())
+        self._observe()
         self._steps.judge()  # nothing pends any more, because the flush has waited for the device
         self._tell()
 
     def close(self) -> None:
         """Flush and stop recording. `history()` can still be called, and is then no collective call."""
         self._warn_of_missed_steps()
+        self._observe()  # before the folder is given up
         self._end(self._record.close)
         self._steps.judge()
         self._tell()
@@ -413,4 +434,6 @@ class RWCMonitor:
         resuming.load_state_dict(self._record, state_dict, self.model)
         self._watch.restart(self.step)
         self._steps.restart()
+        self._still.go_back(self.step)
+        self._observe()
         self._health.restart()

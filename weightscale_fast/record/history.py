@@ -19,6 +19,7 @@ from ..extras import import_extra
 from ..files import write_csv
 from ..ratios import check_definition, mean_ratio, norm_ratio
 from ..text import count, listing
+from .observed import Observed
 from .rates import Rates
 from .rows import SKIPPED, Rows
 from .run_folder import RunFolder
@@ -53,6 +54,7 @@ class RWCHistory:
         flags: [S] uint8, the bits of each row. 1: a gradient scaler skipped a step of it (see `skipped`); 2: it is the
             first row after a resume. All 0 by default.
         rates: the learning rate and the weight decay of each layer at each row, if an optimizer was watched; see `lr`.
+        observed: what the monitor saw beside the weights: the optimizer, and why layers stood still.
 
     Example:
         >>> import numpy as np
@@ -83,6 +85,7 @@ class RWCHistory:
     dtypes: tuple[str, ...] = ()
     flags: NDArray[np.uint8] = field(default_factory=lambda: np.zeros(0, np.uint8))
     rates: Rates | None = None
+    observed: Observed = field(default_factory=Observed)
 
     def __post_init__(self) -> None:
         check_definition(self.definition)
@@ -108,6 +111,8 @@ class RWCHistory:
         shape = (S, L) if self.rates is None else (len(self.rates), len(self.rates.rate_of))
         if shape != (S, L):
             raise ValueError(f"rates must be of [steps, layers] = [{S}, {L}], got {list(shape)}")
+        if len(self.observed.implied_step) not in (0, L):
+            raise ValueError(f"observed must be of {L} layers, got {len(self.observed.implied_step)}")
 
     def __len__(self) -> int:
         """The number of recorded rows."""
@@ -181,6 +186,17 @@ class RWCHistory:
             return np.where(self.lr == 0, np.nan, self.delta_l1 / np.maximum(self.numel, 1) / self.lr)
 
     @property
+    def implied_step(self) -> FloatArray:
+        """[S, L] the RMS of a step in units of the learning rate that the optimizer implies, whatever the gradients.
+
+        For Adam and AdamW it is sqrt((1 - beta1) / (1 + beta1)), 0.23 for beta1 = 0.9; for methods of the gradient's
+        sign 1; for Muon it depends on the shape. NaN where the optimizer implies none, as SGD, or is not known.
+        """
+        known = [np.nan if size is None else size for size in self.observed.implied_step]
+        watched = self.steps > self.observed.since
+        return np.where(watched[:, None], known or np.nan, np.full((len(self), len(self.names)), np.nan))
+
+    @property
     def skipped(self) -> NDArray[np.bool_]:
         """[S] whether a gradient scaler skipped a step of the row.
 
@@ -237,6 +253,7 @@ class RWCHistory:
             ratio_sum=None if self.ratio_sum is None else cut(self.ratio_sum),
             flags=self.flags[rows],
             rates=None if self.rates is None else self.rates[rows].columns(columns),
+            observed=self.observed.columns(columns),
         )
 
     def save(self, folder: str | Path) -> None:
@@ -262,6 +279,8 @@ class RWCHistory:
             if len(self):
                 sums = self.delta_l1, self.prev_l1, self.moved, self.ratio_sum
                 run.append(Rows(self.steps, *sums, self.flags, self.rates))
+            if self.observed != Observed():
+                self.observed.write(run.path)
         except OSError as error:
             raise WeightScaleError(f"run folder {folder} cannot be written: {error}") from error
         finally:
@@ -275,11 +294,11 @@ class RWCHistory:
             WeightScaleError: it is no run folder, or its meta.json or a shard is damaged or of another run.
         """
         run = RunFolder.open(folder)
-        return cls.from_rows(run.meta, run.rows())
+        return cls.from_rows(run.meta, run.rows(), Observed.read(run.path, len(run.meta["names"])))
 
     @classmethod
-    def from_rows(cls, meta: Mapping[str, Any], rows: Rows) -> RWCHistory:
-        """The history of a run's `meta` and rows."""
+    def from_rows(cls, meta: Mapping[str, Any], rows: Rows, observed: Observed | None = None) -> RWCHistory:
+        """The history of a run's `meta` and rows, and what was observed in it."""
         return cls(
             names=tuple(meta["names"]),
             numel=np.asarray(meta["numel"], dtype=np.int64),
@@ -288,6 +307,7 @@ class RWCHistory:
             every=meta["every"],
             settings=meta["settings"],
             dtypes=tuple(meta.get("dtypes", ())),  # older run folders have none
+            observed=observed or Observed(),
             **{**rows._asdict(), "flags": rows.bits},
         )
 

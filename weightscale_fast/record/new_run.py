@@ -12,11 +12,12 @@ from pathlib import Path
 
 from ..errors import WeightScaleError
 from ..files import atomic_write, check_own_folder
+from .observed import OBSERVED
 from .run_meta import META, parse_meta
 from .writer_lock import FolderTakenError, WriterLock
 
 EXIST = ("error", "overwrite", "next")
-OF_A_RUN = ("rwc", "analysis")  # what "overwrite" deletes, beside meta.json
+OF_A_RUN = ("rwc", "analysis", OBSERVED)  # what "overwrite" deletes, beside meta.json
 NO_CONTENT = ("lost+found",)  # an empty volume has it
 ADVICE = (
     'choose another folder, or pass exist="next" to record beside it, exist="overwrite" to replace it, or resume=True '

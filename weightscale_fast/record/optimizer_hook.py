@@ -21,6 +21,7 @@ from .listener import Listener
 from .outermost import OutermostStep, is_past_step, stepping_frames
 from .rate_reader import RateReader
 from .recorded_twice import RecordedTwice
+from .still_look import StillLook
 
 # Packages whose wrappers of an optimizer do nothing to the weights after its step.
 PASS_ON = ("accelerate", "lightning", "lightning_fabric", "pytorch_lightning")
@@ -75,6 +76,10 @@ class OptimizerHook:
         optimizer = self._optimizer()
         assert optimizer is not None
         return RateReader(optimizer, model, names)
+
+    def still_look(self, model: nn.Module, names: Sequence[str], numel: Sequence[int]) -> StillLook:
+        """What looks why these layers do not move."""
+        return StillLook(model, self._optimizer(), names, numel)
 
     def start(
         self,

@@ -23,6 +23,7 @@ from ..weights.kinds import layer_kind
 from ..weights.layers import LayerSelector
 from ..weights.snapshot import Snapshot
 from .history import RWCHistory
+from .observed import Observed
 from .ring import Ring, arrives_late
 from .row_store import RowStore
 from .row_sum import LocalSum, RankSum
@@ -131,9 +132,10 @@ class Record:
             WeightScaleError: the folder exists, cannot be written, is another run's, or another monitor writes to it.
         """
         run: RunFolder | None = None
+        known = Observed()
 
         def begin() -> tuple[dict[str, Any], int, str]:
-            nonlocal run
+            nonlocal run, known
             if self.ranks is not None and self.ranks.rank != 0:
                 return {}, 0, ""
             try:
@@ -141,10 +143,16 @@ class Record:
             except WeightScaleError as error:
                 error.args = (f"{error}{hint_of_others() if self.ranks is None else ''}",)
                 raise
+            try:
+                known = Observed.read(run.path, len(self.meta["names"]))
+            except WeightScaleError:
+                run.release()
+                raise
             return run.meta, run.last_step(), str(run.path)
 
         self.meta, self.step, taken = begin() if self.ranks is None else self.ranks.all_gather(begin)[0]
         self.store.write_to(run)
+        self.store.observe(known)
         self.store.resume_at(self.step)
         return Path(taken)
 
@@ -233,7 +241,16 @@ class Record:
 
     def last_moved(self) -> Tensor:
         """[L] the sum of |w_t - w_prev| in the last row: on the device, and on this rank only."""
-        return self._ring.rows[(self._ring.recorded - 1) % len(self._ring.rows), 0]
+        return self.last_row()[0]
+
+    def last_row(self) -> Tensor:
+        """[K, L] the sums of the last row: on the device, and on this rank only."""
+        return self._ring.rows[(self._ring.recorded - 1) % len(self._ring.rows)]
+
+    @property
+    def rows_added(self) -> int:
+        """The number of rows so far, as far as the host knows."""
+        return self._ring.recorded
 
     @property
     def between_rows(self) -> bool:
@@ -297,11 +314,11 @@ class Record:
 
     def history(self) -> RWCHistory:
         """Every row that was flushed."""
-        return self.within(lambda: RWCHistory.from_rows(self.meta, self.store.rows()))
+        return self.within(lambda: RWCHistory.from_rows(self.meta, self.store.rows(), self.store.observed))
 
     def recent(self, after: int) -> RWCHistory:
         """The rows after step `after` that the ring still holds."""
-        return self.within(lambda: RWCHistory.from_rows(self.meta, self.store.recent(after)))
+        return self.within(lambda: RWCHistory.from_rows(self.meta, self.store.recent(after), self.store.observed))
 
 
 _records: weakref.WeakSet[Record] = weakref.WeakSet()

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..errors import WeightScaleError
+from .observed import Observed
 from .rate_reader import RateReader
 from .ring import Ring
 from .row_sum import RowSum
@@ -55,6 +56,7 @@ class RowStore:
         self._process = os.getpid()
         self._warned_in_child = False
         self.rates: RateReader | None = None  # None if no optimizer is watched
+        self._observed, self._observed_on_disk = Observed(), Observed()
         self.closed = False  # whether the folder was given up, so that another monitor may write to it
 
     @property
@@ -80,6 +82,20 @@ class RowStore:
     def write_to(self, run: RunFolder | None) -> None:
         """Write all further rows to this folder; None if rank 0 writes them and this is another rank."""
         self._run, self._elsewhere = run, run is None
+
+    @property
+    def observed(self) -> Observed:
+        """What is known beside the rows."""
+        return self._observed
+
+    def observe(self, observed: Observed) -> None:
+        """Keep what is known beside the rows, in the run folder too. A full disk gets it later."""
+        self._observed = observed
+        if self._run is None or self.closed or observed == self._observed_on_disk or self._run.lost():
+            return
+        with suppress(OSError):
+            observed.write(self._run.path)
+            self._observed_on_disk = observed
 
     def in_child(self) -> bool:
         """Whether this process was forked from the one that records, so that it must not record. It warns once."""

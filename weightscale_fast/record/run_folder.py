@@ -2,6 +2,7 @@
 
     RUN/meta.json                                    describes the rows; written once, before the first row
     RUN/rwc/part-<first>-<last>.safetensors          step, flags [n], delta_l1, prev_l1, moved (, ratio_sum) [n, L]
+    RUN/observed.json                                what is known beside the rows; replaced when it changes
     RUN/.lock                                        locked by the monitor that writes, so that there is only one
 
 Each file is written under a temporary name, flushed to the disk, and then renamed. So a folder that has its meta.json
