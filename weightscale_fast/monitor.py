@@ -54,8 +54,8 @@ class RWCMonitor:
         run_dir: a folder for the record, new or without a row. Its closed shards can be loaded whatever happens to this
             process. With a folder, memory and time per step do not grow with the run.
         exist: what to do if `run_dir` holds the rows of an earlier run. `"error"` refuses it. `"overwrite"` deletes
-            that run: its meta.json, observed.json, rows and analysis, and nothing else. `"next"` records to the first free one of
-            `run_dir-2`, `run_dir-3`, ...
+            that run: its meta.json, observed.json, rows and analysis, and nothing else. `"next"` records to the first
+            free one of `run_dir-2`, `run_dir-3`, ...
         settings: what to keep in the record about the run (model, data, seed, hyper-parameters): a dict, or a namespace
             such as argparse's. Values that JSON cannot hold are kept as text.
         resume: go on with the run in `run_dir` after its last row, or begin it if the folder does not exist. So the
