@@ -19,8 +19,9 @@ from pathlib import Path
 import numpy as np
 
 import weightscale_fast as wsf
-from weightscale_fast.health.check import HealthCheck, check_health, median_of_others
+from weightscale_fast.health.check import HealthCheck, check_health
 from weightscale_fast.health.limits import BLOCK, CONFIRM, KINDS
+from weightscale_fast.health.medians import median_of_others
 from weightscale_fast.record.ring import SHARD_ROWS
 from weightscale_fast.record.rows import Rows
 

@@ -11,10 +11,12 @@ import torch
 from torch import nn
 
 import weightscale_fast as wsf
-from weightscale_fast.health.check import HealthCheck, median_of_others
+from weightscale_fast.health.check import HealthCheck
 from weightscale_fast.health.finding import Finding
 from weightscale_fast.health.limits import BLOCK, CONFIRM
+from weightscale_fast.health.medians import median_of_others
 from weightscale_fast.health.watch import HealthWatch
+from weightscale_fast.record.observed import Observed
 from weightscale_fast.record.ring import SHARD_ROWS
 from weightscale_fast.record.rows import SKIPPED, Rows
 
@@ -121,11 +123,11 @@ class TestFaults:
         assert all(128 < finding.step <= finding.last <= 128 + LATE for finding in found)
         assert all(finding.value < 1e-3 for finding in found)
 
-    def test_a_frozen_layer_is_still_and_not_stopped(self):
+    def test_a_frozen_layer_is_a_note_and_not_stopped(self):
         run = Training()
         run.model.block0.up.requires_grad_(False)
         (finding,) = run.steps(300).findings()
-        assert (finding.kind, finding.layer, finding.step, finding.value) == ("still", "block0.up.weight", 1, 0)
+        assert (finding.kind, finding.layer, finding.step, finding.value) == ("frozen", "block0.up.weight", 1, 0)
 
     def test_a_layer_frozen_later_has_stopped(self):
         run = Training().steps(160)
@@ -207,7 +209,7 @@ def test_a_callback_that_raises_leaves_the_record_whole(tmp_path):
     run = Training(run_dir=tmp_path / "run", watch=True)
     run.monitor._health._on_finding = stop
     run.model.block0.up.requires_grad_(False)
-    with pytest.raises(RuntimeError, match="block0.up.weight still"), run.monitor:
+    with pytest.raises(RuntimeError, match="block0.up.weight frozen"), run.monitor:
         run.steps(1000)
     assert run.monitor.step == SHARD_ROWS
     assert len(wsf.RWCHistory.load(tmp_path / "run")) == SHARD_ROWS
@@ -240,7 +242,7 @@ class TestSummary:
         assert summary.findings == tuple(wsf.check_health(history))
         text = str(summary)
         assert text.startswith("steps 1 to 300 (300 rows): 10 layers, 4,288 weights, ")
-        assert "! block0.up.weight still: not one weight moved over steps 1 to 64" in text
+        assert "! block0.up.weight frozen: not one weight moved over steps 1 to 64, because requires_grad is False" in text
         assert len(text.splitlines()) == 2 + 7 + 1
 
     def test_of_nothing(self):
@@ -265,14 +267,14 @@ class TestRowsOfSeveralThreads:
         columns = history.steps, history.delta_l1, history.prev_l1, history.moved, None
         whole = Rows(*columns)
         parts = [whole.where((history.steps > start) & (history.steps <= start + 100)) for start in range(0, 400, 100)]
-        meta = {"names": history.names, "numel": history.numel, "every": 1, "dtypes": []}
+        meta = {"names": history.names, "numel": history.numel, "every": 1, "dtypes": [], "kinds": []}
         heard = []
         return HealthWatch(meta, heard.append), heard, parts, wsf.check_health(history)
 
     def test_rows_that_are_late_are_left_out(self):
         watch, heard, parts, expected = self.parts()
         for part in [parts[0], parts[1], parts[0], parts[2], parts[1], parts[3]]:
-            watch.take(part)
+            watch.take(part, Observed())
         watch.tell()
         assert heard == expected
         assert [finding.layer for finding in heard] == ["layer3.weight"]
@@ -281,15 +283,15 @@ class TestRowsOfSeveralThreads:
         watch, heard, parts, expected = self.parts()
         update = watch._check.update
 
-        def interrupted(rows):
+        def interrupted(rows, observed):
             if rows is parts[0]:  # a signal handler that flushes; the later rows come first
                 for part in (parts[2], parts[1]):
-                    watch.take(part)
-            return update(rows)
+                    watch.take(part, Observed())
+            return update(rows, observed)
 
         watch._check.update = interrupted
-        watch.take(parts[0])
-        watch.take(parts[3])
+        watch.take(parts[0], Observed())
+        watch.take(parts[3], Observed())
         watch.tell()
         assert heard == expected
 
@@ -433,7 +435,7 @@ def test_a_finding_is_not_lost_when_the_one_before_it_raises():
         if len(heard) == 1:
             raise RuntimeError("the first")
 
-    watch = HealthWatch({"names": ["a", "b"], "numel": [4, 4], "every": 1, "dtypes": []}, raise_at_first)
+    watch = HealthWatch({"names": ["a", "b"], "numel": [4, 4], "every": 1, "dtypes": [], "kinds": []}, raise_at_first)
     watch._found = [Finding("still", name, 1, 2, 0.0) for name in ("a", "b")]
     with pytest.raises(RuntimeError, match="the first"):
         watch.tell()
@@ -525,12 +527,12 @@ class TestNotAtEveryStep:
 
 @pytest.mark.parametrize("every", [1, 4])
 def test_steps_that_a_scaler_skipped_are_no_fault_of_the_layers(every):
-    """At the start a scaler may skip many steps. A row of several steps counts if one of them moved a weight."""
+    """That is a finding of its own. A row of several steps counts if one of them moved a weight."""
     rwc = np.full((256, 5), 0.01)
     rwc[:100] = 0
     steps = every * np.arange(1, 257)
     flags = np.where(np.arange(256) < 100, SKIPPED, 0).astype(np.uint8)
-    for marked, kinds in ((np.zeros_like(flags), ["still"]), (flags, [])):
+    for marked, kinds in ((np.zeros_like(flags), ["still"]), (flags, ["skipped"])):
         history = make_history(rwc, steps=steps, every=every, flags=marked)
         check = HealthCheck(history.names, history.numel, every=every)
         assert [finding.kind for finding in check.update(history)] == kinds

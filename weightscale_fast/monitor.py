@@ -267,7 +267,7 @@ class RWCMonitor:
         for rows in arrived:
             self._watch.check(rows)
             self._still.rows_arrived(rows)
-            self._health.take(rows)
+            self._health.take(rows, self._still.observed)
 
     def _tell(self) -> None:
         with self._record.store.alone():

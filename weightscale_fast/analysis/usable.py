@@ -18,11 +18,21 @@ if TYPE_CHECKING:
     from ..record.history import RWCHistory
 
 
-def finite_part(history: RWCHistory) -> tuple[RWCHistory, list[str]]:
-    """The part of the record whose weights are finite, and a sentence on what was left out, if anything was.
+def made_part(history: RWCHistory) -> tuple[RWCHistory, list[str]]:
+    """The record without the rows of steps that a gradient scaler skipped, and a sentence on them, if there are any."""
+    # [S]; a row of several steps may have moved although one of them was skipped
+    empty = history.skipped & (history.moved == 0).all(axis=1)
+    if not empty.any() or empty.all():
+        return history, []
+    rows = count(int(empty.sum()), "row")
+    return history.select(steps=~empty), [f"left out {rows} of steps that a gradient scaler skipped"]
 
-    Steps are left out, or layers, whichever loses less: the steps after a run diverged, or a layer that is NaN while
-    the others train on.
+
+def finite_part(history: RWCHistory) -> tuple[RWCHistory, list[str]]:
+    """The part of the record that was made and is finite, and sentences on what was left out, if anything was.
+
+    Rows of steps that a gradient scaler skipped are left out. Then steps are left out, or layers, whichever loses less:
+    the steps after a run diverged, or a layer that is NaN while the others train on.
 
     Example:
         >>> from weightscale_fast import RWCHistory
@@ -34,11 +44,12 @@ def finite_part(history: RWCHistory) -> tuple[RWCHistory, list[str]]:
         (RWCHistory(2 layers, 13 weights, 2 rows: optimizer steps 1 to 2),
          ['optimizer step 3 is left out: 2 layers were not finite (conv, fc)'])
     """
+    history, notes = made_part(history)
     finite = np.isfinite(history.delta_l1) & np.isfinite(history.prev_l1)  # [S, L]
     if history.ratio_sum is not None:
         finite &= ~np.isnan(history.ratio_sum)
     if finite.all():
-        return history, []
+        return history, notes
     rows: NDArray[np.bool_] = finite.all(axis=1)  # type: ignore[assignment]
     layers: NDArray[np.bool_] = finite.all(axis=0)  # type: ignore[assignment]
     bad = [history.names[i] for i in np.flatnonzero(~layers)]
@@ -46,12 +57,14 @@ def finite_part(history: RWCHistory) -> tuple[RWCHistory, list[str]]:
         left_out = span(history.steps, ~rows, history.unit)
         verb = "is" if (~rows).sum() == 1 else "are"
         return history.select(steps=rows), [
-            f"{left_out} {verb} left out: {count(len(bad), 'layer')} {_were(len(bad))} not finite ({listing(bad)})"
+            *notes,
+            f"{left_out} {verb} left out: {count(len(bad), 'layer')} {_were(len(bad))} not finite ({listing(bad)})",
         ]
     kept = {history.names[i] for i in np.flatnonzero(layers)}
     when = span(history.steps, ~rows, history.unit)
     return history.select(kept.__contains__), [
-        f"{count(len(bad), 'layer')} {_were(len(bad))} not finite at {when} and left out: {listing(bad)}"
+        *notes,
+        f"{count(len(bad), 'layer')} {_were(len(bad))} not finite at {when} and left out: {listing(bad)}",
     ]
 
 

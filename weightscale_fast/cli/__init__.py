@@ -1,6 +1,7 @@
-"""The command line: `weightscale demo | train | analyze | plot | paper | info`.
+"""The command line: `weightscale demo | train | analyze | plot | check | paper | info`.
 
-Each module adds its commands to the parser. A command is a function that takes the parsed arguments.
+Each module adds its commands to the parser. A command is a function that takes the parsed arguments. It may return the
+exit code; None is 0.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Sequence
 from importlib import metadata
 
 from ..errors import WeightScaleError
-from . import analysis, info, paper, training
+from . import analysis, check, info, paper, training
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -22,7 +23,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=metadata.version("weightscale_fast"))
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
-    for module in (training, analysis, paper, info):
+    for module in (training, analysis, check, paper, info):
         module.add_commands(commands)
     return parser
 
@@ -31,8 +32,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command. Without a command, print the help.
 
     Returns:
-        0 if all went well; 2 after a message that says what was wrong; 1 if a file could not be read or written; 130
-        after Ctrl-C; 141 if the reader of the output went away, as `head` does.
+        0 if all went well; 2 after a message that says what was wrong; 1 if a file could not be read or written, or if
+        `check` found something; 130 after Ctrl-C; 141 if the reader of the output went away, as `head` does.
     """
     parser = build_parser()
     arguments = parser.parse_args(argv)
@@ -41,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     name = f"weightscale {arguments.command}"
     try:
-        arguments.call(arguments)
+        code: int | None = arguments.call(arguments)
         sys.stdout.flush()
     except (ValueError, WeightScaleError) as error:
         print(f"weightscale: {error}", file=sys.stderr)
@@ -60,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"\n{name}: stopped{_what_is_kept(arguments)}", file=sys.stderr)
         return 130
-    return 0
+    return code or 0
 
 
 def _drop_output() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -14,23 +13,19 @@ from ..analysis import LayerClusters, cluster_layers
 from ..analysis.groups import cluster_groups, group_layers
 from ..analysis.medians import finite_median
 from ..analysis.result import OUTLIER
-from ..analysis.usable import finite_part, left_out_of_clusters
-from ..errors import WeightScaleError
+from ..analysis.usable import finite_part, left_out_of_clusters, made_part
 from ..figures.by_name import FROM_HISTORY, check_figure, draw
 from ..figures.by_name import NAMES as FIGURES
 from ..figures.save import FORMATS, save_figure
 from ..figures.style import labels_of
 from ..files import check_own_folder
-from ..health.check import check_health, rows_to_judge
+from ..health.check import check_health
 from ..record.history import RWCHistory
-from ..record.run_folder import META
 from ..report.write import write_report
-from ..text import count, printable
+from ..text import count
 from ..train.loop import PER_EPOCH
-from .commands import add_command, run_path
-
-MOST_FINDINGS = 8  # lines
-MOST_RUNS = 8  # names in a message
+from .check import print_findings
+from .commands import add_command, load_run, run_path, say
 
 
 def add_commands(commands: Any) -> None:
@@ -94,6 +89,7 @@ def run_plot(arguments: argparse.Namespace) -> None:
         check_own_folder(out.parent)
     options = _cluster_options(arguments)
     runs = {title: _load(run, arguments.layers, arguments.steps) for title, run in _titles(arguments.runs).items()}
+    runs = {title: made_part(history)[0] for title, history in runs.items()}
     if arguments.figure not in FROM_HISTORY:  # the others show clusters
         runs = {title: _finite(title, history) for title, history in runs.items()}
     figure = draw(
@@ -104,13 +100,13 @@ def run_plot(arguments: argparse.Namespace) -> None:
     )
     out.parent.mkdir(parents=True, exist_ok=True)
     save_figure(figure, out)
-    _say(f"figure: {out}")
+    say(f"figure: {out}")
 
 
 def _finite(title: str, history: RWCHistory) -> RWCHistory:
     finite, notes = finite_part(history)
     for note in notes:
-        _say(f"{title}: {note}")
+        say(f"{title}: {note}")
     return finite
 
 
@@ -133,34 +129,9 @@ def _cluster_options(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _load(run: Path, layers: str | None, steps: str | None) -> RWCHistory:
-    """The layers and steps of a record that were asked for.
-
-    Rows are left out if a gradient scaler skipped their step, so that nothing moved.
-    """
-    _check_is_run(run)
-    history = RWCHistory.load(run)
-    if not len(history):
-        raise WeightScaleError(
-            f"{run} has no row on disk yet: a monitor writes its rows after 256 of them, after a minute, at "
-            "monitor.flush() and at monitor.close(); try again then"
-        )
-    history = history.select(layers)
-    # [S]; a row of several steps may have moved although one of them was skipped
-    empty = history.skipped & (history.moved == 0).all(axis=1)
-    if empty.any():
-        _say(f"left out {count(int(empty.sum()), 'row')} of steps that a gradient scaler skipped")
-        history = history.select(steps=~empty)
+    """The layers and steps of a record that were asked for."""
+    history = load_run(run).select(layers)
     return history if steps is None else history.select(steps=_row_slice(history, steps))
-
-
-def _check_is_run(folder: Path) -> None:
-    """Raise `WeightScaleError` if the folder is no run but holds runs. The message names them."""
-    if (folder / META).exists():
-        return
-    runs = sorted(meta.parent.name for meta in folder.glob(f"[!.]*/{META}"))
-    if runs:
-        names = ", ".join(runs[:MOST_RUNS]) + (", ..." if len(runs) > MOST_RUNS else "")
-        raise WeightScaleError(f"{folder} is not a run folder, but holds {count(len(runs), 'run')}: {names}; name one")
 
 
 def _clusters_by(history: RWCHistory, by: str, options: dict[str, Any]) -> dict[str, LayerClusters | None]:
@@ -188,51 +159,29 @@ def analyze(
     # Before anything is printed, because the options may be wrong.
     groups = _clusters_by(finite, by, options) if by is not None else {}
     clusters = cluster_layers(finite, **options)
-    _say(f"{len(history.names)} layers, {history.numel.sum():,} weights, {len(history):,} recorded steps")
-    _print_findings(history)
+    say(f"{len(history.names)} layers, {history.numel.sum():,} weights, {len(history):,} recorded steps")
+    print_findings(history, check_health(history))
     for note in [*notes, *left_out_of_clusters(finite, clusters)]:
-        _say(note)
+        say(note)
     per_epoch = RWCHistory.load(run / PER_EPOCH).select(layers) if (run / PER_EPOCH).exists() else None
     report = write_report(history, clusters, out or run / "analysis", per_epoch=per_epoch, groups=groups, run=run)
     _print_clusters(finite, clusters)
     for group, its_clusters in groups.items():
-        _say(f"\n{group}: {'too few layers to cluster' if its_clusters is None else ''}".rstrip())
+        say(f"\n{group}: {'too few layers to cluster' if its_clusters is None else ''}".rstrip())
         if its_clusters is not None:
             _print_clusters(finite, its_clusters)
-    _say(f"report: {report}")
+    say(f"report: {report}")
     return report
-
-
-def _say(text: str) -> None:
-    """Print a line. Names come from a file: they must not steer the terminal, and it may lack some of their letters."""
-    text = "\n".join(map(printable, text.split("\n")))
-    encoding = sys.stdout.encoding or "utf-8"
-    print(text.encode(encoding, "backslashreplace").decode(encoding))
-
-
-def _print_findings(history: RWCHistory) -> None:
-    findings = check_health(history)
-    if not findings:
-        needed = rows_to_judge(history.every)
-        _say(
-            "nothing found: no layer stopped, ran away, was stuck, never moved, or was not finite"
-            if len(history) >= needed
-            else f"nothing found so far: no layer was not finite, and {needed} rows are needed to judge the rest"
-        )
-    for finding in findings[:MOST_FINDINGS]:
-        _say(f"! {finding}")
-    if len(findings) > MOST_FINDINGS:
-        _say(f"! and {len(findings) - MOST_FINDINGS} more, which check_health(history) lists")
 
 
 def _print_clusters(history: RWCHistory, clusters: LayerClusters) -> None:
     sure = "" if np.isnan(clusters.stability) else f"; stability {clusters.stability:.2f}"
-    _say(f"{clusters.k} clusters ({clusters.k_reason}{sure}), by their median RWC:")
+    say(f"{clusters.k} clusters ({clusters.k_reason}{sure}), by their median RWC:")
     for label in labels_of(clusters):
         members = clusters.rows[clusters.labels == label]
         kinds = Counter(history.kinds[i] for i in members)
         median = float(finite_median(history.rwc[:, members].ravel(), axis=0))
-        _say(
+        say(
             f"  {'outliers' if label == OUTLIER else label}: {median:.2e}  {count(len(members), 'layer')} "
             f"({', '.join(f'{n} {kind}' for kind, n in kinds.items())}){_places([history.names[i] for i in members])}"
         )

@@ -1,47 +1,36 @@
-"""Health: layers that stopped, run away, are lost to 16-bit rounding, never moved, or are not finite.
-
-Each layer is compared with the other layers at the same steps. A schedule, a warm-up or a cosine to 0 changes all
-layers alike, so it is not a finding.
+"""Health: what is wrong in a record, since when, and why.
 
 limits.py has the limits, and where they come from.
 
-Letters: S recorded rows, L layers, B blocks of rows.
+Letters: S recorded rows, L layers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..ratios import norm_ratio
 from ..record.history import RWCHistory
+from ..record.observed import Observed
 from ..record.rows import SKIPPED, Rows
 from ..record.source import HistorySource, history_of
-from .blame import FEW, Blame
+from .block import Block, FloatArray, RowFacts, blocks_of, facts_of, median
 from .broken import Broken
 from .condition import Condition
+from .explain import cause_of_all, cause_of_layer
 from .finding import Finding
-from .limits import (
-    BLOCK,
-    CONFIRM,
-    FALLEN,
-    FALLING,
-    FEWEST_ROWS,
-    NAMED,
-    RISEN,
-    RUNAWAY,
-    RUNAWAY_IF_RISEN,
-    SIXTEEN_BIT,
-    STOPPED,
-    STOPPED_IF_FALLEN,
-    STUCK,
-)
+from .group_rate import GroupRate
+from .limits import BLOCK, CONFIRM, FEWEST_ROWS, NAMED, SKIPPING
+from .network import KINDS as NETWORK_KINDS
+from .network import Network
+from .relative import Relative
+from .rounding import Rounding
+from .spikes import Spikes
 
-FloatArray = NDArray[np.float64]
+LAYER_KINDS = ("runaway", "others_stopped", "stopped", "stuck", "sparse", "still", "slow", "fast")
 
 
 def check_health(history: HistorySource) -> list[Finding]:
@@ -54,20 +43,32 @@ def check_health(history: HistorySource) -> list[Finding]:
     |---|---|
     | `not_finite` | has NaN or infinity among its weights |
     | `runaway` | moves more than 25 times as much as the other layers' median, or 10 if once 1/5 as much |
+    | `others_stopped` | is as far from the others, because these stopped |
     | `stopped` | moved before, and now at no step 1/1,000 as much as that median, or 1/100 if once 20 times as much |
-    | `stuck` | has 16-bit weights that move, but at a step fewer than 1 in 1,000 of them |
-    | `still` | did not move once in the record: frozen, unused, or its steps are lost to rounding |
+    | `stuck` | loses its steps to rounding: few of its weights move |
+    | `sparse` | moves at no step in more than 1 in 10 of its weights, and not because of rounding |
+    | `still` | did not move once in the record |
+    | `frozen` | the same, but `requires_grad` is False; this is no fault |
+
+    | kind | the network, or a layer whose group has a rate far from the others' |
+    |---|---|
+    | `all_stopped` | moved before, and now almost not; or its learning rate fell to a millionth |
+    | `slow`, `fast` | has an RWC below 1e-5 while the rate is not decaying; or above 1e-1 |
+    | `small_step`, `large_step` | makes steps 100 times smaller or 3.5 times larger than its optimizer implies |
+    | `shrinking` | makes 8 of 10 parts of its movement towards zero |
+    | `growing` | has weights 8 times as large as 128 steps ago |
+    | `spike` | made one step 30 times as large as those before and after |
+    | `skipped` | made no steps, because a gradient scaler skipped them |
 
     "Moves" means the RWC of Eq. 1. The check takes its median over a block of 16 steps (4 rows if a row spans 4 steps
-    or more). Everything but NaN must last: `stopped` and `stuck` for 3 blocks in a row, `still` for 4, `runaway` for 6.
-    A finding is reported again only after it improved by a factor of 2. If more than 3 layers fail in the same way in
-    one block, they are one finding. Where fewer than 6 layers move, one of them moves the median of the others: then a
-    layer is named only if it changed itself, compared with its own earlier level.
+    or more). Everything but NaN and a spike must last for 3 to 6 blocks in a row. A finding is reported again only
+    after it improved by a factor of 2. If more than 3 layers fail in the same way in one block, they are one finding.
+    Where fewer than 6 layers move, one of them moves the median of the others: then a layer is named only if it changed
+    itself, compared with its own earlier level.
 
-    The check does not find a network that stops as a whole, or a single layer: there is nothing to compare with. It
-    does not find a learning rate that is too high from the first step on: such a layer moves 10 to 20 times as much as
-    the others, and so do some healthy classifiers. A layer that is fast but slows down does not run away: layers that
-    start at 0 do that. `stuck` needs a record that knows the dtypes of the weights.
+    `finding.cause` and `finding.advice` say why, and what to do. They need a record that was made with the optimizer.
+    Without its learning rate, `slow`, the two step sizes and most of `all_stopped` cannot be judged. Much is not
+    visible in the movement of weights at all: see docs/health.md.
 
     Raises:
         TypeError: `history` is none of these.
@@ -85,13 +86,13 @@ def check_health(history: HistorySource) -> list[Finding]:
         fc stopped: RWC 1.0e-07 over steps 65 to 112, 1/10,000 of the other layers' median 1.0e-03
     """
     history = history_of(history)
-    check = HealthCheck(history.names, history.numel, history.every, history.dtypes)
+    check = HealthCheck(history.names, history.numel, history.every, history.dtypes, history.kinds)
     moved = {history.names[i] for i in np.flatnonzero((history.moved > 0).any(axis=0))}
-    return list(filter(None, (_without(finding, moved) for finding in check.update(history))))
+    return list(filter(None, (_without(finding, moved) for finding in check.update(history, history.observed))))
 
 
 def rows_to_judge(every: int) -> int:
-    """How many rows `check_health` needs for all that it looks for, in a record with a row every so many steps.
+    """How many rows `check_health` needs for the findings that it makes first, if a row is `every` steps.
 
     Example:
         >>> rows_to_judge(1), rows_to_judge(100)
@@ -106,7 +107,7 @@ def _block_rows(every: int) -> int:
 
 def _without(finding: Finding, moved: set[str]) -> Finding | None:
     """A finding of kind `still` without the layers that moved later in the record. None if no layer is left."""
-    if finding.kind != "still":
+    if finding.kind not in ("still", "frozen"):
         return finding
     still = [name for name in (finding.layer, *finding.others) if name not in moved]
     return replace(finding, layer=still[0], others=tuple(still[1:])) if still else None
@@ -116,118 +117,132 @@ class HealthCheck:
     """`check_health` for a run that goes on: it takes rows as they come and reports each finding once."""
 
     def __init__(
-        self, names: Sequence[str], numel: NDArray[np.int64], every: int = 1, dtypes: tuple[str, ...] = ()
+        self,
+        names: Sequence[str],
+        numel: NDArray[np.int64],
+        every: int = 1,
+        dtypes: Sequence[str] = (),
+        kinds: Sequence[str] = (),
     ) -> None:
         L = len(names)
         self._names, self._numel = names, np.maximum(numel, 1)
-        self._sixteen_bit = np.isin(dtypes or ("",) * L, SIXTEEN_BIT)
         self._block = _block_rows(every)  # rows
-        self._open: list[tuple[NDArray[Any], ...]] = []  # steps, RWC and moved, of the block that is not full
+        self._open: list[RowFacts] = []  # the rows of the block that is not full
+        self._skipped: list[NDArray[np.bool_]] = []  # the same, whether a row has only skipped steps
+        self._observed = Observed()
         self._broken = Broken(names, self._block)
-        self._blame = Blame(L)
+        self._spikes = Spikes(names) if every == 1 else None
+        self._relative, self._group_rate = Relative(L), GroupRate()
+        self._rounding = Rounding(kinds or ("",) * L, dtypes or ("",) * L, self._numel)
+        self._network = Network(every)
         self._ever_moved = np.zeros(L, bool)
-        self._most = np.zeros(L)  # of the others' median, in any block so far
-        self._least = np.full(L, np.inf)  # the same, where it moved
-        self._before = np.zeros((CONFIRM["runaway"], L))  # the same in the last blocks
-        self._conditions = {kind: Condition(L, blocks) for kind, blocks in CONFIRM.items()}
+        self._highest = 0.0  # median RWC of a block
+        self._layers = {kind: Condition(L, CONFIRM[kind]) for kind in LAYER_KINDS}
+        self._whole = {kind: Condition(1, CONFIRM[kind]) for kind in (*NETWORK_KINDS, "skipped")}
 
-    def update(self, rows: Rows | RWCHistory) -> list[Finding]:
+    def update(self, rows: Rows | RWCHistory, observed: Observed | None = None) -> list[Finding]:
         """The new findings. Rows that do not fill a block wait for the next call; NaN is reported at once."""
-        if not len(rows.steps):
+        n, L = rows.delta_l1.shape
+        if not n:
             return []
-        finite = np.isfinite(rows.delta_l1) & np.isfinite(rows.prev_l1)  # [S, L]
-        found = self._broken.update(rows.steps, finite)
-        rwc = np.where(finite, norm_ratio(rows.delta_l1, rows.prev_l1), np.nan)
-        flags = rows.bits if isinstance(rows, Rows) else rows.flags
+        self._observed = observed or self._observed
+        unknown = np.full((n, L), np.nan)
+        facts = facts_of(
+            rows.steps,
+            rows.delta_l1,
+            rows.prev_l1,
+            rows.moved,
+            unknown if rows.rates is None else rows.rates.of_layers(rows.rates.lr),
+            unknown if rows.rates is None else rows.rates.of_layers(rows.rates.weight_decay),
+            self._observed.implied(rows.steps, L),
+            self._numel,
+        )
+        found = self._broken.update(rows.steps, np.isfinite(rows.delta_l1) & np.isfinite(rows.prev_l1))
         # Steps that a gradient scaler skipped say nothing of a layer. A row of several steps may have others too.
+        flags = rows.bits if isinstance(rows, Rows) else rows.flags
         made = ((flags & SKIPPED) == 0) | rows.moved.any(axis=1)
-        self._open.append((rows.steps[made], rwc[made], rows.moved[made]))
-        steps, rwc, moved = (np.concatenate(arrays) for arrays in zip(*self._open, strict=True))
-        B = len(steps) // self._block
-        full = B * self._block
-        self._open = [(steps[full:], rwc[full:], moved[full:])]
-        if B:
-            shape = (B, self._block, len(self._names))
-            levels = np.median(rwc[:full].reshape(shape), axis=1)  # [B, L]
-            peaks = np.max(rwc[:full].reshape(shape), axis=1)  # [B, L]
-            share = moved[:full].reshape(shape).mean(axis=1) / self._numel  # [B, L]
-            medians = median_of_others(levels)
-            edges = steps[:full].reshape(shape[:2])[:, [0, -1]].tolist()
-            for i, (first, last) in enumerate(edges):
-                found += self._judge(levels[i], peaks[i], medians[i], share[i], first, last)
+        found += self._judge_skipped(rows.steps, ~made)
+        self._open.append(facts.cut(made))
+        if self._spikes is not None:
+            found += self._spikes.update(self._open[-1])
+        facts = RowFacts.join(self._open)
+        blocks = blocks_of(facts, self._block, self._numel)
+        self._open = [facts.cut(slice(len(blocks) * self._block, None))]
+        for block in blocks:
+            found += self._judge(block)
         return sorted(found, key=lambda finding: finding.last)
 
-    def _judge(
-        self, level: FloatArray, peak: FloatArray, median: FloatArray, share: FloatArray, first: int, last: int
-    ) -> list[Finding]:
-        """One block [L] of steps `first` to `last`."""
-        with np.errstate(invalid="ignore", divide="ignore"):
-            ratio = np.where(median > 0, level / median, np.nan)
-            # A layer that moves at some of the steps has not stopped.
-            most = np.where(median > 0, peak / median, np.nan)
-        self._ever_moved |= share > 0
-        slow = np.clip(self._most / FALLEN, STOPPED, STOPPED_IF_FALLEN)
-        fast = np.clip(self._least * RISEN, RUNAWAY_IF_RISEN, RUNAWAY)
-        known = np.where(np.isfinite(ratio), ratio, 0.0)
-        falling = known < FALLING * self._before.max(axis=0)
-        self._most = np.maximum(self._most, known)
-        self._least = np.minimum(self._least, np.where(known > 0, known, np.inf))
-        self._before = np.vstack([self._before[1:], known])
-        stuck = self._ever_moved & self._sixteen_bit & np.isfinite(level)
-        badness = {  # above 1 the condition holds
-            "runaway": np.where(falling & (ratio > fast), np.nan, ratio / fast),
-            "stopped": np.where(self._ever_moved, slow / np.maximum(most, np.finfo(float).tiny), 0.0),
-            "stuck": np.where(stuck, STUCK / np.maximum(share, np.finfo(float).tiny), 0.0),
-            "still": np.where(self._ever_moved, 0.0, np.inf),
-        }
-        ordinary = (badness["runaway"] <= 1) & (badness["stopped"] <= 1) & (known > 0)
-        guilty = self._blame.update(level, median, ordinary)
-        if np.count_nonzero(self._ever_moved) < FEW:
-            for kind in ("runaway", "stopped"):
-                badness[kind] = np.where(guilty | np.isnan(badness[kind]), badness[kind], 0.0)
-        badness["stopped"] = np.where(badness["stuck"] > 1, 0.0, badness["stopped"])  # stuck is the better name
+    def _judge_skipped(self, steps: NDArray[np.int64], skipped: NDArray[np.bool_]) -> list[Finding]:
         found = []
-        for kind, condition in self._conditions.items():
-            new = condition.update(badness[kind], first)
-            value = share if kind == "stuck" else level
-            found += self._findings(kind, new, condition.since[new], last, value, median)
+        self._skipped.append(np.column_stack([steps, skipped]))
+        rows = np.concatenate(self._skipped)
+        full = len(rows) - len(rows) % self._block
+        for part in rows[:full].reshape(-1, self._block, 2):
+            share, condition = float(part[:, 1].mean()), self._whole["skipped"]
+            if len(condition.update(np.array([share / SKIPPING]), int(part[0, 0]))):
+                since, last = int(condition.since[0]), int(part[-1, 0])
+                first, *others = self._names
+                found.append(Finding("skipped", first, since, last, share, others=tuple(others), cause="overflow"))
+        self._skipped = [rows[full:]]
         return found
 
-    def _findings(
-        self,
-        kind: str,
-        layers: NDArray[np.intp],
-        since: NDArray[np.int64],
-        last: int,
-        value: FloatArray,
-        median: FloatArray,
+    def _judge(self, block: Block) -> list[Finding]:
+        self._ever_moved |= block.share > 0
+        relative, others = self._relative.badness(block, self._ever_moved)
+        bad = relative | self._rounding.badness(block) | self._group_rate.badness(block, others)
+        bad["still"] = np.where(self._ever_moved, 0.0, np.inf)
+        bad["stuck"] = np.where(self._ever_moved, bad["stuck"], 0.0)
+        # In 16 bits stuck is the better name. In float32 the steps of a layer that stopped end so, too.
+        bad["stuck"] = np.where(~self._rounding.sixteen_bit & (bad["stopped"] > 1), 0.0, bad["stuck"])
+        stuck = bad["stuck"] > 1
+        bad["stopped"] = np.where(stuck, 0.0, bad["stopped"])
+        found = []
+        for kind, condition in self._layers.items():
+            new = condition.update(bad[kind], block.first)
+            found += self._of_layers(kind, new, condition.since, block, others)
+        whole = self._network.badness(block, stuck, self._ever_moved, bool(self._observed.keeps_gradients))
+        moving = block.level > 0
+        level, shrink = median(block.level[moving]), median(block.shrink[moving])
+        step = median((block.step / block.implied)[moving])
+        for kind, badness in whole.items():
+            values = {"small_step": step, "large_step": step, "shrinking": shrink, "growing": self._network.growth}
+            value = values.get(kind, level)
+            found += self._of_all(kind, badness, block, value)
+        self._highest = np.fmax(self._highest, level)
+        return found
+
+    def _of_layers(
+        self, kind: str, layers: NDArray[np.intp], since: NDArray[np.int64], block: Block, others: FloatArray
     ) -> list[Finding]:
-        names = [self._names[i] for i in layers]
-        if not names:
+        """The findings about layers, of which those with the same cause may share one."""
+        value = {"stuck": block.share, "sparse": block.most_share}.get(kind, block.level)
+        by_cause: dict[str, list[int]] = {}
+        for i in layers.tolist():
+            cause = cause_of_layer(kind, i, self._names[i], block, self._observed)
+            by_cause.setdefault(cause, []).append(i)
+        found = []
+        for cause, of_cause in by_cause.items():
+            called = _called(kind, cause)
+            together = [of_cause] if len(of_cause) > NAMED else [[i] for i in of_cause]
+            for first, *more in together:
+                names = tuple(self._names[i] for i in more)
+                numbers = int(since[first]), block.last, float(value[first]), float(others[first])
+                found.append(Finding(called, self._names[first], *numbers, names, cause))
+        return found
+
+    def _of_all(self, kind: str, badness: float, block: Block, value: float) -> list[Finding]:
+        """The finding about the whole network, if it is new."""
+        condition = self._whole[kind]
+        if not len(condition.update(np.array([badness]), block.first)):
             return []
-        if len(names) > NAMED:
-            since, names, others = since[:1], names[:1], tuple(names[1:])
-        else:
-            others = ()
-        return [
-            Finding(kind, name, int(step), last, float(value[i]), float(median[i]), others)
-            for name, step, i in zip(names, since, layers, strict=False)
-        ]
+        cause = cause_of_all(kind, self._names, block, self._observed, self._network.most_rate)
+        before = self._highest if kind == "all_stopped" else float("nan")
+        first, *others = self._names
+        return [Finding(kind, first, int(condition.since[0]), block.last, value, before, tuple(others), cause)]
 
 
-def median_of_others(levels: FloatArray) -> FloatArray:
-    """[B, L] for each layer the median of the other layers in its row, without those that are 0 or not finite.
-
-    Example:
-        >>> median_of_others(np.array([[1.0, 2.0, 4.0, 0.0]]))
-        array([[3. , 2.5, 1.5, 2. ]])
-    """
-    counted = np.isfinite(levels) & (levels > 0)
-    ordered = np.sort(np.where(counted, levels, np.inf), axis=1)
-    rank = np.where(counted, np.argsort(np.argsort(np.where(counted, levels, np.inf), axis=1), axis=1), levels.shape[1])
-    others = counted.sum(axis=1, keepdims=True) - counted  # [B, L] how many others
-    low, high = np.maximum(others - 1, 0) // 2, others // 2
-    low, high = low + (low >= rank), high + (high >= rank)  # skip the layer itself
-    last = levels.shape[1] - 1
-    middle = [np.take_along_axis(ordered, np.minimum(index, last), axis=1) for index in (low, high)]
-    return np.where(others > 0, (middle[0] + middle[1]) / 2, np.nan)
+def _called(kind: str, cause: str) -> str:
+    """The right name, if the cause is known."""
+    if kind == "still" and cause == "frozen":
+        return "frozen"
+    return "stopped" if kind == "stuck" and cause != "rounding" else kind

@@ -4,25 +4,35 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from .causes import CAUSES
+from .limits import NOTES
+
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that is wrong with one layer, or with several layers at the same time.
+    """Something that is wrong with one layer, with several layers at the same time, or with the whole network.
 
     Args:
-        kind: one of `"not_finite"`, `"runaway"`, `"stopped"`, `"stuck"`, `"still"`; see `check_health`.
+        kind: what happens, such as `"stopped"`; see `check_health`.
         layer: the name of the layer. If there are several, the first in network order; for `"not_finite"`, the first
             that became not finite.
         step: the step since which it is so.
         last: the step at which the check was certain.
-        value: the layer's RWC at `last`, the median of a block. For `"stuck"`, the fraction of its weights that move at
-            a step.
-        median: the median RWC of the other layers at the same steps. NaN if nothing is compared.
+        value: the number that was judged, at `last`: RWC, the median of a block. For `"stuck"` and `"sparse"`, the
+            fraction of the weights that move at a step; for `"small_step"` and `"large_step"`, the step in units of the
+            step that the optimizer implies; for `"shrinking"`, the part of the movement that made the weights smaller;
+            for `"growing"`, how many times larger the weights became; for `"skipped"`, the fraction of the steps.
+        median: what it is compared with: the median RWC of the other layers at the same steps. For `"spike"`, the RWC
+            before; for `"all_stopped"`, the highest RWC before. NaN if nothing is compared.
         others: the other layers for which the same became true in the same block.
+        cause: why, a short code such as `"no_gradient"`; empty if it is not known.
 
     Example:
-        >>> print(Finding("runaway", "fc.weight", step=65, last=112, value=0.5, median=0.001))
-        fc.weight runs away: RWC 5.0e-01 over steps 65 to 112, 500 times the other layers' median 1.0e-03
+        >>> finding = Finding("still", "gate.weight", step=1, last=64, value=0.0, cause="no_gradient")
+        >>> print(finding)
+        gate.weight still: not one weight moved over steps 1 to 64, because it had no gradient (grad was None)
+        >>> finding.is_fault
+        True
     """
 
     kind: str
@@ -32,20 +42,68 @@ class Finding:
     value: float
     median: float = float("nan")
     others: tuple[str, ...] = ()
+    cause: str = ""
+
+    @property
+    def is_fault(self) -> bool:
+        """Whether something is wrong. A frozen layer is worth a note, and no fault."""
+        return self.kind not in NOTES
+
+    @property
+    def advice(self) -> str:
+        """What to do about the cause; empty if the cause is not known."""
+        return CAUSES[self.cause].advice if self.cause in CAUSES else ""
 
     def __str__(self) -> str:
+        because = f", because {CAUSES[self.cause].because}" if self.cause in CAUSES else ""
+        return self._what() + because
+
+    def _what(self) -> str:
         steps = f"over steps {self.step} to {self.last}"
+        since = f"since step {self.step}"
         who = self.layer
         if self.others:
             who += f" and {self.others[0] if len(self.others) == 1 else f'{len(self.others)} more layers'}"
         if self.kind == "not_finite":
-            return f"{who} not finite: NaN or infinite since step {self.step}"
-        if self.kind == "still":
-            return f"{who} still: not one weight moved {steps}; frozen, unused, or its steps are lost to rounding"
+            return f"{who} not finite: NaN or infinite {since}"
+        if self.kind in ("still", "frozen"):
+            why = "" if self.cause else "; it is unused, has no gradient, or its steps are lost to rounding"
+            return f"{who} {self.kind}: not one weight moved {steps}{why}"
         if self.kind == "stuck":
-            return f"{who} stuck in 16 bits: {self.value:.2%} of the weights move at a step, {steps}"
-        against = f"the other layers' median {self.median:.1e}"
+            return f"{who} stuck: {self.value:.2%} of the weights move at a step, {steps}"
+        if self.kind == "sparse":
+            return f"{who} moves in few places: at no step in more than {self.value:.1%} of its weights, {steps}"
         if self.kind == "runaway":
-            return f"{who} runs away: RWC {self.value:.1e} {steps}, {self.value / self.median:,.0f} times {against}"
-        part = f"1/{self.median / self.value:,.0f} of " if self.value else "against "
-        return f"{who} stopped: RWC {self.value:.1e} {steps}, {part}{against}"
+            return f"{who} runs away: RWC {self.value:.1e} {steps}, {self._times()}"
+        if self.kind == "others_stopped":
+            return f"{who} moves as before, and the other layers stopped: RWC {self.value:.1e} {steps}, {self._times()}"
+        if self.kind == "stopped":
+            part = f"1/{self.median / self.value:,.0f} of " if self.value else "against "
+            return f"{who} stopped: RWC {self.value:.1e} {steps}, {part}{self._against()}"
+        if self.kind == "all_stopped":
+            return f"the network stopped: median RWC {self.value:.1e} {steps}, and {self.median:.1e} before"
+        if self.kind == "slow":
+            return f"{who} moves too little: RWC {self.value:.1e} {steps}; healthy runs have 1e-4 to 1e-1"
+        if self.kind == "fast":
+            return f"{who} moves too much: RWC {self.value:.1e} {steps}; healthy runs have 1e-4 to 1e-1"
+        if self.kind in ("small_step", "large_step"):
+            size = "small" if self.kind == "small_step" else "large"
+            return (
+                f"{who}: steps too {size} for the learning rate: {self.value:.2g} times the step that the optimizer "
+                f"implies, {steps}"
+            )
+        if self.kind == "shrinking":
+            return f"{who} shrinks: {self.value:.0%} of the movement is towards zero {steps}"
+        if self.kind == "growing":
+            return f"{who} grows: the weights became {self.value:,.0f} times as large {steps}"
+        if self.kind == "spike":
+            return f"{who} jumped at step {self.step}: RWC {self.value:.1e}, and {self.median:.1e} at the steps before"
+        if self.kind == "skipped":
+            return f"{self.value:.0%} of the steps were skipped by the gradient scaler {steps}"
+        return f"{who} not equal on all ranks {since}"
+
+    def _times(self) -> str:
+        return f"{self.value / self.median:,.0f} times {self._against()}"
+
+    def _against(self) -> str:
+        return f"the other layers' median {self.median:.1e}"

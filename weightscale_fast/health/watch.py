@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ..record.observed import Observed
 from ..record.rows import Rows
 from .check import HealthCheck
 from .finding import Finding
@@ -29,15 +30,18 @@ class HealthWatch:
     def restart(self) -> None:
         """Forget all rows: the record goes on from another step."""
         meta = self._meta
-        self._check = HealthCheck(meta["names"], np.asarray(meta["numel"]), meta["every"], tuple(meta["dtypes"]))
+        numel = np.asarray(meta["numel"])
+        self._check = HealthCheck(meta["names"], numel, meta["every"], meta["dtypes"], meta["kinds"])
         self._found: list[Finding] = []
         self._last = 0  # the step of the last row that was checked
         self._arrived: list[Rows] = []
+        self._observed = Observed()
 
-    def take(self, rows: Rows) -> None:
-        """Check rows that have arrived, if there is a callback."""
+    def take(self, rows: Rows, observed: Observed) -> None:
+        """Check rows that have arrived, if there is a callback. `observed` is what is known beside them."""
         if self._on_finding is None or not len(rows.steps):
             return
+        self._observed = observed
         self._arrived.append(rows)
         # A thread that finds another one at work leaves its rows to it. It need not wait, and a handler cannot.
         while self._arrived and self._checking.acquire(blocking=False):
@@ -53,7 +57,7 @@ class HealthWatch:
             rows = rows.where(rows.steps > self._last)
         if len(rows.steps):
             self._last = int(rows.steps[-1])
-            self._found += self._check.update(rows)
+            self._found += self._check.update(rows, self._observed)
 
     def tell(self) -> None:
         """Call `on_finding` with each new finding."""

@@ -192,9 +192,7 @@ class RWCHistory:
         For Adam and AdamW it is sqrt((1 - beta1) / (1 + beta1)), 0.23 for beta1 = 0.9; for methods of the gradient's
         sign 1; for Muon it depends on the shape. NaN where the optimizer implies none, as SGD, or is not known.
         """
-        known = [np.nan if size is None else size for size in self.observed.implied_step]
-        watched = self.steps > self.observed.since
-        return np.where(watched[:, None], known or np.nan, np.full((len(self), len(self.names)), np.nan))
+        return self.observed.implied(self.steps, len(self.names))
 
     @property
     def skipped(self) -> NDArray[np.bool_]:

@@ -14,6 +14,9 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ..errors import WeightScaleError
 from ..files import atomic_write, read_file
 
@@ -57,6 +60,8 @@ class Observed:
         gradient: the mean absolute gradient of the median layer when steps were found to be tiny; None if they were
             not.
         epsilon: the optimizer's `eps` at that moment; None if it has none.
+        keeps_gradients: whether a step found the gradient tensors of the step before. So it is if they are never
+            zeroed, and with `zero_grad(set_to_none=False)`. None if it is not known.
     """
 
     optimizer: str = ""
@@ -65,6 +70,7 @@ class Observed:
     causes: Mapping[str, Cause] = field(default_factory=dict)
     gradient: float | None = None
     epsilon: float | None = None
+    keeps_gradients: bool | None = None
 
     def go_back(self, step: int) -> Observed:
         """What was known at an earlier step."""
@@ -73,6 +79,11 @@ class Observed:
     def columns(self, layers: list[int]) -> Observed:
         """What is known of some of the layers."""
         return replace(self, implied_step=tuple(self.implied_step[i] for i in layers if self.implied_step))
+
+    def implied(self, steps: NDArray[np.int64], layers: int) -> NDArray[np.float64]:
+        """[S, L] `implied_step` of each row. NaN where it is not known, or the optimizer was not watched yet."""
+        known = [np.nan if size is None else size for size in self.implied_step] or [np.nan] * layers
+        return np.where((steps > self.since)[:, None], np.array(known, np.float64), np.nan)
 
     def write(self, folder: Path) -> None:
         """Write `observed.json`.
@@ -118,6 +129,8 @@ class Observed:
         for number in [*implied, found["gradient"], found["epsilon"]]:
             if number is not None and not (type(number) is float and math.isfinite(number) and number >= 0):
                 raise ValueError(f"expected a number, 0 or more, or null, got {str(number)[:60]}")
+        if found["keeps_gradients"] not in (None, True, False):
+            raise ValueError("expected keeps_gradients to be true, false or null")
         return cls(
             found["optimizer"],
             found["since"],
@@ -125,6 +138,7 @@ class Observed:
             {name: Cause(**cause) for name, cause in causes.items()},
             found["gradient"],
             found["epsilon"],
+            found["keeps_gradients"],
         )
 
 

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.utils.weak import TensorWeakRef
 
 from ..errors import WeightScaleError
 from ..graph_capture import is_capturing
@@ -32,15 +33,16 @@ FloatArray = NDArray[np.float64]
 TINY = 0.01  # of the step that an optimizer implies
 TINY_RWC = 1e-5  # for an optimizer that implies none
 NEARLY = 1e-3  # of the median layer's RWC; a layer that moves less is nearly still
+OFTEN = 32  # rows
 SOME = 16  # layers whose gradient is measured when steps are tiny
 
 
 class StillLook:
     """Looks at the gradients of layers that did not move in a row, before the next step.
 
-    It reads the rows 2, 4, 8, 16, ... while they are in the ring, and the last of the rows that arrive on the host. If
-    a layer is still in such a row, its parameter says why. On a GPU all answers come a few steps later, because nobody
-    waits for them. If the steps of the whole network are tiny, the size of the gradients is measured, too.
+    It reads the rows 2, 4, 8, 16 and every 32nd while they are in the ring, and the last row that arrives on the host.
+    If a layer is still in such a row, its parameter says why. On a GPU all answers come a few steps later, because
+    nobody waits for them. If the steps of the whole network are tiny, the size of the gradients is measured, too.
 
     Args:
         model: the network. Nothing is looked at in `MasterWeights`, because their gradients may be elsewhere.
@@ -65,6 +67,7 @@ class StillLook:
         # A layer, a step, whether it moved, and whether its gradient is not 0.
         self._asked: list[tuple[int, int, bool, HostCopy]] = []
         self._sizes: HostCopy | None = None  # the mean absolute gradients of some layers
+        self._gradient: tuple[int, TensorWeakRef] | None = None  # a layer, and its gradient at the end of the last step
         found = find_parameters(unwrap(model), names)
         here = [i for i, place in enumerate(found) if place is not None and not isinstance(model, MasterWeights)]
         self._places = {place: i for i, place in enumerate(here)}  # the index in the lookup of each layer that is here
@@ -87,15 +90,16 @@ class StillLook:
 
     def _restart(self) -> None:
         """Forget what is under way."""
-        self._row, self._sizes, self._measure = None, None, False
+        self._row, self._sizes, self._measure, self._gradient = None, None, False, None
         self._wanted, self._asked = {}, []
 
     def row_added(self, number: int, step: int, row: Callable[[], Tensor]) -> None:
         """The row of `step` was added to the ring, as the last of `number` rows. `row` returns it, [K, L]."""
-        if number >= 2 and number & (number - 1) == 0:
+        if number % OFTEN == 0 or (number >= 2 and number & (number - 1) == 0):
             last = row()
             if not is_capturing(last.device):
                 self._row = step, HostCopy(last)
+                self._mark_gradient()
         if self._optimizer is None:
             self.look()
 
@@ -111,6 +115,8 @@ class StillLook:
             self._row = None
             sums = copy.tensors[0].numpy()
             self._judge(step, sums[0], sums[1])
+        if self._gradient is not None:
+            self._see_if_zeroed()
         if self._wanted or self._measure:
             self._look_at_parameters()
         self.collect()
@@ -133,6 +139,24 @@ class StillLook:
         slow |= (rwc < NEARLY * ordinary) | ~moves
         chosen = np.flatnonzero(slow & (self._numel > 0) & np.isfinite(delta_l1)).tolist()
         self._wanted = {i: (step, bool(moves[i])) for i in chosen if i in self._places}
+
+    def _mark_gradient(self) -> None:
+        """Remember a gradient of this step, to see before the next one whether it is still there."""
+        if self._optimizer is None:
+            return
+        for place, parameter in self._parameters().items():
+            if parameter.grad is not None and not parameter.grad.is_inference():
+                self._gradient = place, TensorWeakRef(parameter.grad)
+                return
+
+    def _see_if_zeroed(self) -> None:
+        assert self._gradient is not None
+        (place, before), self._gradient = self._gradient, None
+        parameter = self._parameters().get(place)
+        if parameter is not None and parameter.grad is not None:
+            keeps = before() is parameter.grad
+            if keeps != self.observed.keeps_gradients:
+                self.observed = replace(self.observed, keeps_gradients=keeps)
 
     def _rates(self) -> FloatArray:
         """[L] the learning rates now; NaN where they are no numbers."""

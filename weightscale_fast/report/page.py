@@ -20,8 +20,10 @@ from ..analysis.curves import FloatArray
 from ..analysis.medians import finite_median
 from ..analysis.result import OUTLIER
 from ..figures.style import cluster_look, labels_of
+from ..health.check import rows_to_judge
 from ..health.levels import layer_levels
 from ..text import count, short_name
+from .findings import findings_html
 
 if TYPE_CHECKING:
     from ..analysis.result import LayerClusters
@@ -30,9 +32,6 @@ if TYPE_CHECKING:
 
 SAFE = " !$'()*+,-./:;=?@[]^_`{|}~"  # in the address of a picture, between double quotes
 MOST_NAMES = 2  # of a cluster of so few layers, all names are given
-NOTHING_FOUND = (
-    "Nothing found: every weight is finite, and no layer stopped, ran away, stayed still or got stuck in 16 bits."
-)
 
 
 class Summary(NamedTuple):
@@ -101,7 +100,7 @@ def page(
         lead=escape(_lead(clusters, rwc)),
         origin=f'<p class="origin">{escape(origin)}</p>' if origin else "",
         facts=_facts(history, clusters),
-        findings=_findings(findings) + _notes(notes),
+        findings=findings_html(findings, len(history) >= rows_to_judge(history.every)) + _notes(notes),
         clusters=_cluster_table(history, clusters, rwc),
         figures="\n".join(figure_html(picture) for picture in pictures),
         groups=_groups(history, groups, rwc),
@@ -127,25 +126,9 @@ def _lead(clusters: LayerClusters, rwc: FloatArray) -> str:
     return f"{text}. RWC, the relative weight change, is how far a layer moves in proportion to its weights."
 
 
-def _findings(findings: list[Finding]) -> str:
-    """What is wrong and since which step, or that nothing is."""
-    if not findings:
-        return f'<p class="nothing-found">{NOTHING_FOUND}</p>'
-    items = "\n".join(f"<li>{escape(str(finding))}{_all_layers(finding)}</li>" for finding in findings)
-    return f'<section class="findings">\n<h2>What is wrong</h2>\n<ul>\n{items}\n</ul>\n</section>'
-
-
 def _notes(notes: list[str]) -> str:
     """What the page leaves out, above everything that leaves it out."""
     return "".join(f'\n<p class="note">{escape(note[:1].upper() + note[1:])}.</p>' for note in notes)
-
-
-def _all_layers(finding: Finding) -> str:
-    """The layers of a finding that counts them only."""
-    if len(finding.others) < 2:
-        return ""
-    names = ", ".join(f"<code>{escape(name)}</code>" for name in (finding.layer, *finding.others))
-    return f"<details><summary>all {len(finding.others) + 1} layers</summary>{names}</details>"
 
 
 def _facts(history: RWCHistory, clusters: LayerClusters) -> str:

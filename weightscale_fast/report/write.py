@@ -17,11 +17,11 @@ from ..files import atomic_write, check_own_folder, write_csv
 from ..health.check import check_health
 from ..record.run_folder import RunFolder
 from ..record.source import HistorySource, history_of
+from .findings import cell, write_findings
 from .page import Group, Summary, page
 from .pictures import draw, draw_groups
 
 if TYPE_CHECKING:
-    from ..health.finding import Finding
     from ..record.history import RWCHistory
 
 
@@ -34,7 +34,8 @@ def write_report(
     groups: Mapping[str, LayerClusters | None] | None = None,
     run: str | Path | None = None,
 ) -> Path:
-    """Write the page `report.html`, every figure as PNG and SVG, and `labels.csv`, `findings.csv` and `scree.csv`.
+    """Write the page `report.html`, every figure as PNG and SVG, and `labels.csv`, `findings.csv`, `findings.json` and
+    `scree.csv`.
 
     The page begins with what `check_health` finds. If the run diverged, the page shows the steps before that, and says
     so. It needs no network and no other file. Files of the same names are replaced. The page is replaced last and in
@@ -80,7 +81,7 @@ def write_report(
     origin = "" if run is None else _origin(Path(run))
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    _write_findings(folder / "findings.csv", findings)
+    write_findings(folder, findings)
     summary = Summary.of(history, clusters)
     _write_labels(folder / "labels.csv", history, summary)
     _write_scree(folder / "scree.csv", clusters)
@@ -131,22 +132,13 @@ def _write_labels(path: Path, history: RWCHistory, summary: Summary) -> None:
     header = ("name", "kind", "weights", "cluster", "median_rwc", "median_moved_fraction")
     medians = (summary.rwc.tolist(), summary.moved.tolist())
     rows = zip(
-        map(_cell, history.names),
-        map(_cell, history.kinds),
+        map(cell, history.names),
+        map(cell, history.kinds),
         history.numel.tolist(),
         summary.clusters,
         *medians,
         strict=True,
     )
-    write_csv(path, header, rows)
-
-
-def _write_findings(path: Path, findings: list[Finding]) -> None:
-    header = ("kind", "layer", "since_step", "certain_at_step", "value", "median_of_others", "more_layers", "text")
-    rows = [
-        (f.kind, _cell(f.layer), f.step, f.last, f.value, f.median, _cell(" ".join(f.others)), _cell(str(f)))
-        for f in findings
-    ]
     write_csv(path, header, rows)
 
 
@@ -157,14 +149,9 @@ def _write_scree(path: Path, clusters: LayerClusters) -> None:
 
 def _write_groups(path: Path, sections: list[Group]) -> None:
     rows = [
-        (_cell(name), _cell(group), label)
+        (cell(name), cell(group), label)
         for group, clusters, _ in sections
         if clusters is not None
         for name, label in zip(clusters.names, clusters.labels.tolist(), strict=True)
     ]
     write_csv(path, ("name", "group", "cluster"), rows)
-
-
-def _cell(text: str) -> str:
-    """Text that a spreadsheet takes as text, and not as a formula."""
-    return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text

@@ -1,0 +1,88 @@
+"""Explain: why something happened, as far as the record and the monitor know.
+
+Letters: L layers.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+
+from ..record.observed import Observed
+from .block import Block, median
+from .limits import LARGE, RATE_GONE
+
+LOW_RATE = 1e-5  # a rate that is low for any optimizer
+TINY_GRADIENT = 1e-6  # mean |w_t - w_prev| / lr; for SGD this is the mean absolute gradient
+LARGE_GRADIENT = 1.0
+LARGE_EPS = 1e-4
+SMALLER = 10.0  # a gradient below eps times this makes Adam's steps small
+NO_STEP = ("zero_rate", "no_gradient", "zero_gradient")
+OF_KIND = {
+    "sparse": "dead_weights",
+    "large_step": "accumulated_gradient",
+    "slow": "group_rate",
+    "fast": "group_rate",
+    "skipped": "overflow",
+}
+
+
+def cause_of_layer(kind: str, layer: int, name: str, block: Block, observed: Observed) -> str:
+    """The cause of a finding about one layer; empty if it is not known."""
+    if kind in ("still", "stopped", "stuck"):
+        if block.lr[layer] == 0:
+            return "zero_rate"
+        known = observed.causes[name].why if name in observed.causes else ""
+        return "rounding" if kind == "stuck" and known not in NO_STEP else known
+    return OF_KIND.get(kind, "")
+
+
+def cause_of_all(kind: str, names: Sequence[str], block: Block, observed: Observed, most_rate: float) -> str:
+    """The cause of a finding about the whole network; empty if it is not known."""
+    if kind == "all_stopped":
+        if median(block.lr) < RATE_GONE * most_rate:
+            return "rate_decayed"
+        return _most_common(names, observed) or _of_gradients(observed)
+    if kind == "small_step":
+        return _most_common(names, observed) or _of_gradients(observed)
+    if kind == "shrinking":
+        return _most_common(names, observed) or "decay"
+    if kind == "slow":
+        return _why_slow(block)
+    if kind in ("fast", "growing"):
+        if observed.keeps_gradients:
+            return "accumulated_gradient"
+        gradient = median(np.where(np.isnan(block.implied), block.step, np.nan))
+        return "large_gradient" if gradient > LARGE_GRADIENT else "high_rate"
+    return OF_KIND.get(kind, "")
+
+
+def _why_slow(block: Block) -> str:
+    if median(block.size) > LARGE:
+        return "large_weights"
+    gradient = median(np.where(np.isnan(block.implied), block.step, np.nan))
+    if gradient < TINY_GRADIENT and median(block.lr) > LOW_RATE:
+        return "tiny_gradient"
+    return "low_rate"
+
+
+def _of_gradients(observed: Observed) -> str:
+    """Adam divides the gradient by its size plus eps. So steps are small only if eps is the larger one."""
+    if observed.gradient is None:
+        return ""
+    if observed.epsilon is None:
+        return "tiny_gradient" if observed.gradient < TINY_GRADIENT else ""
+    if observed.gradient > SMALLER * observed.epsilon:
+        return ""
+    return "large_eps" if observed.epsilon > LARGE_EPS else "tiny_gradient"
+
+
+def _most_common(names: Sequence[str], observed: Observed) -> str:
+    """The cause of at least half of these layers."""
+    causes = Counter(observed.causes[name].why for name in names if name in observed.causes)
+    if not causes:
+        return ""
+    why, count = causes.most_common(1)[0]
+    return why if 2 * count >= len(names) else ""
