@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import warnings
 import weakref
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -26,6 +27,7 @@ from .record.history import RWCHistory
 from .record.new_run import EXIST
 from .record.optimizer_hook import OptimizerHook
 from .record.record import Record
+from .record.replicas import Parted
 from .record.rows import Rows
 from .record.step_check import StepCheck
 from .text import count
@@ -97,7 +99,8 @@ class RWCMonitor:
     With several processes, making the monitor, `flush`, `history`, `recent`, `summary`, `state_dict`,
     `checkpoint_state`, `load_state_dict` and `close` are collective calls: every rank must make them, after the same
     step. Each rank counts its share of the weights, and steps send nothing: one all-reduce adds up at most 256 rows at
-    a time. Rank 0 writes `run_dir`. If a rank does not call `close`, the rows that were not added up yet are lost.
+    a time. The same all-reduce compares the weights that several ranks hold, and rank 0 warns if they are not equal.
+    Rank 0 writes `run_dir`. If a rank does not call `close`, the rows that were not added up yet are lost.
     Parameters that FSDP2 has gathered are resharded when the monitor is made.
 
     Raises:
@@ -180,6 +183,8 @@ class RWCMonitor:
         self._steps = StepCheck(model, snapshot, self._record.last_moved, self._hook.name if self._hook else None)
         self._watch = Watch(model, snapshot.lookup_in(model), layers, snapshot.names)
         self._health = HealthWatch(self._record.meta, on_finding)
+        self._on_finding = on_finding
+        self._told_of: Parted | None = None
         self.run_dir: Path | None = None
         if run_dir is not None:
             self.run_dir = self._record.open(run_dir, resume=resume, exist=exist)
@@ -253,6 +258,20 @@ class RWCMonitor:
     def _tell(self) -> None:
         with self._record.store.alone():
             self._health.tell()
+            self._tell_of_replicas()
+
+    def _tell_of_replicas(self) -> None:
+        """Say once that the ranks' copies of the weights part. The rows are stored by now, so a warning may raise."""
+        parted, record = self._record.parted, self._record
+        if parted is None or parted is self._told_of or record.ranks is None:
+            return
+        self._told_of = parted
+        if record.ranks.rank == 0:
+            warnings.warn(str(parted), stacklevel=2)
+        if self._on_finding is not None and not record.store.is_elsewhere:
+            layer, *others = parted.layers
+            number = float(len(parted.layers))
+            self._on_finding(Finding("replicas", layer, parted.step, self.step, number, others=tuple(others)))
 
     def _warn_of_missed_steps(self) -> None:
         if threading.get_ident() != self._thread:  # in the other thread a step may have begun and not be recorded yet
