@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import threading
+import warnings
 import weakref
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -26,6 +28,7 @@ from .record.history import RWCHistory
 from .record.new_run import EXIST
 from .record.optimizer_hook import OptimizerHook
 from .record.record import Record
+from .record.replicas import Parted
 from .record.rows import Rows
 from .record.step_check import StepCheck
 from .record.still_look import StillLook
@@ -98,7 +101,8 @@ class RWCMonitor:
     With several processes, making the monitor, `flush`, `history`, `recent`, `summary`, `state_dict`,
     `checkpoint_state`, `load_state_dict` and `close` are collective calls: every rank must make them, after the same
     step. Each rank counts its share of the weights, and steps send nothing: one all-reduce adds up at most 256 rows at
-    a time. Rank 0 writes `run_dir`. If a rank does not call `close`, the rows that were not added up yet are lost.
+    a time. The same all-reduce compares the weights that several ranks hold, and rank 0 warns if they are not equal.
+    Rank 0 writes `run_dir`. If a rank does not call `close`, the rows that were not added up yet are lost.
     Parameters that FSDP2 has gathered are resharded when the monitor is made.
 
     Raises:
@@ -185,6 +189,8 @@ class RWCMonitor:
             StillLook(model, None, names, numel) if self._hook is None else self._hook.still_look(model, names, numel)
         )
         self._health = HealthWatch(self._record.meta, on_finding)
+        self._parted: Parted | None = None  # the last difference between ranks that is known
+        self._told_of: Parted | None = None
         self.run_dir: Path | None = None
         if run_dir is not None:
             self.run_dir = self._record.open(run_dir, resume=resume, exist=exist)
@@ -258,12 +264,19 @@ class RWCMonitor:
             self._tell()
 
     def _observe(self) -> None:
-        """Keep what is known of layers that do not move."""
+        """Keep what is known of layers that do not move, and of the ranks' copies."""
         self._still.collect()
+        parted = self._record.parted
+        if parted is not None and parted is not self._parted:
+            self._parted = parted
+            self._still.observed = replace(
+                self._still.observed, parted_step=parted.step, parted_layers=tuple(parted.layers)
+            )
         if self._still.observed is not self._record.store.observed:
             self._record.store.observe(self._still.observed)
 
     def _look_at(self, arrived: list[Rows]) -> None:
+        self._observe()
         for rows in arrived:
             self._watch.check(rows)
             self._still.rows_arrived(rows)
@@ -271,7 +284,17 @@ class RWCMonitor:
 
     def _tell(self) -> None:
         with self._record.store.alone():
+            self._tell_of_replicas()
             self._health.tell()
+
+    def _tell_of_replicas(self) -> None:
+        """Say once that the ranks' copies of the weights part. The rows are stored by now, so a warning may raise."""
+        parted, record = self._record.parted, self._record
+        if parted is None or parted is self._told_of or record.ranks is None:
+            return
+        self._told_of = parted
+        if record.ranks.rank == 0:
+            warnings.warn(str(parted), stacklevel=2)
 
     def _warn_of_missed_steps(self) -> None:
         if threading.get_ident() != self._thread:  # in the other thread a step may have begun and not be recorded yet

@@ -68,6 +68,11 @@ CAUSES = {
         "most of its weights have no gradient", "Look for dead channels, a mask, or inputs that are always 0."
     ),
     "rate_spike": Words("the learning rate was higher at this step", "Look at the schedule at this step."),
+    "parted": Words(
+        "a rank has other weights or other gradients",
+        "Call the model through its DistributedDataParallel wrapper, not model.module. Load or change weights on every "
+        "rank. Give every rank the same optimizer with the same state.",
+    ),
     "overflow": Words(
         "it found infinite gradients",
         "Look for infinity in the loss or the inputs. If there is none, let the scaler begin with a smaller scale.",

@@ -58,6 +58,7 @@ def check_health(history: HistorySource) -> list[Finding]:
     | `shrinking` | makes 8 of 10 parts of its movement towards zero |
     | `growing` | has weights 8 times as large as 128 steps ago |
     | `spike` | made one step 30 times as large as those before and after |
+    | `replicas` | is not the same on all ranks |
     | `skipped` | made no steps, because a gradient scaler skipped them |
 
     "Moves" means the RWC of Eq. 1. The check takes its median over a block of 16 steps (4 rows if a row spans 4 steps
@@ -136,6 +137,7 @@ class HealthCheck:
         self._rounding = Rounding(kinds or ("",) * L, dtypes or ("",) * L, self._numel)
         self._network = Network(every)
         self._ever_moved = np.zeros(L, bool)
+        self.parted: int | None = None  # the step of the finding about replicas
         self._highest = 0.0  # median RWC of a block
         self._layers = {kind: Condition(L, CONFIRM[kind]) for kind in LAYER_KINDS}
         self._whole = {kind: Condition(1, CONFIRM[kind]) for kind in (*NETWORK_KINDS, "skipped")}
@@ -157,7 +159,8 @@ class HealthCheck:
             self._observed.implied(rows.steps, L),
             self._numel,
         )
-        found = self._broken.update(rows.steps, np.isfinite(rows.delta_l1) & np.isfinite(rows.prev_l1))
+        found = self._of_replicas(int(rows.steps[-1]))
+        found += self._broken.update(rows.steps, np.isfinite(rows.delta_l1) & np.isfinite(rows.prev_l1))
         # Steps that a gradient scaler skipped say nothing of a layer. A row of several steps may have others too.
         flags = rows.bits if isinstance(rows, Rows) else rows.flags
         made = ((flags & SKIPPED) == 0) | rows.moved.any(axis=1)
@@ -171,6 +174,15 @@ class HealthCheck:
         for block in blocks:
             found += self._judge(block)
         return sorted(found, key=lambda finding: finding.last)
+
+    def _of_replicas(self, last: int) -> list[Finding]:
+        """The finding that the ranks' copies part, once."""
+        step, layers = self._observed.parted_step, self._observed.parted_layers
+        if step is None or step == self.parted:
+            return []
+        self.parted = step
+        number = float(len(layers))
+        return [Finding("replicas", layers[0], step, last, number, others=tuple(layers[1:]), cause="parted")]
 
     def _judge_skipped(self, steps: NDArray[np.int64], skipped: NDArray[np.bool_]) -> list[Finding]:
         found = []

@@ -21,7 +21,8 @@ class Finding:
         value: the number that was judged, at `last`: RWC, the median of a block. For `"stuck"` and `"sparse"`, the
             fraction of the weights that move at a step; for `"small_step"` and `"large_step"`, the step in units of the
             step that the optimizer implies; for `"shrinking"`, the part of the movement that made the weights smaller;
-            for `"growing"`, how many times larger the weights became; for `"skipped"`, the fraction of the steps.
+            for `"growing"`, how many times larger the weights became; for `"skipped"`, the fraction of the steps; for
+            `"replicas"`, the number of layers.
         median: what it is compared with: the median RWC of the other layers at the same steps. For `"spike"`, the RWC
             before; for `"all_stopped"`, the highest RWC before. NaN if nothing is compared.
         others: the other layers for which the same became true in the same block.
@@ -100,7 +101,7 @@ class Finding:
             return f"{who} jumped at step {self.step}: RWC {self.value:.1e}, and {self.median:.1e} at the steps before"
         if self.kind == "skipped":
             return f"{self.value:.0%} of the steps were skipped by the gradient scaler {steps}"
-        return f"{who} not equal on all ranks {since}"
+        return f"{who}: the ranks' copies are not equal {since}, so the rows mix different networks"
 
     def _times(self) -> str:
         return f"{self.value / self.median:,.0f} times {self._against()}"

@@ -25,17 +25,21 @@ class HealthWatch:
         self._meta = meta
         self._on_finding = on_finding
         self._checking = threading.Lock()
+        self._check = self._new_check()
         self.restart()
 
     def restart(self) -> None:
         """Forget all rows: the record goes on from another step."""
-        meta = self._meta
-        numel = np.asarray(meta["numel"])
-        self._check = HealthCheck(meta["names"], numel, meta["every"], meta["dtypes"], meta["kinds"])
+        told, self._check = self._check.parted, self._new_check()
+        self._check.parted = told  # copies that part stay so
         self._found: list[Finding] = []
         self._last = 0  # the step of the last row that was checked
         self._arrived: list[Rows] = []
         self._observed = Observed()
+
+    def _new_check(self) -> HealthCheck:
+        meta = self._meta
+        return HealthCheck(meta["names"], np.asarray(meta["numel"]), meta["every"], meta["dtypes"], meta["kinds"])
 
     def take(self, rows: Rows, observed: Observed) -> None:
         """Check rows that have arrived, if there is a callback. `observed` is what is known beside them."""

@@ -62,6 +62,8 @@ class Observed:
         epsilon: the optimizer's `eps` at that moment; None if it has none.
         keeps_gradients: whether a step found the gradient tensors of the step before. So it is if they are never
             zeroed, and with `zero_grad(set_to_none=False)`. None if it is not known.
+        parted_step: the first step after which the ranks' copies of the weights were not equal; None if they are.
+        parted_layers: the layers that differed.
     """
 
     optimizer: str = ""
@@ -71,10 +73,15 @@ class Observed:
     gradient: float | None = None
     epsilon: float | None = None
     keeps_gradients: bool | None = None
+    parted_step: int | None = None
+    parted_layers: tuple[str, ...] = ()
 
     def go_back(self, step: int) -> Observed:
         """What was known at an earlier step."""
-        return replace(self, causes={name: cause for name, cause in self.causes.items() if cause.step <= step})
+        causes = {name: cause for name, cause in self.causes.items() if cause.step <= step}
+        if self.parted_step is not None and self.parted_step > step:
+            return replace(self, causes=causes, parted_step=None, parted_layers=())
+        return replace(self, causes=causes)
 
     def columns(self, layers: list[int]) -> Observed:
         """What is known of some of the layers."""
@@ -131,6 +138,11 @@ class Observed:
                 raise ValueError(f"expected a number, 0 or more, or null, got {str(number)[:60]}")
         if found["keeps_gradients"] not in (None, True, False):
             raise ValueError("expected keeps_gradients to be true, false or null")
+        parted_step, parted_layers = found["parted_step"], found["parted_layers"]
+        if not (parted_step is None or _is_step(parted_step)) or not isinstance(parted_layers, list):
+            raise ValueError("expected parted_step to be a step or null, and parted_layers a list")
+        if not all(isinstance(name, str) for name in parted_layers) or (parted_step is None) != (not parted_layers):
+            raise ValueError("expected the names of parted_layers")
         return cls(
             found["optimizer"],
             found["since"],
@@ -139,6 +151,8 @@ class Observed:
             found["gradient"],
             found["epsilon"],
             found["keeps_gradients"],
+            parted_step,
+            tuple(parted_layers),
         )
 
 

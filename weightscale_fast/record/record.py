@@ -24,6 +24,7 @@ from ..weights.layers import LayerSelector
 from ..weights.snapshot import Snapshot
 from .history import RWCHistory
 from .observed import Observed
+from .replicas import Parted, Replicas
 from .ring import Ring, arrives_late
 from .row_store import RowStore
 from .row_sum import LocalSum, RankSum
@@ -116,10 +117,19 @@ class Record:
         self._every = every
         self._ring = Ring(sums, len(self.snapshot), device=plan.device, dtype=sum_dtype(plan.device), late=late)
         half = self._ring.half
-        sums_of_rows = LocalSum(half) if ranks is None else RankSum(ranks, every, half)
+        sums_of_rows = LocalSum(half) if ranks is None else RankSum(ranks, every, half, self._replicas(model, ranks))
         self.store = RowStore(self._ring, every, sums_of_rows)
         warm_up(plan, sums)
         _records.add(self)
+
+    def _replicas(self, model: nn.Module, ranks: Ranks) -> Replicas | None:
+        """What compares the ranks' copies of the weights; None on all ranks if no weight is on two of them."""
+        lookup, rows = self.snapshot.lookup_in(model), len(self._ring.rows)
+        assert isinstance(lookup, ShareLookup)
+        replicas = Replicas(
+            ranks, lookup, self.snapshot.names, every=self._every, rows=rows, device=self._ring.rows.device
+        )
+        return replicas if replicas.total else None
 
     def open(self, path: str | Path, *, resume: bool, exist: str) -> Path:
         """Create the run folder, or continue it after its last row.
@@ -230,6 +240,8 @@ class Record:
             changed, self._plan = plan is not self._plan, plan
             if changed and self.store.rates is not None:
                 self.store.rates.find_layers_anew()
+            if changed and self.store.replicas is not None:
+                self.store.replicas.find_anew()
             if capturing:
                 keep_for_replays(plan, self._ring)  # the plan holds the previous weights
             run_plan(plan, cur, self._ring.rows, self._ring.cursor, update=True)
@@ -251,6 +263,11 @@ class Record:
     def rows_added(self) -> int:
         """The number of rows so far, as far as the host knows."""
         return self._ring.recorded
+
+    @property
+    def parted(self) -> Parted | None:
+        """Since when the ranks' copies of the weights are not equal, on every rank; None if nobody saw a difference."""
+        return None if self.store.replicas is None else self.store.replicas.parted
 
     @property
     def between_rows(self) -> bool:

@@ -16,6 +16,7 @@ import numpy as np
 from ..errors import WeightScaleError
 from .observed import Observed
 from .rate_reader import RateReader
+from .replicas import Replicas
 from .ring import Ring
 from .row_sum import RowSum
 from .rows import RESUMED, SKIPPED, Part, Rows, concatenate
@@ -79,6 +80,11 @@ class RowStore:
         """The step of the last row."""
         return self._ring.recorded * self._every
 
+    @property
+    def replicas(self) -> Replicas | None:
+        """What compares the ranks' copies of the weights; None if there is nothing to compare."""
+        return self._sums.replicas
+
     def write_to(self, run: RunFolder | None) -> None:
         """Write all further rows to this folder; None if rank 0 writes them and this is another rank."""
         self._run, self._elsewhere = run, run is None
@@ -124,6 +130,8 @@ class RowStore:
             raise WeightScaleError(f"nothing is recorded any more: {self._sums.ended}")
         if self.rates is not None:
             self.rates.read(self._ring.recorded)
+        if self._sums.replicas is not None:
+            self._sums.replicas.look(self._ring.recorded)
         self._ring.advance()
         return self._take(wait=False) if self._sums.due(self._ring.recorded) else []
 
@@ -279,12 +287,17 @@ class RowStore:
         self._ring.restart(self._resumed)
         if self.rates is not None:
             self.rates.restart(self._resumed)
+        if self._sums.replicas is not None:
+            self._sums.replicas.restart(self._resumed)
         self._held = _Held([], self._resumed)
         self._sums.start(self._resumed)
 
     def _take(self, *, wait: bool) -> list[Rows]:
         self._keep(self._ring.arrived())  # before take, which raises if the device failed
-        self._keep(self._ring.take(wait=wait))
+        parts = self._ring.take(wait=wait)
+        if not wait and self._sums.replicas is not None:  # a row has just ended, so the weights are those of a row
+            self._sums.replicas.start(self._held.until, self._ring.recorded)
+        self._keep(parts)
         self._sums.start(self._ring.recorded)
         arrived, self._arrived = self._arrived, []
         return arrived

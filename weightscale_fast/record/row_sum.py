@@ -14,9 +14,11 @@ import time
 import warnings
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..distributed.process_group import Ranks
 from ..errors import WeightScaleError
+from .replicas import Replicas
 from .rows import Part
 
 SHARD_SECONDS = 60.0
@@ -33,6 +35,7 @@ class LocalSum:
     collective = False  # whether adding up needs the other ranks
     ended: str | None = None  # see `RankSum`; one process never ends
     alone = False  # see `RankSum`; one process may always make every call
+    replicas: Replicas | None = None  # see `RankSum`; one process has nothing to compare
 
     def __init__(self, half: int) -> None:
         self._half = half
@@ -68,6 +71,7 @@ class RankSum:
         ranks: the ranks that record together.
         every: steps between two rows, for the messages.
         half: the rows of half a ring, as for `LocalSum`.
+        replicas: compares the weights that several ranks hold, in the same all-reduce. None if there are none.
 
     Attributes:
         ended: why there are no more collective calls; None while there are.
@@ -76,8 +80,9 @@ class RankSum:
 
     collective = True
 
-    def __init__(self, ranks: Ranks, every: int, half: int) -> None:
+    def __init__(self, ranks: Ranks, every: int, half: int, replicas: Replicas | None = None) -> None:
         self._ranks = ranks
+        self.replicas = replicas
         self._every = every
         self._half = half
         self.ended: str | None = None
@@ -106,7 +111,11 @@ class RankSum:
         if not parts:
             return []
         sums = np.concatenate([part.sums for part in parts])
-        totals = self.total(Part(parts[0].first, sums, np.concatenate([part.skipped for part in parts])))
+        part = Part(parts[0].first, sums, np.concatenate([part.skipped for part in parts]))
+        checks = None if self.replicas is None else self.replicas.numbers(part.first, len(sums))
+        totals, checked = self._totals(part, checks)
+        if self.replicas is not None:
+            self.replicas.judge(part.first, checked)
         self._last = time.monotonic()
         self._interval = int(min(max(len(sums) * SHARD_SECONDS / max(self._seconds, 1e-9), 1), self._half))
         return totals
@@ -117,11 +126,17 @@ class RankSum:
         Raises:
             WeightScaleError: a rank did not make this call, or made it after another row.
         """
+        return self._totals(part, None)[0]
+
+    def _totals(self, part: Part, checks: NDArray[np.float64] | None) -> tuple[list[Part], NDArray[np.float64]]:
+        """The pieces, and the sums of the checks [2, n] of the replicas."""
         first, sums, skipped = part
         half = self._half
+        checks = np.zeros((2, len(sums))) if checks is None else checks
         starts = range(0, max(len(sums), 1), half)  # a rank without rows sends one empty piece, so none waits
         pieces = [Part(first + i, sums[i : i + half], skipped[i : i + half]) for i in starts]
-        return [self._all_reduce(piece) for piece in pieces]
+        totals = [self._all_reduce(piece, checks[:, i : i + half]) for i, piece in zip(starts, pieces, strict=True)]
+        return [total for total, _ in totals], np.concatenate([checked for _, checked in totals], axis=1)
 
     def end(self, waiting: int) -> None:
         """Stop making collective calls. The `waiting` rows that were recorded and not added up are lost."""
@@ -133,7 +148,7 @@ class RankSum:
             )
         self.ended = self.ended or "the monitor was abandoned"
 
-    def _all_reduce(self, part: Part) -> Part:
+    def _all_reduce(self, part: Part, checks: NDArray[np.float64]) -> tuple[Part, NDArray[np.float64]]:
         """The sum over all ranks of at most half a ring of rows.
 
         The buffer has the same length for any number of rows. If two ranks sent different lengths, Gloo would end the
@@ -146,12 +161,12 @@ class RankSum:
             )
         first, sums, skipped = part
         n, K, L = sums.shape
-        buffer = np.zeros(self._header + self._half * (K * L + 1))
+        buffer = np.zeros(self._header + self._half * (K * L + 3))
         place = 1 + 2 * self._ranks.rank
         buffer[0] = time.monotonic() - self._last if self._ranks.rank == 0 else 0.0
         buffer[place : place + 2] = first, n
         end = self._header + sums.size
-        buffer[self._header : end], buffer[end : end + n] = sums.ravel(), skipped
+        buffer[self._header : end], buffer[end : end + 3 * n] = sums.ravel(), np.concatenate([skipped, *checks])
         what = f"RWCMonitor could not add up steps {(first + 1) * self._every} to {(first + n) * self._every}"
         try:
             total = self._ranks.all_reduce(buffer)
@@ -168,7 +183,8 @@ class RankSum:
                 "the same step"
             )
         self._seconds = total[0]
-        return Part(first, total[self._header : end].reshape(n, K, L), total[end : end + n])
+        skipped, *checked = total[end : end + 3 * n].reshape(3, n)
+        return Part(first, total[self._header : end].reshape(n, K, L), skipped), np.stack(checked)
 
     def _failed(self, reason: str) -> WeightScaleError:
         self.ended = reason
