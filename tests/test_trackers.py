@@ -13,13 +13,16 @@ import torch
 from torch import nn
 
 import weightscale_fast as wsf
+from weightscale_fast.health.finding import Finding
 from weightscale_fast.health.tracked import summarize
-from weightscale_fast.integrations.trackers import log_report, log_summary, tracker_for
+from weightscale_fast.integrations.trackers import log_finding, log_report, log_summary, tracker_for
 
 from .histories import make_history, noisy
 
 NUMBERS = ["min", "q25", "median", "q75", "max", "moved_fraction", "layers_still", "layers_not_finite"]
 NAMES = [f"rwc/{name}" for name in NUMBERS]
+FINDING = Finding("still", "fc.weight", 1, 64, 0.0, cause="no_gradient")
+TEXT = f"{FINDING}. {FINDING.advice}"
 EXTRA = "needs pip install 'weightscale_fast[integrations]'"
 
 
@@ -143,6 +146,7 @@ def log_all(parts, page, target):
     for part in parts:
         log_summary(part, target)
     log_report(page, target, step=20)
+    log_finding(FINDING, target)
 
 
 def test_tensorboard(parts, page, tmp_path):
@@ -162,6 +166,8 @@ def test_tensorboard(parts, page, tmp_path):
     assert image.step == 20
     assert image.width > 500
     assert (tmp_path / "report.html").read_bytes() == page.read_bytes()
+    (text,) = events.Tensors("rwc/still/text_summary")
+    assert (text.step, text.tensor_proto.string_val[0].decode()) == (64, TEXT)
 
 
 def wandb_records(path):
@@ -204,6 +210,8 @@ def test_wandb_offline(parts, page, tmp_path, monkeypatch):
     assert len(list(media.glob("images/rwc/*.png"))) == 2
     (html,) = media.glob("html/rwc/*.html")
     assert html.read_bytes() == page.read_bytes()
+    (alert,) = [record.alert for record in wandb_records(file) if record.WhichOneof("record_type") == "alert"]
+    assert (alert.title, alert.text) == ("rwc/still", f"{TEXT} (step 64)")
 
 
 @pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning")
@@ -230,6 +238,7 @@ def test_mlflow_local(parts, page, tmp_path, monkeypatch, start):
     assert artifacts == ["rwc/clustered_curves.png", "rwc/heat_map.png", "rwc/report.html"]
     copy = client.download_artifacts(run_id, "rwc/report.html", tmp_path)
     assert Path(copy).read_bytes() == page.read_bytes()
+    assert client.get_run(run_id).data.tags["rwc.still"] == f"{TEXT} (step 64)"
 
 
 def test_trackio(parts, page, tmp_path, monkeypatch):
@@ -248,6 +257,8 @@ def test_trackio(parts, page, tmp_path, monkeypatch):
         assert step == 20
         png = (tmp_path / "media" / image["file_path"]).read_bytes()
         assert png.startswith(b"\x89PNG")
+    with closing(sqlite3.connect(tmp_path / "test.db")) as database:
+        assert database.execute("select title, text from alerts").fetchall() == [("rwc/still", f"{TEXT} (step 64)")]
     kept = [path.read_bytes() for path in (tmp_path / "artifacts").rglob("*") if path.is_file()]
     assert page.read_bytes() in kept
 
@@ -273,12 +284,18 @@ def test_a_tracker_of_ones_own(parts, page):
         def page(self, html):
             self.calls += ((html.name,),)
 
-    mine = Mine()
+    class WithAlerts(Mine):
+        def alert(self, title, text, step):
+            self.calls += ((title, text, step),)
+
+    with pytest.raises(TypeError, match=r"must have a method alert\(title, text, step\) .* got Mine"):
+        log_finding(FINDING, Mine())
+    mine = WithAlerts()
     log_all(parts, page, mine)
     figures = (("rwc/clustered_curves", 20), ("rwc/heat_map", 20))
-    assert mine.calls == ((8, 10), (8, 20), *figures, ("report.html",))
+    assert mine.calls == ((8, 10), (8, 20), *figures, ("report.html",), ("rwc/still", TEXT, 64))
     log_summary(parts[0].select(steps=slice(0, 0)), mine)
-    assert len(mine.calls) == 5
+    assert len(mine.calls) == 6
 
 
 def test_two_monitors_log_under_their_own_names(parts):

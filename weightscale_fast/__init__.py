@@ -13,6 +13,7 @@ Record a training run:
 Check its health:
     check_health: the findings of a history, each a `Finding`: what is wrong, since when, and why.
     RunSummary: what `RWCMonitor.summary()` returns.
+    assert_learns: for a test of a training loop, raises if a layer does not move, and says why.
 
 Explain it:
     cluster_layers: layers that behave alike, as `LayerClusters`.
@@ -32,6 +33,7 @@ from .errors import WeightScaleError
 from .functional import LayerSums, fast_rwc, layer_sums
 from .health.check import check_health
 from .health.finding import Finding
+from .health.learns import assert_learns
 from .health.summary import RunSummary
 from .monitor import RWCMonitor
 from .record.history import RWCHistory
@@ -50,6 +52,7 @@ __all__ = [
     "RunSummary",
     "Snapshot",
     "WeightScaleError",
+    "assert_learns",
     "check_health",
     "cluster_groups",
     "cluster_layers",

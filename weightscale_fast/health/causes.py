@@ -15,9 +15,7 @@ class Words(NamedTuple):
 # By the code of a cause. The first seven are those that a monitor observes.
 CAUSES = {
     "frozen": Words("requires_grad is False", "If you froze it, nothing is wrong; else set requires_grad to True."),
-    "not_in_optimizer": Words(
-        "it is not in the optimizer", "Give its parameters to the optimizer, and then make the monitor."
-    ),
+    "not_in_optimizer": Words("it is not in the optimizer", "Give its parameters to the optimizer."),
     "other_tensors": Words(
         "the optimizer has tensors that are not in the model",
         "Make the optimizer after the model is complete: after layers are replaced, cast, moved or wrapped.",

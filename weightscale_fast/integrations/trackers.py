@@ -1,39 +1,20 @@
-"""Log summaries and figures to TensorBoard, Weights & Biases, Trackio and MLflow."""
+"""Log summaries, findings and figures to TensorBoard, Weights & Biases, Trackio and MLflow."""
 
 from __future__ import annotations
 
-import shutil
-import time
 import warnings
 import weakref
-from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
-import numpy as np
-
-from ..errors import WeightScaleError
-from ..extras import import_extra
+from ..health.finding import Finding
 from ..health.tracked import summarize
 from ..record.history import RWCHistory
+from .adapters import Tracker, tracker_for
 
+__all__ = ["Tracker", "log_finding", "log_report", "log_summary", "tracker_for"]
 FIGURES = ("clustered_curves", "heat_map")  # the two figures of the report that say most without its text
-EXTRA = "integrations"
-
-
-@runtime_checkable
-class Tracker(Protocol):
-    """An object to log to. Any object with these three methods is a tracker."""
-
-    def scalars(self, values: Mapping[str, float], step: int) -> None:
-        """Log numbers by name, at an optimizer step."""
-
-    def image(self, name: str, png: Path, step: int) -> None:
-        """Log a PNG file."""
-
-    def page(self, html: Path) -> None:
-        """Log a self-contained HTML page."""
 
 
 def log_summary(history: RWCHistory, tracker: Any, step: int | None = None, *, prefix: str = "rwc") -> None:
@@ -90,6 +71,29 @@ def _warn_if_mixed(tracker: Tracker, prefix: str, history: RWCHistory, numbers: 
         )
 
 
+def log_finding(finding: Finding, tracker: Any, *, prefix: str = "rwc") -> None:
+    """Tell a tracker what is wrong: an alert of W&B or Trackio, a tag of MLflow, or a text of TensorBoard.
+
+    Args:
+        finding: what `RWCMonitor(on_finding=...)` is called with, or one of `check_health`.
+        tracker: as for `log_summary`. An object of your own needs `alert(title, text, step)`.
+        prefix: the first part of the title, which is `rwc/stopped` for a finding of the kind `"stopped"`.
+
+    Raises:
+        TypeError, WeightScaleError: as for `log_summary`.
+
+    Example:
+        `RWCMonitor(model, optimizer, on_finding=lambda finding: log_finding(finding, wandb))`
+    """
+    tracker = tracker_for(tracker)
+    if not hasattr(tracker, "alert"):
+        raise TypeError(
+            f"tracker must have a method alert(title, text, step) to be told of findings, got {type(tracker).__name__}"
+        )
+    text = f"{finding}. {finding.advice}" if finding.advice else str(finding)
+    tracker.alert(f"{prefix}/{finding.kind}", text, finding.last)
+
+
 def log_report(page: str | Path, tracker: Any, step: int = 0) -> None:
     """Log a report and two of its figures, the clustered curves and the heat map.
 
@@ -115,99 +119,3 @@ def log_report(page: str | Path, tracker: Any, step: int = 0) -> None:
     for name, png in images.items():
         tracker.image(name, png, step)
     tracker.page(page)
-
-
-def tracker_for(target: Any) -> Tracker:
-    """The `Tracker` that logs to `target`. `log_summary` lists what `target` may be."""
-    if isinstance(target, Tracker):
-        return target
-    if hasattr(target, "add_scalar"):
-        return _TensorBoard(target)
-    is_module = isinstance(target, ModuleType)
-    package = (target.__name__ if is_module else type(target).__module__).partition(".")[0]
-    if package == "wandb":
-        return _WandB(_started(target.run if is_module else target, "wandb.init()"))
-    if package == "trackio":
-        return _Trackio(target)
-    if package == "mlflow":
-        run = _started(target.active_run() if is_module else target, "mlflow.start_run()")
-        return _MLflow(import_extra("mlflow", EXTRA).MlflowClient(), run.info.run_id)
-    if isinstance(target, tuple) and len(target) == 2 and hasattr(target[0], "log_batch"):
-        return _MLflow(*target)
-    if hasattr(target, "experiment"):  # a Lightning logger; MLflow's is a client, which serves many runs
-        experiment = target.experiment
-        return tracker_for((experiment, target.run_id) if hasattr(experiment, "log_batch") else experiment)
-    raise TypeError(
-        "tracker must be a TensorBoard SummaryWriter, wandb, trackio, mlflow, a run of one of these, a Lightning "
-        f"logger of one of these, or an object with scalars, image and page; got {type(target).__name__}"
-    )
-
-
-def _started(run: Any, how: str) -> Any:
-    if run is None:
-        raise WeightScaleError(f"no run is active to log to: call {how} first")
-    return run
-
-
-class _TensorBoard:
-    def __init__(self, writer: Any) -> None:
-        self._writer = writer
-
-    def scalars(self, values: Mapping[str, float], step: int) -> None:
-        for name, value in values.items():
-            self._writer.add_scalar(name, value, step)
-
-    def image(self, name: str, png: Path, step: int) -> None:
-        with import_extra("PIL.Image", "plots").open(png) as image:
-            self._writer.add_image(name, np.asarray(image.convert("RGB")), step, dataformats="HWC")
-
-    def page(self, html: Path) -> None:
-        shutil.copy(html, self._writer.log_dir)  # TensorBoard shows no pages
-
-
-class _WandB:
-    """The steps are the metric `rwc/step`. W&B's own step only rises, so W&B would drop values at earlier steps."""
-
-    def __init__(self, run: Any) -> None:
-        self._run = run
-        run.define_metric("rwc*", step_metric="rwc/step")
-
-    def scalars(self, values: Mapping[str, float], step: int) -> None:
-        for prefix in {name.partition("/")[0] for name in values if not name.startswith("rwc")}:
-            self._run.define_metric(f"{prefix}*", step_metric="rwc/step")
-        self._run.log({**values, "rwc/step": step})
-
-    def image(self, name: str, png: Path, step: int) -> None:
-        self._run.log({name: import_extra("wandb", EXTRA).Image(str(png)), "rwc/step": step})
-
-    def page(self, html: Path) -> None:
-        self._run.log({"rwc/report": import_extra("wandb", EXTRA).Html(str(html), inject=False)})
-
-
-class _Trackio:
-    def __init__(self, run: Any) -> None:
-        self._run = run  # or the module, whose functions log to its current run
-
-    def scalars(self, values: Mapping[str, float], step: int) -> None:
-        self._run.log(dict(values), step=step)
-
-    def image(self, name: str, png: Path, step: int) -> None:
-        self._run.log({name: import_extra("trackio", EXTRA).Image(png)}, step=step)
-
-    def page(self, html: Path) -> None:
-        self._run.log_artifact(html, type="report")
-
-
-class _MLflow:
-    def __init__(self, client: Any, run_id: str) -> None:
-        self._client, self._run_id = client, run_id
-
-    def scalars(self, values: Mapping[str, float], step: int) -> None:
-        metric, now = import_extra("mlflow.entities", EXTRA).Metric, int(time.time() * 1000)
-        self._client.log_batch(self._run_id, [metric(name, value, now, step) for name, value in values.items()])
-
-    def image(self, name: str, png: Path, step: int) -> None:
-        self._client.log_artifact(self._run_id, str(png), "rwc")
-
-    def page(self, html: Path) -> None:
-        self._client.log_artifact(self._run_id, str(html), "rwc")

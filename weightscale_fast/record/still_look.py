@@ -27,6 +27,7 @@ from .host_copy import HostCopy
 from .implied_step import implied_step
 from .observed import Cause, Observed
 from .rows import Rows
+from .why_still import why_still
 
 FloatArray = NDArray[np.float64]
 
@@ -214,20 +215,14 @@ class StillLook:
         groups: dict[int, dict[str, Any]],
         others: bool,
     ) -> None:
-        watched = self._optimizer is not None
-        if not parameter.requires_grad:
-            self._note(place, step, "frozen")
-        elif watched and id(parameter) not in groups:
-            self._note(place, step, "other_tensors" if others else "not_in_optimizer")
-        elif parameter.grad is None:
-            if watched:
-                self._note(place, step, "no_gradient")
-        elif (gradient := _dense_gradient(parameter)) is not None and not is_capturing(gradient.device):
-            rate = groups.get(id(parameter), {}).get("lr")
-            if isinstance(rate, (int, float)) and rate == 0:
-                self._note(place, step, "zero_rate")
-            else:
-                self._asked.append((place, step, moved, HostCopy(gradient.detach().any())))
+        if self._optimizer is None:  # the gradients may be gone, so None says nothing
+            groups = {id(parameter): {}}
+        why = why_still(parameter, groups, others)
+        if why and not (why == "no_gradient" and self._optimizer is None):
+            self._note(place, step, why)
+        gradient = None if why else _dense_gradient(parameter)
+        if gradient is not None and not is_capturing(gradient.device):
+            self._asked.append((place, step, moved, HostCopy(gradient.detach().any())))
 
     def collect(self) -> None:
         """Take the answers that have arrived by now."""
