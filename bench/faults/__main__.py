@@ -35,6 +35,8 @@ def main() -> int:
     if arguments.keep:
         arguments.keep.mkdir(parents=True, exist_ok=True)
     chosen = [job for job in jobs() if arguments.only is None or arguments.only.search(job.folder)]
+    if arguments.again:  # an earlier --keep may have had other runs
+        chosen = [job for job in chosen if (arguments.again / f"{job.folder}.json").exists()]
     start = time.perf_counter()
     verdicts = []
     call = functools.partial(work, keep=arguments.keep, again=arguments.again)

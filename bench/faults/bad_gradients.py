@@ -23,14 +23,9 @@ def all_can_die(network: Network) -> bool:
     return bool(network.all_die)
 
 
-def has_numbers(network: Network) -> bool:
-    """Whether the inputs are numbers."""
-    return not network.tokens
-
-
 def no_norm(network: Network) -> bool:
-    """Whether the network has neither batch norm behind the inputs nor tokens: those make their scale harmless."""
-    return network.name in ("regression", "cnn", "residual")
+    """Whether nothing takes the scale of the inputs out again: a norm does, and tokens have none."""
+    return network.name in ("regression", "cnn")
 
 
 @fault("a ReLU is dead from the start", "TheDeepChecker, AutoTrainer", "still", "zero_gradient dead_weights")

@@ -55,6 +55,7 @@ def one_cycle(part: float) -> float:
 def clean_runs(name: str) -> dict[str, Clean]:
     """The clean runs of a network, by name."""
     runs = [turn(i) for i in range(RUNS["tuned" if name in TUNED_ON else "held out"])]
+    runs += [Clean(f"twin_{optimizer}", functools.partial(twin, optimizer=optimizer)) for optimizer in ("adam", "sgd")]
     runs += [Clean(f"fine_tuning_{rate:.0e}", fine_tuning(rate), KEPT) for rate in (1e-4, 1e-5)]
     runs += [
         Clean("head_10_times_faster", lambda run: group_rate(run, 10, "head")),
@@ -71,10 +72,16 @@ def turn(i: int) -> Clean:
 
     def alter(run: Training) -> None:
         run.optimizer, run.schedule, run.seed = optimizer, SCHEDULES[schedule], i
+        run.watch = "one" if i % 12 < 6 else "first"  # both ways to record two optimizers
         for field, value in WAYS[way].items():
             setattr(run, field, value)
 
     return Clean(f"{i:02}_{optimizer}_{schedule}_{way}", alter)
+
+
+def twin(run: Training, optimizer: str) -> None:
+    """What a training with a fault would be without it."""
+    run.optimizer = optimizer
 
 
 def freeze_first(run: Training) -> None:

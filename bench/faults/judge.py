@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+import numpy as np
 import torch
 
 import weightscale_fast as wsf
@@ -67,6 +68,7 @@ class Verdict:
     Args:
         said: (kind, cause, text) of each finding that is a fault, and of what the monitor raised or warned.
         notes: the same of findings that are no faults.
+        slowest, fastest: the lowest and the highest RWC of a layer in the last quarter of the run, a median.
         learnt: whether a clean run has learnt, as it must.
     """
 
@@ -75,6 +77,8 @@ class Verdict:
     notes: list[tuple[str, str, str]] = field(default_factory=list)
     first_loss: float = 0.0
     last_loss: float = 0.0
+    slowest: float = float("nan")
+    fastest: float = float("nan")
     found: bool = False
     named: bool = False
     explained: bool = False
@@ -102,6 +106,9 @@ def judge(job: Job, outcome: Outcome) -> Verdict:
     """Let `check_health` look at a record, and compare what it says with the truth."""
     findings = [] if outcome.history is None else wsf.check_health(outcome.history)
     verdict = Verdict(job, first_loss=outcome.first_loss, last_loss=outcome.last_loss)
+    if outcome.history is not None and len(outcome.history):
+        levels = np.median(outcome.history.rwc[-(len(outcome.history) // 4 + 1) :], axis=0)
+        verdict.slowest, verdict.fastest = float(levels.min()), float(levels.max())
     for finding in findings:
         into = verdict.said if getattr(finding, "is_fault", True) else verdict.notes
         into.append((finding.kind, getattr(finding, "cause", ""), str(finding)))

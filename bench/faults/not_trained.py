@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from .faults import Faults
 from .training import MIDDLE, Training
@@ -35,7 +35,7 @@ def optimizer_of_an_old_model(run: Training) -> None:
 @fault("the same, with a monitor that does not know the optimizer", "TrainCheck pytorch-115607", "still all_stopped")
 def old_model_and_record(run: Training) -> None:
     optimizer_of_an_old_model(run)
-    run.with_optimizer = False
+    run.watch = "none"
 
 
 @fault("the head is replaced after the optimizer is made", "common", "still", "not_in_optimizer other_tensors")
@@ -80,13 +80,15 @@ def frozen_in_mid_run(run: Training) -> None:
 
 @fault("a frozen layer moves on with an old gradient", "TrainCheck mmpretrain-702", "warning runaway large_step fast")
 def frozen_layer_moves(run: Training) -> None:
+    old: list[Tensor] = []
+
     def freeze(step: int) -> None:
         layer = run.module("middle")
         if step == MIDDLE:
-            run.old = [None if p.grad is None else p.grad.clone() for p in layer.parameters()]  # type: ignore[attr-defined]
+            old.extend(parameter.grad.clone() for parameter in layer.parameters() if parameter.grad is not None)
             layer.requires_grad_(False)
         if step >= MIDDLE:
-            for parameter, gradient in zip(layer.parameters(), run.old, strict=True):  # type: ignore[attr-defined]
+            for parameter, gradient in zip(layer.parameters(), old, strict=True):
                 parameter.grad = gradient
 
     run.on_gradients.append(freeze)

@@ -10,8 +10,17 @@ from .networks import HELD_OUT, TUNED_ON
 WIDTH = 12
 
 
+def evidence(verdict: Verdict) -> str:
+    """The loss and the movement, which show that a fault is one if one compares them with the twins'."""
+    loss = f"loss {verdict.first_loss:.3g} -> {verdict.last_loss:.3g}"
+    return f"{loss:26} RWC {verdict.slowest:7.1e} to {verdict.fastest:7.1e}"
+
+
 def details(verdicts: Sequence[Verdict]) -> Iterator[str]:
-    """For each fault, what is true of it, and what was said of it on each network."""
+    """For each fault, what is true of it, and what was said of it on each network. Before them, the sane twins."""
+    for verdict in verdicts:
+        if verdict.job.clean and verdict.job.name.startswith("twin_"):
+            yield f"{verdict.job.name}: {verdict.job.network:{WIDTH}} {evidence(verdict)}"
     for fault in FAULTS.values():
         mine = [verdict for verdict in verdicts if not verdict.job.clean and verdict.job.name == fault.name]
         if not mine:
@@ -19,8 +28,7 @@ def details(verdicts: Sequence[Verdict]) -> Iterator[str]:
         truth = f"{' or '.join(sorted(fault.kinds)) or 'invisible'}; {' or '.join(sorted(fault.causes)) or 'no cause'}"
         yield f"{fault.name}: {fault.text} ({fault.source}). True: {truth}"
         for verdict in mine:
-            loss = f"loss {verdict.first_loss:.3g} -> {verdict.last_loss:.3g}"
-            yield f"    {verdict.job.network:{WIDTH}} {mark(verdict):4} {loss:30} {verdict.kinds or '-'}"
+            yield f"    {verdict.job.network:{WIDTH}} {mark(verdict):4} {evidence(verdict)} {verdict.kinds or '-'}"
 
 
 def matrix(verdicts: Sequence[Verdict]) -> Iterator[str]:

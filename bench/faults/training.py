@@ -37,11 +37,15 @@ class Training:
         autocast: whether the forward pass is in bfloat16.
         dtype: of the weights.
         activation: makes an activation.
-        watched: what the monitor gets beside the model.
+        seed: of the weights and of the batches.
+        steps: how many.
+        watch: which optimizer the monitor gets. "one" if there is only one, and otherwise the loop calls `record()`;
+            "first" of two, with the layers that it trains; "none".
         zero_grad: whether the gradients are zeroed before a backward pass.
         scaler: a gradient scaler.
-        on_model: called after the model is made, before the optimizer is.
+        make_loss: the loss of an output and a target; by default the network's.
         groups: the parameter groups of the optimizer; by default all parameters.
+        on_model: called after the model is made, before the optimizer is.
         on_optimizer: called after the optimizer is made, before the monitor is.
         on_batch, on_loss: change the inputs and targets, or the loss, at a step.
         on_gradients: called before the optimizer's step.
@@ -60,10 +64,10 @@ class Training:
     activation: MakeActivation = nn.ReLU
     seed: int = 0
     steps: int = STEPS
-    with_optimizer: bool = True
+    watch: str = "one"
     zero_grad: bool = True
     scaler: torch.amp.GradScaler | None = None
-    build: Callable[[], nn.Module] | None = None
+    make_loss: Callable[[Tensor, Tensor], Tensor] | None = None
     groups: Callable[[nn.Module], list[Any]] | None = None
     on_model: list[Callable[[], object]] = field(default_factory=list)
     on_optimizer: list[Callable[[], object]] = field(default_factory=list)
@@ -71,7 +75,6 @@ class Training:
     on_loss: list[Callable[[int, Tensor], Tensor]] = field(default_factory=list)
     on_gradients: list[Callable[[int], object]] = field(default_factory=list)
     on_step: list[Callable[[int], object]] = field(default_factory=list)
-    make_loss: Callable[[Tensor, Tensor], Tensor] | None = None
     model: nn.Module = field(init=False)
     optimizers: list[Optimizer] = field(init=False)
     losses: list[float] = field(default_factory=list)
@@ -106,14 +109,19 @@ class Training:
 
     def _run(self, run_dir: Path | None, outcome: Outcome) -> None:
         torch.manual_seed(self.seed)
-        self.model = self.build() if self.build else self.network.build(self.activation)
+        self.model = self.network.build(self.activation)
         self.model.to(self.dtype)
         _call(self.on_model)
         self.optimizers = make_optimizers(self)
         _call(self.on_optimizer)
-        # A loop with two optimizers calls record() itself, as the docs say.
-        watched = self.optimizers[0] if self.with_optimizer and len(self.optimizers) == 1 else None
-        with wsf.RWCMonitor(self.model, watched, run_dir=run_dir) as monitor:
+        watched = None if self.watch == "none" else self.optimizers[0]
+        layers = None
+        if len(self.optimizers) > 1 and self.watch == "first":
+            trained = {id(weight) for group in self.optimizers[0].param_groups for weight in group["params"]}
+            layers = lambda name, weight: id(weight) in trained  # noqa: E731
+        elif len(self.optimizers) > 1:
+            watched = None
+        with wsf.RWCMonitor(self.model, watched, run_dir=run_dir, layers=layers) as monitor:
             self._train(monitor if watched is None else None)
             outcome.history = monitor.history()
 
