@@ -135,7 +135,7 @@ def too_much_decay_adamw(run: Training) -> None:
     run.optimizer, run.options = "adamw", {"weight_decay": 30.0}
 
 
-@fault("SGD with a weight decay of 1", "TheDeepChecker over-regularisation", "shrinking fast", "decay")
+@fault("SGD with a weight decay of 1", "TheDeepChecker over-regularisation", "shrinking fast all_stopped", "decay")
 def too_much_decay_sgd(run: Training) -> None:
     run.optimizer, run.options = "sgd", {"weight_decay": 1.0}
 
