@@ -12,7 +12,7 @@ from .training import MIDDLE, Training
 WRONG_RATE = Faults()
 fault = WRONG_RATE.add
 
-TOO_FAST = "fast runaway not_finite spike"
+TOO_FAST = "fast growing runaway not_finite spike"
 # A step so large that nothing lives on after it: that the network stopped is then the right name too.
 TOO_FAST_AND_DEAD = f"{TOO_FAST} stopped all_stopped"
 

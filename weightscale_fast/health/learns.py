@@ -36,6 +36,7 @@ def assert_learns(
         TypeError, ValueError: a wrong argument.
 
     Example:
+        >>> import torch
         >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 1))
         >>> optimizer = torch.optim.SGD(model[0].parameters(), lr=0.1)
         >>> def step():
