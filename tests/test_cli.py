@@ -174,6 +174,13 @@ def test_plot_misused(run, arguments, message, capsys):
     assert message in capsys.readouterr().err
 
 
+def test_plot_of_what_the_record_does_not_have(tmp_path, capsys):
+    make_history(noisy(5, 3)).save(tmp_path / "run")
+    assert main(["plot", str(tmp_path / "run"), "--figure", "step_sizes"]) == 2
+    assert "history must have learning rates for this figure, got none: give the optimizer" in capsys.readouterr().err
+    assert not (tmp_path / "run" / "analysis").exists()
+
+
 def test_analyze_of_a_diverged_run_names_the_layer(tmp_path, capsys):
     rwc = np.ones((6, 3))
     rwc[4:, 1] = np.nan

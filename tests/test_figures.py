@@ -12,6 +12,7 @@ from itertools import pairwise
 import matplotlib
 import numpy as np
 import pytest
+import torch
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from PIL import Image
@@ -23,18 +24,32 @@ from weightscale_fast.analysis.phases import phase_labels
 from weightscale_fast.analysis.result import OUTLIER
 from weightscale_fast.figures.by_name import NAMES
 from weightscale_fast.figures.by_name import draw as draw_by_name
-from weightscale_fast.figures.curves import MANY_LINES
+from weightscale_fast.figures.layer_lines import MANY_LINES
 from weightscale_fast.figures.sampling import MOST_POINTS, thin, trend, trend_window
 from weightscale_fast.figures.save import save_figure, svg_of
 from weightscale_fast.figures.style import cluster_look
+from weightscale_fast.monitor import RWCMonitor
+from weightscale_fast.record.observed import Observed
+from weightscale_fast.record.rates import Rates
 from weightscale_fast.text import short_name
 
 from .histories import make_history, noisy
 
+ADAM_STEP = np.sqrt(0.1 / 1.9)
+
+
+def with_rates(history, lr=1e-4, implied=ADAM_STEP, optimizer="AdamW", since=0):
+    """The history with this rate [S] of every layer, and what its optimizer implies: one value, or one for each."""
+    S, L = history.rwc.shape
+    lr = np.broadcast_to(lr, S)[:, None]
+    steps = tuple(implied) if isinstance(implied, list) else (implied,) * L
+    rates = Rates(lr=lr, weight_decay=np.zeros((S, 1)), rate_of=np.zeros(L, np.int32))
+    return replace(history, rates=rates, observed=Observed(optimizer, since=since, implied_step=steps))
+
 
 @pytest.fixture(scope="module")
 def history():
-    return make_history(noisy(100, 12))
+    return with_rates(make_history(noisy(100, 12)))
 
 
 @pytest.fixture(scope="module")
@@ -110,10 +125,13 @@ EDGES = {
 }
 
 
-@pytest.mark.parametrize("name", ["rwc_curves", "heat_map", "moved_fraction"])
+OF_HISTORY = ["rwc_curves", "heat_map", "moved_fraction", "step_sizes"]
+
+
+@pytest.mark.parametrize("name", OF_HISTORY)
 @pytest.mark.parametrize("history", EDGES.values(), ids=EDGES)
 def test_figure_of_an_odd_history_is_drawn(name, history):
-    saved(getattr(figures, name)(history))
+    saved(getattr(figures, name)(with_rates(history)))
 
 
 @pytest.mark.parametrize("rwc", [[[0.1, 0.2], [0.3, 0.1]], np.zeros((3, 4))], ids=["two_by_two", "zeros"])
@@ -122,7 +140,7 @@ def test_figure_of_few_or_equal_layers_is_drawn(name, rwc):
     saved(draw(name, make_history(rwc), cluster_layers(make_history(rwc), n_init=1)))
 
 
-@pytest.mark.parametrize("name", ["rwc_curves", "heat_map", "moved_fraction"])
+@pytest.mark.parametrize("name", OF_HISTORY)
 def test_empty_history_is_refused(name):
     with pytest.raises(ValueError, match="at least one step of one layer, got 0 steps of 3 layers"):
         getattr(figures, name)(make_history(np.empty((0, 3))))
@@ -161,10 +179,12 @@ def test_many_layers_and_steps_stay_small():
 
 def test_rwc_curves_has_a_line_a_layer_coloured_by_depth(history):
     ax = figures.rwc_curves(history)
-    assert len(ax.lines) == 12
+    *layers, rule = ax.lines
+    assert rule.get_label() == "1e-3: rule of thumb"
+    assert len(layers) == 12
     assert ax.get_yscale() == "log"
     assert "per step" in ax.get_ylabel()
-    assert len({to_hex(line.get_color()) for line in ax.lines}) == 12
+    assert len({to_hex(line.get_color()) for line in layers}) == 12
     labels = [text.get_text() for text in ax.figure.axes[1].get_yticklabels()]
     assert labels[0] == "1  blocks.0.0.se.conv_reduce"
     assert labels[-1] == "12  blocks.2.1.se.conv_reduce"
@@ -179,7 +199,7 @@ def test_rwc_curves_of_many_steps_adds_running_medians_and_keeps_spikes():
     rwc = noisy(10_000, 2)
     rwc[5_003, 1] = 50.0
     ax = figures.rwc_curves(make_history(rwc))
-    assert len(ax.lines) == 4
+    assert len(ax.lines) == 5  # and the rule of thumb
     assert max(len(line.get_xdata()) for line in ax.lines) <= MOST_POINTS
     assert ax.lines[1].get_ydata().max() == 50.0
     assert ax.get_ylim()[1] > 50.0
@@ -202,8 +222,9 @@ def test_rwc_curves_counts_what_it_cannot_draw():
 
 def test_clustered_curves_has_a_line_a_layer_and_a_thick_one_a_cluster(history, clusters):
     ax = figures.clustered_curves(history, clusters)
-    thin_lines, thick = ax.lines[:12], ax.lines[12:]
-    assert [line.get_label() for line in thick] == legend_texts(ax) == [f"cluster {i}: 4 layers" for i in range(3)]
+    thin_lines, thick = ax.lines[:12], ax.lines[12:15]
+    assert [line.get_label() for line in thick] == [f"cluster {i}: 4 layers" for i in range(3)]
+    assert legend_texts(ax) == [*(line.get_label() for line in thick), "1e-3: rule of thumb"]
     assert {to_hex(line.get_color()) for line in thick} == {cluster_look(i).colour.lower() for i in range(3)}
     colours = {(label, to_hex(line.get_color())) for label, line in zip(clusters.labels, thin_lines, strict=True)}
     assert len(colours) == 3
@@ -227,7 +248,9 @@ def test_no_cluster_at_all_is_drawn(name, history, clusters):
     saved(draw(name, history, replace(clusters, k=0, labels=labels, method="hdbscan", **nothing)))
 
 
-@pytest.mark.parametrize("name", ["clustered_curves", "pca_map", "phases", "small_multiples"])
+@pytest.mark.parametrize(
+    "name", ["clustered_curves", "pca_map", "phases", "rwc_curves", "small_multiples", "step_sizes"]
+)
 def test_legend_covers_no_data(name, history, clusters):
     ax = draw(name, history, clusters)
     saved(ax)
@@ -239,6 +262,151 @@ def test_clusters_of_other_layers_are_refused(history, clusters):
         figures.clustered_curves(history.select("blocks.[12]"), clusters)
     with pytest.raises(ValueError, match="the history has 'only 5 layers' there"):
         figures.clustered_curves(history.select("blocks.0"), clusters)
+
+
+def rule_of_thumb(history):
+    drawn = [figures.rwc_curves(history), figures.clustered_curves(history, cluster_layers(history, k=2, n_init=1))]
+    heights = [[line.get_ydata()[0] for line in ax.lines if "rule of thumb" in line.get_label()] for ax in drawn]
+    assert heights[0] == heights[1]
+    return heights[0]
+
+
+def test_the_rule_of_thumb_is_drawn_where_the_curves_come_that_far():
+    assert rule_of_thumb(make_history(noisy(20, 6))) == [1e-3]
+    for factor in (10, 0.01):
+        far = make_history(factor * noisy(20, 6))
+        assert rule_of_thumb(far) == []
+        low, high = figures.rwc_curves(far).get_ylim()
+        assert low > factor * noisy(20, 6).min() / 2
+        assert high < factor * noisy(20, 6).max() * 2
+        assert figures.rwc_curves(far).get_legend() is None
+    assert figures.rwc_curves(make_history(np.zeros((20, 6)))).get_legend() is None
+
+
+def test_the_rule_of_thumb_is_one_for_a_step_and_for_the_ratio_of_norms():
+    history = make_history(noisy(20, 6))
+    assert rule_of_thumb(replace(history, every=10)) == []
+    assert rule_of_thumb(replace(history, settings={"unit": "epoch"})) == []
+    assert rule_of_thumb(replace(history, definition="mean_ratio", ratio_sum=history.delta_l1 * 100)) == []
+
+
+# Sizes of the steps
+
+
+def band(ax):
+    """The lowest and the highest step of the band, and where it begins; None without a band."""
+    bands = [collection for collection in ax.collections if "healthy runs" in str(collection.get_label())]
+    corners = bands[0].get_paths()[0].vertices if bands else None
+    return (*corners.min(axis=0)[::-1], corners[:, 1].max()) if bands else None
+
+
+def notes(ax):
+    return " ".join(text.get_text() for text in ax.texts)
+
+
+def test_step_sizes_has_a_line_a_layer_and_the_range_of_adam(history):
+    ax = figures.step_sizes(history)
+    assert len(ax.lines) == 12
+    np.testing.assert_allclose(ax.lines[4].get_ydata(), history.step_per_lr[:, 4])
+    assert len({to_hex(line.get_color()) for line in ax.lines}) == 12
+    assert ax.get_ylabel() == "mean of |Δw| / learning rate, per step"
+    assert legend_texts(ax) == ["0.03 to 0.36: mean step in healthy runs", "0.23: RMS that AdamW implies"]
+    low, start, high = band(ax)
+    np.testing.assert_allclose([low, high], [0.03, 0.36])
+    assert start == ax.get_xlim()[0]
+    assert len(ax.figure.axes) == 2  # and the bar of depths
+
+
+@pytest.mark.parametrize("factor", [1e-6, 1e6])
+def test_the_range_is_in_sight_however_far_the_steps_are_from_it(factor):
+    ax = figures.step_sizes(with_rates(make_history(noisy(20, 3) * factor)))
+    low, _, high = band(ax)
+    bottom, top = ax.get_ylim()
+    assert bottom < low < high < top
+    assert all(bottom < line.get_ydata().min() and line.get_ydata().max() < top for line in ax.lines)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "implied", "expected"),
+    [
+        ("Adam", np.sqrt(0.5 / 1.5), (0.03 * 2.5166, 0.36 * 2.5166)),  # beta1 = 0.5
+        ("Adam", 1.0, (0.13077, 1.5692)),  # beta1 = 0
+        ("Lion", 1.0, (0.7, 1.1)),
+        ("Muon", 0.2, (0.08, 0.2)),
+        ("Muon", [0.1, None, 0.05], (0.02, 0.1)),
+    ],
+)
+def test_the_range_is_that_of_the_optimizer(optimizer, implied, expected):
+    ax = figures.step_sizes(with_rates(make_history(noisy(20, 3)), implied=implied, optimizer=optimizer))
+    low, _, high = band(ax)
+    np.testing.assert_allclose((low, high), expected, rtol=1e-3)
+    lines = [text for text in legend_texts(ax) if "RMS that" in text]
+    assert len(lines) == (0 if isinstance(implied, list) else 1)
+    assert ("over all layers" in legend_texts(ax)[0]) == isinstance(implied, list)
+
+
+def test_the_range_begins_where_the_optimizer_was_watched():
+    ax = figures.step_sizes(with_rates(make_history(noisy(20, 3)), since=8))
+    assert band(ax)[1] == 9
+    assert ax.get_xlim()[0] < 1
+
+
+def test_without_an_implied_step_there_is_no_range(history):
+    sgd = figures.step_sizes(with_rates(history, implied=None, optimizer="SGD"))
+    other = figures.step_sizes(with_rates(history, implied=None, optimizer="Adagrad"))
+    several = figures.step_sizes(replace(history, every=10))
+    epochs = figures.step_sizes(replace(history, settings={"unit": "epoch"}))
+    assert [band(ax) for ax in (sgd, other, several, epochs)] == [None] * 4
+    assert [ax.get_legend() for ax in (sgd, other, several, epochs)] == [None] * 4
+    assert "SGD: the mean gradient (times momentum), so no range is expected" in notes(sgd)
+    assert "no range is known for Adagrad" in notes(other)
+    assert "no range is expected of a change that is not one step" in notes(several)
+    assert several.get_ylabel() == "mean of |Δw| / learning rate, over 10 steps"
+    assert epochs.get_ylabel().endswith("per epoch")
+
+
+@pytest.mark.parametrize("implied", [0.0, 1e300])
+def test_an_implied_step_that_no_optimizer_has_is_not_drawn(history, implied):
+    ax = figures.step_sizes(with_rates(history, implied=implied))
+    saved(ax)
+    assert band(ax) is None
+
+
+def test_step_sizes_without_a_rate_are_refused():
+    for history in (make_history(noisy(5, 3)), with_rates(make_history(noisy(5, 3)), lr=np.nan)):
+        with pytest.raises(ValueError, match=r"must have learning rates .*, got none: give the optimizer to"):
+            figures.step_sizes(history)
+
+
+def test_step_sizes_counts_what_it_cannot_draw():
+    ax = figures.step_sizes(with_rates(make_history([[0.1, 0.0], [0.1, 0.2], [np.inf, 0.2]]), lr=[0.1, np.nan, 0.1]))
+    assert "not drawn: 4 values, zero, not finite or without a rate" in notes(ax)
+    ax = figures.step_sizes(with_rates(make_history(noisy(5, 3)), lr=0.0))
+    saved(ax)
+    assert "No step at a known rate above zero was recorded" in notes(ax)
+
+
+def test_step_sizes_of_thousands_of_layers_are_one_collection():
+    ax = figures.step_sizes(with_rates(make_history(noisy(40, MANY_LINES))))
+    assert not ax.lines
+    assert len(ax.collections[0].get_segments()) == MANY_LINES
+    assert band(ax) is not None
+
+
+def test_gradients_that_are_never_zeroed_are_above_the_range():
+    for zero, above in ((True, False), (False, True)):
+        torch.manual_seed(0)
+        model = torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.Tanh(), torch.nn.Linear(16, 4))
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+        with RWCMonitor(model, optimizer) as monitor:
+            for _ in range(60):
+                if zero:
+                    optimizer.zero_grad()
+                torch.nn.functional.mse_loss(model(torch.randn(4, 8)), torch.randn(4, 4)).backward()
+                optimizer.step()
+        ax = figures.step_sizes(monitor.history())
+        high = band(ax)[2]
+        assert all((np.median(line.get_ydata()[20:]) > high) == above for line in ax.lines)
 
 
 # Small multiples

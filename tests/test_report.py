@@ -15,6 +15,7 @@ from weightscale_fast.analysis import cluster_layers
 from weightscale_fast.analysis.groups import cluster_groups, group_layers
 from weightscale_fast.health.check import check_health
 from weightscale_fast.record.history import RWCHistory
+from weightscale_fast.record.rates import Rates
 from weightscale_fast.report.write import write_report
 
 from .histories import make_history, noisy
@@ -112,6 +113,18 @@ def test_page_says_how_to_read_each_figure_in_two_sentences(page):
     assert len(page.captions) == 9
     assert all(len(re.findall(r"[.](?= [A-Z]|$)", caption)) == 2 for caption in page.captions)
     assert any("not the sum of the epoch's per-step values" in caption for caption in page.captions)
+
+
+def test_page_shows_the_steps_in_learning_rates_where_the_rates_are_known(history, clusters, tmp_path):
+    rates = Rates(lr=np.full((40, 1), 1e-3), weight_decay=np.zeros((40, 1)), rate_of=np.zeros(6, np.int32))
+    write_report(replace(history, rates=rates), clusters, tmp_path / "known")
+    text = (tmp_path / "known" / "report.html").read_text("utf-8")
+    titles = [attrs["alt"] for tag, attrs in Page(text).tags if tag == "img"]
+    assert len(titles) == 9
+    assert titles[5:7] == ["Relative weight change of every layer", "Size of the steps in learning rates"]
+    assert (tmp_path / "known" / "step_sizes.png").exists()
+    (reading,) = (caption for caption in Page(text).captions if "divided by their learning rate" in caption)
+    assert len(re.findall(r"[.](?= [A-Z]|$)", reading)) == 2
 
 
 def test_page_has_a_row_for_each_layer(page, history, clusters):

@@ -15,6 +15,7 @@ from .multiples import small_multiples
 from .panels import group_panels, pca_panels
 from .phases import phases
 from .plane import pca_map, scree
+from .step_sizes import step_sizes
 
 __all__ = [
     "clustered_curves",
@@ -27,4 +28,5 @@ __all__ = [
     "rwc_curves",
     "scree",
     "small_multiples",
+    "step_sizes",
 ]

@@ -11,6 +11,7 @@ from .multiples import small_multiples
 from .panels import group_panels, pca_panels
 from .phases import phases
 from .plane import pca_map, scree
+from .step_sizes import step_sizes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,6 +24,7 @@ FROM_HISTORY: dict[str, Callable[[RWCHistory], Axes]] = {
     "heat_map": heat_map,
     "moved_fraction": moved_fraction,
     "rwc_curves": rwc_curves,
+    "step_sizes": step_sizes,
 }
 FROM_CLUSTERS: dict[str, Callable[[LayerClusters], Axes]] = {"pca_map": pca_map, "scree": scree}
 FROM_BOTH: dict[str, Callable[[RWCHistory, LayerClusters], Axes]] = {

@@ -108,7 +108,7 @@ def axes_for(ax: Axes | None, title: str, subtitle: str, size: tuple[float, floa
         subtitle, (0, 1), (0, 6), xycoords="axes fraction", textcoords="offset points", color=MUTED, fontsize=8
     )
     quiet.set_in_layout(False)  # like titles: a long line must not shrink the axes
-    ax.tick_params(colors=MUTED, labelcolor=INK, labelsize=8)
+    ax.tick_params(which="both", colors=MUTED, labelcolor=INK, labelsize=8)
     return ax
 
 
@@ -165,8 +165,18 @@ def labels_of(clusters: LayerClusters) -> list[int]:
 
 def rwc_unit(history: RWCHistory) -> str:
     """The axis label for the RWC of this history: the formula and the steps that it spans."""
+    return f"{rwc_formula(history)} {steps_spanned(history)}"
+
+
+def steps_spanned(history: RWCHistory) -> str:
+    """The steps that a row of this history spans: `"per step"`, `"over 390 steps"`."""
     unit = plain_text(history.unit.rpartition(" ")[2])
-    return f"{rwc_formula(history)} {f'per {unit}' if history.every == 1 else f'over {history.every:,} {unit}s'}"
+    return f"per {unit}" if history.every == 1 else f"over {history.every:,} {unit}s"
+
+
+def is_per_step(history: RWCHistory) -> bool:
+    """Whether a row is the change of one optimizer step, and not of several or of an epoch."""
+    return history.every == 1 and history.unit == "optimizer step"
 
 
 def rwc_formula(history: RWCHistory) -> str:

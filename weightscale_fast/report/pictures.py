@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, cast
 from .. import figures
 from ..figures.curves import check_same_layers
 from ..figures.save import save_figure
+from ..figures.step_sizes import has_rates
 from ..figures.style import set_title
 from .page import Group, Picture
 
@@ -99,6 +100,14 @@ def draw(history: RWCHistory, clusters: LayerClusters, per_epoch: RWCHistory | N
             "the sum of the epoch's per-step values, because steps in opposite directions cancel out."
         )
         drawn.insert(6, ("per_epoch_curves", partial(_epoch_curves, per_epoch), reading))
+    if has_rates(history):
+        reading = (
+            "Each line is the mean change of a layer's weights divided by their learning rate, and the pale band, if "
+            "the optimizer implies one, is where the layers of healthy runs are. Lines far below the band have steps "
+            "that clipping or vanished gradients made small, and lines of Adam that stay near 1 after the first steps "
+            "have gradients that are never zeroed."
+        )
+        drawn.insert(6, ("step_sizes", lambda: figures.step_sizes(history), reading))
     return [_picture(name, axes, reading, folder) for name, axes, reading in drawn]
 
 
