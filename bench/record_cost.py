@@ -2,10 +2,10 @@
 
     python bench/record_cost.py
 
-A monitor records layers of 4,096 weights with one thread, whose own time is taken. Four kinds of it take turns: as it is, without the rates, without the look,
-and without both, as it was before them. Printed are the median microseconds of a step's row, and the differences. With
-a schedule the rate changes at every step. In the last columns one layer in ten is frozen, so that there is something to
-look at.
+A monitor records layers of 4,096 weights with one thread, whose own time is taken. Four kinds of it take turns: as it
+is, without the rates, without the look, and without both, as it was before them. Printed are the median microseconds of
+a step's row, and the differences. With a schedule the rate changes at every step. Where one layer in ten is frozen,
+there is something to look at.
 """
 
 from __future__ import annotations

@@ -93,10 +93,13 @@ def train(
         "steps_per_epoch": len(training),
     }
     options: dict[str, Any] = {"definition": config.definition, "settings": settings, "resume": resume}
+    recording = Stopwatch(config.device)
+    optimizer.register_step_post_hook(lambda *_: recording.__enter__())  # just before the monitor's
     with (
-        RWCMonitor(model, every=config.every, run_dir=run_dir, **options) as per_step,
+        RWCMonitor(model, optimizer, every=config.every, run_dir=run_dir, **options) as per_step,
         RWCMonitor(model, run_dir=run_dir / PER_EPOCH, **options) as per_epoch,
     ):
+        optimizer.register_step_post_hook(lambda *_: recording.__exit__(None, None, None))  # just after it
         parts = {"model": model, "optimizer": optimizer, "per_step": per_step, "per_epoch": per_epoch}
         done = load_checkpoint(run_dir, parts, config.device, config.epochs) if resume else 0
         if done:
@@ -110,7 +113,8 @@ def train(
             if metrics and is_over(config, metrics[-1]):
                 break
             _seed_epoch(config.seed, epoch, training)
-            line = {"epoch": epoch, **_train_epoch(config, epoch, model, optimizer, training, per_step)}
+            seen = _train_epoch(config, epoch, model, optimizer, training, recording)
+            line = {"epoch": epoch, "step": per_step.step, **seen}
             per_epoch.record()
             line |= _test(config, model, test)
             metrics.append(line)
@@ -142,11 +146,12 @@ def _train_epoch(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     training: Loader,
-    monitor: RWCMonitor,
+    recording: Stopwatch,
 ) -> dict[str, Any]:
     """Train for one epoch, with a progress bar. Returns its line of the metrics, without the test accuracies."""
     model.train()
-    recording, meter = Stopwatch(config.device), Meter(config.device)
+    meter = Meter(config.device)
+    recording.restart()
     bar = import_extra("tqdm", "train").tqdm(
         training, desc=f"epoch {epoch}/{config.epochs}", unit="step", leave=False, disable=None
     )
@@ -159,8 +164,6 @@ def _train_epoch(
             loss = nn.functional.cross_entropy(scores.float(), labels)
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-        with recording:
-            monitor.record()
         meter.add(loss, scores, labels)
         if (now := time.perf_counter()) - shown > SHOWN_EVERY:
             shown, seconds, seen = now, now - start, meter.result()
@@ -172,7 +175,6 @@ def _train_epoch(
     result = meter.result()
     seconds = time.perf_counter() - start
     return {
-        "step": monitor.step,
         "loss": result["loss"] if math.isfinite(result["loss"]) else None,  # JSON has no NaN
         "train_top1": result["top1"],
         "train_top5": result["top5"],

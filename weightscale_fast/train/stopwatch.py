@@ -39,6 +39,11 @@ class Stopwatch:
         else:
             self._total += time.perf_counter() - self._start
 
+    def restart(self) -> None:
+        """Begin at 0 again."""
+        self._total = 0.0
+        self._events.clear()
+
     def seconds(self) -> float:
         """The sum so far. This waits for the GPU."""
         if self._events:
