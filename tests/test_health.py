@@ -111,6 +111,7 @@ class TestFaults:
         run.raise_lr("block1.down.weight", factor)
         (finding,) = run.steps(320).findings()
         assert (finding.kind, finding.layer) == ("runaway", "block1.down.weight")
+        assert finding.cause == "group_rate"
         assert 160 < finding.step < 160 + 4 * BLOCK
         assert finding.value > 10 * finding.median
 

@@ -301,6 +301,8 @@ class RWCMonitor:
             return
         if self._hook is not None and not self._record.between_rows:
             self._hook.warn_if_steps_missed(self.model, self._record.snapshot)
+            if self.step == 0:
+                self._hook.warn_if_no_step(self.model)
         if self._hook is None and self.step == 0:
             self._steps.warn_if_never_called()
 

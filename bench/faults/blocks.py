@@ -69,3 +69,18 @@ class Transformer(nn.Module):
         x = self.tokens(tokens) + self.places(torch.arange(tokens.shape[1]))
         head: Tensor = self.head(self.norm(self.blocks(x)))
         return head
+
+
+class Recurrent(nn.Module):
+    """Reads the rows of a picture one after the other."""
+
+    def __init__(self, width: int, features: int, hidden: int, classes: int, activation: MakeActivation) -> None:
+        super().__init__()
+        self.into, self.activation = nn.Linear(width, features), activation()
+        self.rows = nn.GRU(features, hidden, batch_first=True)
+        self.hidden, self.second = nn.Linear(hidden, hidden), activation()
+        self.head = nn.Linear(hidden, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        states, _ = self.rows(self.activation(self.into(x.flatten(1, 2))))
+        return self.head(self.second(self.hidden(states[:, -1])))

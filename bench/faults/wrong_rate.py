@@ -52,7 +52,7 @@ def momentum_too_high(run: Training) -> None:
     run.optimizer, run.options = "sgd", {"momentum": 0.999}
 
 
-@fault("one step has 1,000 times the rate", "common", f"spike {TOO_FAST_AND_DEAD}", "high_rate")
+@fault("one step has 1,000 times the rate", "common", f"spike {TOO_FAST_AND_DEAD}", "high_rate rate_spike")
 def rate_spike(run: Training) -> None:
     run.schedule = lambda step: 1000.0 if step == MIDDLE else 1.0
 

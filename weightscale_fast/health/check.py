@@ -202,6 +202,7 @@ class HealthCheck:
         self._ever_moved |= block.share > 0
         relative, others = self._relative.badness(block, self._ever_moved)
         bad = relative | self._rounding.badness(block) | self._group_rate.badness(block, others)
+        bad["fast"] = np.where(bad["runaway"] > 1, 0.0, bad["fast"])  # it says more
         bad["still"] = np.where(self._ever_moved, 0.0, np.inf)
         bad["stuck"] = np.where(self._ever_moved, bad["stuck"], 0.0)
         # In 16 bits stuck is the better name. In float32 the steps of a layer that stopped end so, too.
@@ -247,7 +248,8 @@ class HealthCheck:
         condition = self._whole[kind]
         if not len(condition.update(np.array([badness]), block.first)):
             return []
-        cause = cause_of_all(kind, self._names, block, self._observed, self._network.most_rate)
+        network = self._network
+        cause = cause_of_all(kind, self._names, block, self._observed, network.most_rate, network.growth_in_all)
         before = self._highest if kind == "all_stopped" else float("nan")
         first, *others = self._names
         return [Finding(kind, first, int(condition.since[0]), block.last, value, before, tuple(others), cause)]

@@ -12,12 +12,13 @@ import numpy as np
 
 from ..record.observed import Observed
 from .block import Block, median
-from .limits import LARGE, RATE_GONE
+from .limits import GROWING, LARGE, RATE_GONE
 
 LOW_RATE = 1e-5  # a rate that is low for any optimizer
 TINY_GRADIENT = 1e-6  # mean |w_t - w_prev| / lr; for SGD this is the mean absolute gradient
 LARGE_GRADIENT = 1.0
 LARGE_EPS = 1e-4
+FAR_RATE = 5.0  # times the median rate
 SMALLER = 10.0  # a gradient below eps times this makes Adam's steps small
 NO_STEP = ("zero_rate", "no_gradient", "zero_gradient")
 OF_KIND = {
@@ -36,14 +37,25 @@ def cause_of_layer(kind: str, layer: int, name: str, block: Block, observed: Obs
             return "zero_rate"
         known = observed.causes[name].why if name in observed.causes else ""
         return "rounding" if kind == "stuck" and known not in NO_STEP else known
+    if kind == "runaway":
+        return "group_rate" if block.lr[layer] > FAR_RATE * median(block.lr[block.lr > 0]) else ""
     return OF_KIND.get(kind, "")
 
 
-def cause_of_all(kind: str, names: Sequence[str], block: Block, observed: Observed, most_rate: float) -> str:
-    """The cause of a finding about the whole network; empty if it is not known."""
+def cause_of_all(
+    kind: str, names: Sequence[str], block: Block, observed: Observed, most_rate: float, growth: float
+) -> str:
+    """The cause of a finding about the whole network; empty if it is not known.
+
+    Args:
+        most_rate: the largest learning rate so far.
+        growth: how many times larger the weights are than at the begin.
+    """
     if kind == "all_stopped":
         if median(block.lr) < RATE_GONE * most_rate:
             return "rate_decayed"
+        if growth > GROWING:
+            return "accumulated_gradient" if observed.keeps_gradients else "high_rate"
         return _most_common(names, observed) or _of_gradients(observed)
     if kind == "small_step":
         return _most_common(names, observed) or _of_gradients(observed)

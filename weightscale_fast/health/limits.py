@@ -92,5 +92,6 @@ GROUP_RATE = 1e3  # times smaller than the median rate of the layers
 GROUP_RATE_HIGH = 30.0  # times larger
 FAST_GROUP = 3e-2  # RWC of a layer with such a rate
 GROWN_GROUP = 5.0  # times its first weights
-SPIKE = 30.0  # times the steps before and after
+SPIKE = 30.0  # times the steps before and after; and an RWC above FAST
+SPIKE_OF_RATE = 1e-3  # RWC that is enough if the learning rate jumped at this step
 SKIPPING = 0.9  # of the steps

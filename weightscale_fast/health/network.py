@@ -37,6 +37,8 @@ class Network:
         self._every = every
         self.most_rate = 0.0  # the largest learning rate so far
         self._most_step = 0.0  # the largest step so far, of what the optimizer implies
+        self.growth_in_all = 1.0  # how many times larger the weights are than at the begin
+        self._first_size: FloatArray | None = None  # [L] the mean weights in the first block
         self._sizes: list[FloatArray] = []  # [L] the mean weights in the last blocks
         self.growth = 1.0  # how many times larger the weights are than some blocks ago
         self._most_level = 0.0  # the largest RWC per learning rate so far
@@ -82,10 +84,14 @@ class Network:
         return {kind: 0.0 if np.isnan(value) else value for kind, value in bad.items()}
 
     def _growth(self, block: Block) -> float:
-        """How many times larger the weights are than 8 blocks ago. Layers that were 0 then do not count."""
+        """How many times larger the weights are than 8 blocks ago. Layers that began at 0 do not count."""
         self._sizes = [*self._sizes[-GROWING_BLOCKS:], block.size]
         before = self._sizes[0]
-        counted = (before > 0) & np.isfinite(block.size)
+        if self._first_size is None:
+            self._first_size = block.size
+        began = self._first_size > 0
+        self.growth_in_all = median(block.size[began] / self._first_size[began])
+        counted = began & (before > 0) & np.isfinite(block.size)
         return median(block.size[counted] / before[counted], "lower")
 
     def _stopped(

@@ -12,11 +12,10 @@ import numpy as np
 from ..analysis.medians import finite_median
 from .block import FloatArray, RowFacts
 from .finding import Finding
-from .limits import SPIKE
+from .limits import FAST, SPIKE, SPIKE_OF_RATE
 
 BEFORE = 8  # rows with which a row is compared, at least; at most twice as many
 AFTER = 4  # rows after it
-LEAST = 1e-3  # RWC; a smaller jump does no harm
 RATE = 5.0  # times the rate before
 
 
@@ -47,9 +46,11 @@ class Spikes:
         before, after = self._rows[max(i - 2 * BEFORE, 0) : i], self._rows[i + 1 : i + 1 + AFTER]
         step, level, rate = self._rows[i]
         around = max(np.median(before[:, 1]), np.median(after[:, 1]))
-        if not level > max(SPIKE * around, LEAST):  # NaN too
+        jumped = rate > RATE * np.median(before[:, 2])
+        # A rare large gradient is no fault, unless it changes much of the weights.
+        if not level > max(SPIKE * around, SPIKE_OF_RATE if jumped else FAST):  # NaN too
             return None
-        cause = "rate_spike" if rate > RATE * np.median(before[:, 2]) else "large_gradient"
+        cause = "rate_spike" if jumped else "large_gradient"
         first, *others = self._names
         last = int(after[-1, 0])
         return Finding("spike", first, int(step), last, level, float(np.median(before[:, 1])), tuple(others), cause)

@@ -204,13 +204,26 @@ class OptimizerHook:
             what = "does not exist any more" if optimizer is None else f"({type(optimizer).__name__}) made no step"
             self._warn(f"{change} since the last recorded step, but the optimizer that this monitor watches {what}")
 
-    def _warn(self, what: str) -> None:
-        if not self._warned:
-            warnings.warn(
-                f"{what}. If the optimizer was rebuilt, the steps of the new one are not recorded: make a new monitor "
-                "with the new optimizer, or one without an optimizer, and call record() after each step",
-                stacklevel=2,
+    def warn_if_no_step(self, model: nn.Module) -> None:
+        """Warn once if there are gradients and the optimizer never made a step."""
+        optimizer = self._optimizer()
+        if optimizer is None or self._stepped or self._outermost.is_running():
+            return
+        if any(parameter.grad is not None for parameter in model.parameters()):
+            self._warn_once(
+                f"{self.name} made no step, so there is no row, but gradients were computed: the loop does not call "
+                "step(), or a gradient scaler skips every step because gradients are infinite"
             )
+
+    def _warn(self, what: str) -> None:
+        self._warn_once(
+            f"{what}. If the optimizer was rebuilt, the steps of the new one are not recorded: make a new monitor "
+            "with the new optimizer, or one without an optimizer, and call record() after each step"
+        )
+
+    def _warn_once(self, what: str) -> None:
+        if not self._warned:
+            warnings.warn(what, stacklevel=2)
         self._warned = True
 
 
