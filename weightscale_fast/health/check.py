@@ -202,7 +202,7 @@ class HealthCheck:
         self._ever_moved |= block.share > 0
         relative, others = self._relative.badness(block, self._ever_moved)
         bad = relative | self._rounding.badness(block) | self._group_rate.badness(block, others)
-        bad["fast"] = np.where(bad["runaway"] > 1, 0.0, bad["fast"])  # it says more
+        bad["fast"] = np.where(bad["runaway"] <= 1, bad["fast"], 0.0)  # runaway says more
         bad["still"] = np.where(self._ever_moved, 0.0, np.inf)
         bad["stuck"] = np.where(self._ever_moved, bad["stuck"], 0.0)
         # In 16 bits stuck is the better name. In float32 the steps of a layer that stopped end so, too.
