@@ -77,6 +77,29 @@ def test_every_figure_and_every_finding_is_explained():
     analysis, health = (DOCS / "analysis.md").read_text(), (DOCS / "health.md").read_text()
     assert [name for name in FIGURES if f"| `{name}` |" not in analysis] == []
     assert [kind for kind in KINDS if f"### {kind}\n" not in health] == []
+    assert [kind for kind in KINDS if f"](findings/{kind}.png)" not in health] == ["replicas"]  # no record shows them
+
+
+def test_the_pictures_of_findings_are_drawn_from_kept_runs(tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib", reason="needs pip install 'weightscale_fast[plots]'")
+    pytest.importorskip("sklearn", reason="needs pip install 'weightscale_fast[train]'")
+    from bench.faults import pictures
+    from bench.faults.judge import Job
+
+    assert {*pictures.EXAMPLES, "replicas"} == set(KINDS)
+    job = Job("regression", "not_in_optimizer", False)
+    job.run(tmp_path)
+    page = tmp_path / "health.md"
+    page.write_text("### still\n\n> an old line\n> of two\n\nText.\n\n### frozen\n\n> another\n")
+    monkeypatch.setattr(pictures, "DOCS", tmp_path)
+    monkeypatch.setattr(pictures, "EXAMPLES", {"still": job.folder, "spike": job.folder})
+    monkeypatch.setattr(sys, "argv", ["pictures", str(tmp_path)])
+    assert pictures.main() == 1  # that run has no spike
+    picture = (tmp_path / "findings" / "still.png").read_bytes()
+    assert picture.startswith(b"\x89PNG")
+    assert 5_000 < len(picture) < 60_000
+    line = "2.weight still: not one weight moved over steps 1 to 64, because it is not in the optimizer"
+    assert page.read_text() == f"### still\n\n> {line}\n\nText.\n\n### frozen\n\n> another\n"
 
 
 def test_the_speeds_are_those_of_the_committed_result(tmp_path, monkeypatch):
