@@ -54,7 +54,7 @@ def check_health(history: HistorySource) -> list[Finding]:
     |---|---|
     | `all_stopped` | moved before, and now almost not; or its learning rate fell to a millionth |
     | `slow`, `fast` | has an RWC below 1e-5 while the rate is not decaying; or above 1e-1 |
-    | `small_step`, `large_step` | makes steps 100 times smaller or 3.5 times larger than its optimizer implies |
+    | `small_step`, `large_step` | makes steps 25 times smaller or 3.5 times larger than its optimizer implies |
     | `shrinking` | makes 8 of 10 parts of its movement towards zero |
     | `growing` | has weights 8 times as large as 128 steps ago |
     | `spike` | made one step 30 times as large as those before and after |
@@ -209,18 +209,19 @@ class HealthCheck:
         bad["stuck"] = np.where(~self._rounding.sixteen_bit & (bad["stopped"] > 1), 0.0, bad["stuck"])
         stuck = bad["stuck"] > 1
         bad["stopped"] = np.where(stuck, 0.0, bad["stopped"])
+        whole = self._network.badness(block, stuck, self._ever_moved, bool(self._observed.keeps_gradients))
+        if whole["all_stopped"] > 1:  # what is left of the movement says nothing about single layers
+            bad |= {kind: np.zeros(len(self._names)) for kind in ("runaway", "others_stopped", "stopped", "sparse")}
         found = []
         for kind, condition in self._layers.items():
             new = condition.update(bad[kind], block.first)
             found += self._of_layers(kind, new, condition.since, block, others)
-        whole = self._network.badness(block, stuck, self._ever_moved, bool(self._observed.keeps_gradients))
         moving = block.level > 0
-        level, shrink = median(block.level[moving]), median(block.shrink[moving])
-        step = median((block.step / block.implied)[moving])
+        level = median(block.level[moving]) if moving.any() else 0.0
+        shrink, step = median(block.shrink[moving]), median((block.step / block.implied)[moving])
         for kind, badness in whole.items():
             values = {"small_step": step, "large_step": step, "shrinking": shrink, "growing": self._network.growth}
-            value = values.get(kind, level)
-            found += self._of_all(kind, badness, block, value)
+            found += self._of_all(kind, badness, block, values.get(kind, level))
         self._highest = np.fmax(self._highest, level)
         return found
 

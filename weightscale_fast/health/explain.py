@@ -15,9 +15,10 @@ from .block import Block, median
 from .limits import GROWING, LARGE, RATE_GONE
 
 LOW_RATE = 1e-5  # a rate that is low for any optimizer
-TINY_GRADIENT = 1e-6  # mean |w_t - w_prev| / lr; for SGD this is the mean absolute gradient
+TINY_GRADIENT = 1e-4  # mean |w_t - w_prev| / lr; for SGD this is the mean absolute gradient
 LARGE_GRADIENT = 1.0
 LARGE_EPS = 1e-4
+FAST_DECAY = 1e-3  # of the weights in a step
 FAR_RATE = 5.0  # times the median rate
 SMALLER = 10.0  # a gradient below eps times this makes Adam's steps small
 NO_STEP = ("zero_rate", "no_gradient", "zero_gradient")
@@ -54,21 +55,30 @@ def cause_of_all(
     if kind == "all_stopped":
         if median(block.lr) < RATE_GONE * most_rate:
             return "rate_decayed"
+        if _decays_fast(block):
+            return "decay"
         if growth > GROWING:
             return "accumulated_gradient" if observed.keeps_gradients else "high_rate"
         return _most_common(names, observed) or _of_gradients(observed)
     if kind == "small_step":
         return _most_common(names, observed) or _of_gradients(observed)
     if kind == "shrinking":
-        return _most_common(names, observed) or "decay"
+        return "decay" if _decays_fast(block) else _most_common(names, observed) or "decay"
     if kind == "slow":
         return _why_slow(block)
+    if kind == "fast" and _decays_fast(block):
+        return "decay"
     if kind in ("fast", "growing"):
         if observed.keeps_gradients:
             return "accumulated_gradient"
         gradient = median(np.where(np.isnan(block.implied), block.step, np.nan))
         return "large_gradient" if gradient > LARGE_GRADIENT else "high_rate"
     return OF_KIND.get(kind, "")
+
+
+def _decays_fast(block: Block) -> bool:
+    """Whether weight decay alone, decoupled or not, changes the weights by as much as a healthy step does."""
+    return median(block.lr * block.decay) > FAST_DECAY
 
 
 def _why_slow(block: Block) -> str:

@@ -62,7 +62,8 @@ class Finding:
     def _what(self) -> str:
         steps = f"over steps {self.step} to {self.last}"
         since = f"since step {self.step}"
-        who = self.layer
+        who, s = self.layer, "" if self.others else "s"
+        run, move, make = f"run{s}", f"move{s}", f"make{s}"
         if self.others:
             who += f" and {self.others[0] if len(self.others) == 1 else f'{len(self.others)} more layers'}"
         if self.kind == "not_finite":
@@ -73,30 +74,33 @@ class Finding:
         if self.kind == "stuck":
             return f"{who} stuck: {self.value:.2%} of the weights move at a step, {steps}"
         if self.kind == "sparse":
-            return f"{who} moves in few places: at no step in more than {self.value:.1%} of its weights, {steps}"
+            return f"{who} {move} in few places: at no step in more than {self.value:.1%} of its weights, {steps}"
         if self.kind == "runaway":
-            return f"{who} runs away: RWC {self.value:.1e} {steps}, {self._times()}"
+            return f"{who} {run} away: RWC {self.value:.1e} {steps}, {self._times()}"
         if self.kind == "others_stopped":
-            return f"{who} moves as before, and the other layers stopped: RWC {self.value:.1e} {steps}, {self._times()}"
+            return (
+                f"{who} {move} as before, and the other layers stopped: RWC {self.value:.1e} {steps}, {self._times()}"
+            )
         if self.kind == "stopped":
             part = f"1/{self.median / self.value:,.0f} of " if self.value else "against "
             return f"{who} stopped: RWC {self.value:.1e} {steps}, {part}{self._against()}"
         if self.kind == "all_stopped":
-            return f"the network stopped: median RWC {self.value:.1e} {steps}, and {self.median:.1e} before"
-        if self.kind == "slow":
-            return f"{who} moves too little: RWC {self.value:.1e} {steps}; healthy runs have 1e-4 to 1e-1"
-        if self.kind == "fast":
-            return f"{who} moves too much: RWC {self.value:.1e} {steps}; healthy runs have 1e-4 to 1e-1"
+            before = f", and {self.median:.1e} before" if self.median > 0 else ""
+            return f"the network stopped: median RWC {self.value:.1e} {steps}{before}"
+        if self.kind in ("slow", "fast"):
+            amount = "little" if self.kind == "slow" else "much"
+            usual = self._against() if self.cause == "group_rate" else "healthy runs have 1e-4 to 1e-1"
+            return f"{who} {move} too {amount}: RWC {self.value:.1e} {steps}; {usual}"
         if self.kind in ("small_step", "large_step"):
             size = "small" if self.kind == "small_step" else "large"
             return (
-                f"{who}: steps too {size} for the learning rate: {self.value:.2g} times the step that the optimizer "
-                f"implies, {steps}"
+                f"{who} {make} steps too {size} for the learning rate: {self.value:.2g} times the step that the "
+                f"optimizer implies, {steps}"
             )
         if self.kind == "shrinking":
-            return f"{who} shrinks: {self.value:.0%} of the movement is towards zero {steps}"
+            return f"{who} shrink{s}: {min(self.value, 1):.0%} of the movement is towards zero {steps}"
         if self.kind == "growing":
-            return f"{who} grows: the weights became {self.value:,.0f} times as large {steps}"
+            return f"{who} grow{s}: the weights became {self.value:,.0f} times as large {steps}"
         if self.kind == "spike":
             return f"{who} jumped at step {self.step}: RWC {self.value:.1e}, and {self.median:.1e} at the steps before"
         if self.kind == "skipped":

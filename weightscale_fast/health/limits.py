@@ -83,6 +83,7 @@ SMALL_STEP = 0.04  # of the step that the optimizer implies
 LARGE_STEP = 3.5  # times the step that the optimizer implies
 ORDINARY_STEP = 0.1  # of the step that the optimizer implies; a network below it had not begun to learn
 FALLEN_ALL = 1e-4  # of the largest RWC per learning rate so far
+FALLEN_TOO = 0.05  # of the same, if the step is far smaller than the optimizer implies
 RATE_GONE = 1e-6  # of the largest learning rate so far
 DECAYING = 0.5  # of the largest learning rate so far: below, low movement is what the schedule wants
 GROWING = 8.0  # times the weights of GROWING_BLOCKS blocks ago

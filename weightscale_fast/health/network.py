@@ -12,6 +12,7 @@ from .block import Block, FloatArray, median
 from .limits import (
     DECAYING,
     FALLEN_ALL,
+    FALLEN_TOO,
     FAST,
     GROWING,
     GROWING_BLOCKS,
@@ -59,6 +60,8 @@ class Network:
         steps = (block.step / block.implied)[counted] if self._every == 1 else np.empty(0)
         step = median(steps, "higher")
         bad = dict.fromkeys(KINDS, 0.0)
+        if 2 * np.count_nonzero(np.isnan(block.level)) >= len(block.level):
+            return bad  # the finding about NaN says enough
         if 2 * np.count_nonzero(stuck) > np.count_nonzero(ever_moved):
             step = high = np.nan  # the finding about rounding says why
         else:
@@ -104,7 +107,8 @@ class Network:
         if not moving.any():
             return np.inf
         bad = 0.0
-        if step > 0 and self._most_step > ORDINARY_STEP:
+        fell = per_rate < FALLEN_TOO * self._most_level
+        if step > 0 and self._most_step > ORDINARY_STEP and fell:  # small weights make small steps, too
             bad = SMALL_STEP / step
         if per_rate > 0 and self._most_level > 0:
             bad = max(bad, FALLEN_ALL * self._most_level / per_rate)

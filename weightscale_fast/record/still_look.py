@@ -234,7 +234,7 @@ class StillLook:
                 late.append((place, step, moved, copy))
             elif not bool(copy.tensors[0]):
                 self._note(place, step, "zero_gradient")
-            elif not moved:
+            elif not moved and self._optimizer is not None:
                 self._note(place, step, "rounding")
         self._asked = late
         if self._sizes is not None and self._sizes.has_arrived():
