@@ -5,7 +5,6 @@ Letters: n rows, B blocks, b rows of a block, L layers.
 
 from __future__ import annotations
 
-import warnings
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -58,30 +57,38 @@ class Block(NamedTuple):
 
 def blocks_of(facts: RowFacts, b: int, numel: NDArray[np.int64]) -> list[Block]:
     """The full blocks of b rows, in order."""
-    return [_block(facts.cut(slice(i, i + b)), numel) for i in range(0, len(facts.steps) - b + 1, b)]
-
-
-def _block(rows: RowFacts, numel: NDArray[np.int64]) -> Block:
-    with warnings.catch_warnings(), np.errstate(invalid="ignore", divide="ignore"):
-        warnings.simplefilter("ignore", RuntimeWarning)  # medians of nothing but NaN
-        moved = np.nansum(rows.rwc[:-1], axis=0)
-        shrink = np.log(rows.prev_l1[0] / rows.prev_l1[-1]) / moved
-        lr = np.nanmedian(rows.lr, axis=1)
-        return Block(
-            first=int(rows.steps[0]),
-            last=int(rows.steps[-1]),
-            level=np.median(rows.rwc, axis=0),
-            peak=np.max(rows.rwc, axis=0),
-            share=rows.share.mean(axis=0),
-            most_share=rows.share.max(axis=0),
-            size=rows.prev_l1[0] / numel,
-            shrink=np.where(moved > 0, shrink, np.nan),
-            step=np.nanmedian(rows.step, axis=0),
-            implied=rows.implied[-1],
-            lr=np.nanmedian(rows.lr, axis=0),
-            decay=rows.decay[-1],
-            rises=bool(lr[-1] > lr[0] * 1.001),
+    B = len(facts.steps) // b
+    if not B:
+        return []
+    rows = RowFacts._make(column[: B * b].reshape(B, b, *column.shape[1:]) for column in facts)  # [B, b, L]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        moved = np.sum(rows.rwc[:, :-1], axis=1)
+        shrink = np.where(moved > 0, np.log(rows.prev_l1[:, 0] / rows.prev_l1[:, -1]) / moved, np.nan)
+    level, peak, lr, step = (np.median(rows.rwc, axis=1), np.max(rows.rwc, axis=1), *_medians(rows.lr, rows.step))
+    share, most_share = rows.share.mean(axis=1), rows.share.max(axis=1)
+    return [
+        Block(
+            first=int(rows.steps[i, 0]),
+            last=int(rows.steps[i, -1]),
+            level=level[i],
+            peak=peak[i],
+            share=share[i],
+            most_share=most_share[i],
+            size=rows.prev_l1[i, 0] / numel,
+            shrink=shrink[i],
+            step=step[i],
+            implied=rows.implied[i, -1],
+            lr=lr[i],
+            decay=rows.decay[i, -1],
+            rises=median(rows.lr[i, -1]) > 1.001 * median(rows.lr[i, 0]),
         )
+        for i in range(B)
+    ]
+
+
+def _medians(*arrays: FloatArray) -> list[FloatArray]:
+    """The medians [B, L] of arrays [B, b, L]. NaN where a value is NaN."""
+    return [np.median(array, axis=1) for array in arrays]
 
 
 def facts_of(
@@ -103,10 +110,14 @@ def facts_of(
     )
 
 
-def median(values: FloatArray, method: Literal["linear", "lower", "higher"] = "linear") -> float:
+def median(values: FloatArray, method: Literal["middle", "lower", "higher"] = "middle") -> float:
     """The median of the values that are not NaN; NaN if there are none.
 
     Of two values `"lower"` takes the smaller one. So where it is high, all but one of few values are high.
     """
-    values = values[~np.isnan(values)]
-    return float(np.quantile(values, 0.5, method=method)) if values.size else float("nan")
+    values = np.sort(values)  # NaN is sorted last
+    n = len(values) - int(np.count_nonzero(np.isnan(values)))
+    if not n:
+        return float("nan")
+    lower, higher = float(values[(n - 1) // 2]), float(values[n // 2])
+    return {"middle": (lower + higher) / 2, "lower": lower, "higher": higher}[method]

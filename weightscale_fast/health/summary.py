@@ -97,5 +97,7 @@ class RunSummary:
             shown[SHOWN:-SHOWN] = [f"     ...     {len(shown) - 2 * SHOWN} more"]
         lines += shown
         nothing = "nothing found" if self.enough else "nothing found so far: there are too few rows to judge"
-        lines += [f"! {finding}" for finding in self.findings] or [nothing]
+        faults = [f"! {finding}" for finding in self.findings if finding.is_fault]
+        notes = [f"- {finding}" for finding in self.findings if not finding.is_fault]
+        lines += [*(faults or [nothing]), *notes]
         return "\n".join(lines)
