@@ -1,10 +1,13 @@
 """The benchmark of faults: a fault is found and named, a clean run is silent, and kept runs give the same verdict."""
 
+import json
+
 import pytest
 import torch
 
 from bench.faults.judge import FAULTS, Job, jobs, judge, work
 from bench.faults.networks import HELD_OUT, TUNED_ON
+from bench.faults.page import PAGE, RESULTS, with_table
 from bench.faults.table import details, matrix, summary, summary_lines
 from bench.faults.training import Outcome
 
@@ -72,3 +75,10 @@ def test_there_are_as_many_runs_as_the_benchmark_promises():
     assert sum(job.network in HELD_OUT for job in clean) >= 72
     assert sum(job.network in TUNED_ON for job in clean) >= 32
     assert len({job.folder for job in jobs()}) == len(list(jobs()))
+
+
+def test_the_page_has_the_results_that_are_committed():
+    page = PAGE.read_text()
+    assert with_table(page) == page
+    runs = json.loads(RESULTS.read_text())["runs"]
+    assert {(run["job"]["network"], run["job"]["name"]) for run in runs} == {(job.network, job.name) for job in jobs()}
