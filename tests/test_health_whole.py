@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import weightscale_fast as wsf
-from weightscale_fast.health.causes import CAUSES
+from weightscale_fast.health.causes import ADVICE, CAUSES
 from weightscale_fast.health.check import HealthCheck
 from weightscale_fast.health.finding import Finding
 from weightscale_fast.health.limits import KINDS, NOTES
@@ -232,4 +232,4 @@ class TestCheck:
         assert "fc.weight" in text or kind in ("all_stopped", "skipped")
         assert text.count("because") == (cause != "")
         assert finding.is_fault == (kind not in NOTES)
-        assert finding.advice == (CAUSES[cause].advice if cause else "")
+        assert finding.advice == (CAUSES[cause].advice if cause else ADVICE.get(kind, ""))

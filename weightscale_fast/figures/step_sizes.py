@@ -100,9 +100,9 @@ def _range(implied: FloatArray, optimizer: str) -> tuple[float, float] | None:
 
 def _why_no_range(history: RWCHistory) -> str:
     if not is_per_step(history):
-        return "no range is expected of a change that is not one step"
+        return "not one step, so no range"
     if "SGD" in history.observed.optimizer:
-        return "SGD: the mean gradient (times momentum), so no range is expected"
+        return "SGD: the mean gradient, so no range"
     return f"no range is known for {name_label(history.observed.optimizer) or 'this optimizer'}"
 
 

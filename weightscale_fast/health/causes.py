@@ -79,3 +79,16 @@ CAUSES = {
         "the gradients are large", "Normalize the inputs, look at the batch, clip the gradients, or lower the rate."
     ),
 }
+
+# What to do about a finding whose cause is not known.
+ADVICE = {
+    "not_finite": "Go back to the last checkpoint. Look at the loss and the batch of this step; lower the rate or clip "
+    "the gradients if the weights moved more and more before.",
+    "runaway": "Look at its gradient at this step. Give it a lower rate, clip its gradient, check its weight decay.",
+    "others_stopped": "Leave this layer alone. Follow the gradient from it towards the input, and look where it ends.",
+    "stopped": "Look at its inputs and its gradient at this step: dead ReLUs, saturation, a branch cut off.",
+    "all_stopped": "Look at the learning rate first, then at the loss: if it is far above its goal, units died.",
+    "still": "Look at its grad after backward(), and at whether the optimizer has it.",
+    "small_step": "Look at gradient clipping, at the scale of the loss, and at eps.",
+    "spike": "Look at the loss after it. If it is not where it was, go back to a checkpoint before this step.",
+}

@@ -23,7 +23,7 @@ from .condition import Condition
 from .explain import cause_of_all, cause_of_layer
 from .finding import Finding
 from .group_rate import GroupRate
-from .limits import BLOCK, CONFIRM, FEWEST_ROWS, NAMED, SKIPPING
+from .limits import BLOCK, CONFIRM, FALLEN_ALL, FEWEST_ROWS, NAMED, SKIPPING
 from .network import KINDS as NETWORK_KINDS
 from .network import Network
 from .relative import Relative
@@ -210,8 +210,13 @@ class HealthCheck:
         stuck = bad["stuck"] > 1
         bad["stopped"] = np.where(stuck, 0.0, bad["stopped"])
         whole = self._network.badness(block, stuck, self._ever_moved, bool(self._observed.keeps_gradients))
-        if whole["all_stopped"] > 1:  # what is left of the movement says nothing about single layers
-            bad |= {kind: np.zeros(len(self._names)) for kind in ("runaway", "others_stopped", "stopped", "sparse")}
+        level = median(block.level[block.level > 0])
+        # What is left of the movement says nothing more.
+        if whole["all_stopped"] > 1 or level < FALLEN_ALL * self._highest:
+            bad |= {
+                kind: np.zeros(len(self._names)) for kind in ("runaway", "others_stopped", "stopped", "stuck", "sparse")
+            }
+            whole |= {"slow": 0.0, "small_step": 0.0}
         found = []
         for kind, condition in self._layers.items():
             new = condition.update(bad[kind], block.first)
@@ -222,7 +227,7 @@ class HealthCheck:
         for kind, badness in whole.items():
             values = {"small_step": step, "large_step": step, "shrinking": shrink, "growing": self._network.growth}
             found += self._of_all(kind, badness, block, values.get(kind, level))
-        self._highest = np.fmax(self._highest, level)
+        self._highest = float(np.fmax(self._highest, level))
         return found
 
     def _of_layers(

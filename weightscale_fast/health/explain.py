@@ -12,13 +12,14 @@ import numpy as np
 
 from ..record.observed import Observed
 from .block import Block, median
-from .limits import GROWING, LARGE, RATE_GONE
+from .limits import BLOCK, FAST_DECAY, GROWING, LARGE, RATE_GONE
 
 LOW_RATE = 1e-5  # a rate that is low for any optimizer
 TINY_GRADIENT = 1e-4  # mean |w_t - w_prev| / lr; for SGD this is the mean absolute gradient
 LARGE_GRADIENT = 1.0
 LARGE_EPS = 1e-4
-FAST_DECAY = 1e-3  # of the weights in a step
+HALF = 0.5  # of the weights: if fewer move, the others lose their steps
+MOST = 2**62  # steps
 FAR_RATE = 5.0  # times the median rate
 SMALLER = 10.0  # a gradient below eps times this makes Adam's steps small
 NO_STEP = ("zero_rate", "no_gradient", "zero_gradient")
@@ -36,7 +37,7 @@ def cause_of_layer(kind: str, layer: int, name: str, block: Block, observed: Obs
     if kind in ("still", "stopped", "stuck"):
         if block.lr[layer] == 0:
             return "zero_rate"
-        known = observed.causes[name].why if name in observed.causes else ""
+        known = _known(name, observed, block.last if kind != "still" else MOST)
         return "rounding" if kind == "stuck" and known not in NO_STEP else known
     if kind == "runaway":
         return "group_rate" if block.lr[layer] > FAR_RATE * median(block.lr[block.lr > 0]) else ""
@@ -59,13 +60,13 @@ def cause_of_all(
             return "decay"
         if growth > GROWING:
             return "accumulated_gradient" if observed.keeps_gradients else "high_rate"
-        return _most_common(names, observed) or _of_gradients(observed)
+        return _most_common(names, observed, block.last) or _of_gradients(observed)
     if kind == "small_step":
-        return _most_common(names, observed) or _of_gradients(observed)
+        return _most_common(names, observed, block.last) or _of_gradients(observed)
     if kind == "shrinking":
-        return "decay" if _decays_fast(block) else _most_common(names, observed) or "decay"
+        return "decay" if _decays_fast(block) else _most_common(names, observed, block.last) or "decay"
     if kind == "slow":
-        return _why_slow(block)
+        return _why_slow(block, observed)
     if kind == "fast" and _decays_fast(block):
         return "decay"
     if kind in ("fast", "growing"):
@@ -81,12 +82,16 @@ def _decays_fast(block: Block) -> bool:
     return median(block.lr * block.decay) > FAST_DECAY
 
 
-def _why_slow(block: Block) -> str:
+def _why_slow(block: Block, observed: Observed) -> str:
     if median(block.size) > LARGE:
         return "large_weights"
-    gradient = median(np.where(np.isnan(block.implied), block.step, np.nan))
+    gradient = observed.gradient
+    if gradient is None:
+        gradient = median(np.where(np.isnan(block.implied), block.step, np.nan))
     if gradient < TINY_GRADIENT and median(block.lr) > LOW_RATE:
         return "tiny_gradient"
+    if median(block.share) < HALF:
+        return "rounding"
     return "low_rate"
 
 
@@ -101,10 +106,13 @@ def _of_gradients(observed: Observed) -> str:
     return "large_eps" if observed.epsilon > LARGE_EPS else "tiny_gradient"
 
 
-def _most_common(names: Sequence[str], observed: Observed) -> str:
+def _known(name: str, observed: Observed, last: int) -> str:
+    """The cause that was seen for a layer, at the latest in the block after step `last`."""
+    cause = observed.causes.get(name)
+    return cause.why if cause is not None and cause.step <= last + BLOCK else ""
+
+
+def _most_common(names: Sequence[str], observed: Observed, last: int) -> str:
     """The cause of at least half of these layers."""
-    causes = Counter(observed.causes[name].why for name in names if name in observed.causes)
-    if not causes:
-        return ""
-    why, count = causes.most_common(1)[0]
+    why, count = Counter(_known(name, observed, last) for name in names).most_common(1)[0]
     return why if 2 * count >= len(names) else ""

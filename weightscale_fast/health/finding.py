@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .causes import CAUSES
+from .causes import ADVICE, CAUSES
 from .limits import NOTES
 
 
@@ -52,8 +52,8 @@ class Finding:
 
     @property
     def advice(self) -> str:
-        """What to do about the cause; empty if the cause is not known."""
-        return CAUSES[self.cause].advice if self.cause in CAUSES else ""
+        """What to do about the cause; if the cause is not known, where to look first."""
+        return CAUSES[self.cause].advice if self.cause in CAUSES else ADVICE.get(self.kind, "")
 
     def __str__(self) -> str:
         because = f", because {CAUSES[self.cause].because}" if self.cause in CAUSES else ""
@@ -85,7 +85,7 @@ class Finding:
             part = f"1/{self.median / self.value:,.0f} of " if self.value else "against "
             return f"{who} stopped: RWC {self.value:.1e} {steps}, {part}{self._against()}"
         if self.kind == "all_stopped":
-            before = f", and {self.median:.1e} before" if self.median > 0 else ""
+            before = f", and {self.median:.1e} at its highest" if self.median > 0 else ""
             return f"the network stopped: median RWC {self.value:.1e} {steps}{before}"
         if self.kind in ("slow", "fast"):
             amount = "little" if self.kind == "slow" else "much"

@@ -23,7 +23,8 @@ def assert_learns(
 ) -> None:
     """Make some training steps, and raise if a layer did not move. For a test of your own training code.
 
-    A layer with `requires_grad=False` need not move. The steps really train the model: give a test a model of its own.
+    A layer must move by its gradient: with AdamW, weight decay alone moves it, too. A layer with `requires_grad=False`
+    need not move. The steps really train the model: give a test a model of its own.
 
     Args:
         model: the network.
@@ -68,10 +69,16 @@ def assert_learns(
     broken = [name for name, is_finite in zip(before.names, finite, strict=True) if not is_finite]
     still = [name for name, has_moved in zip(before.names, moved, strict=True) if not has_moved]
     still = [name for name in still if name not in broken and parameters[name].requires_grad]
+    dead = [name for name in before.names if name not in (*still, *broken) and look.is_dead(name)]
     lines = []
     if still:
         lines.append(f"{len(still)} of {count(len(before.names), 'layer')} did not move in {count(steps, 'step')}:")
         lines += [f"  {name}: {look.why(name)}" for name in still]
+    if dead:
+        lines.append(
+            f"{count(len(dead), 'layer')} moved by weight decay or momentum alone, with a gradient of exactly 0:"
+        )
+        lines.append(f"  {', '.join(dead)}. {CAUSES['zero_gradient'].advice}")
     if broken:
         lines.append(f"{count(len(broken), 'layer')} became NaN or infinite: {', '.join(broken)}")
     if lines:
@@ -102,6 +109,10 @@ class _Look:
                     self._why[name] = why
             elif name not in self._why:
                 self._why[name] = "other_tensors" if others else "not_in_optimizer"
+
+    def is_dead(self, name: str) -> bool:
+        """Whether the gradient of a layer was 0 at all steps."""
+        return self._why.get(name) == "zero_gradient"
 
     def why(self, name: str) -> str:
         """The cause in words, and what to do."""

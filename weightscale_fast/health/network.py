@@ -14,10 +14,12 @@ from .limits import (
     FALLEN_ALL,
     FALLEN_TOO,
     FAST,
+    FAST_DECAY,
     GROWING,
     GROWING_BLOCKS,
     LARGE,
     LARGE_STEP,
+    NO_STEP,
     ORDINARY_STEP,
     RATE_GONE,
     SHRINKING,
@@ -65,7 +67,7 @@ class Network:
         if 2 * np.count_nonzero(stuck) > np.count_nonzero(ever_moved):
             step = high = np.nan  # the finding about rounding says why
         else:
-            bad["all_stopped"] = self._stopped(moving, ever_moved, rate, step, per_rate)
+            bad["all_stopped"] = self._stopped(block, moving, ever_moved, rate, step, per_rate)
         self.most_rate = float(np.fmax(self.most_rate, rate))
         if step > 0:
             bad["small_step"] = SMALL_STEP / step if self._most_step <= ORDINARY_STEP else 0.0
@@ -81,7 +83,9 @@ class Network:
         if self._every == 1:
             bad["fast"] = low / FAST
         shrink = np.where(block.decay == 0, 0.0, block.shrink)[counted]
-        bad["shrinking"] = median(shrink, "lower") / SHRINKING
+        # A network that has learnt its data only decays, slowly, and that is no fault.
+        shrinks = median(shrink, "lower") if low > FAST_DECAY else 0.0
+        bad["shrinking"] = shrinks / SHRINKING
         self.growth = self._growth(block)
         bad["growing"] = self.growth / GROWING
         return {kind: 0.0 if np.isnan(value) else value for kind, value in bad.items()}
@@ -98,7 +102,13 @@ class Network:
         return median(block.size[counted] / before[counted], "lower")
 
     def _stopped(
-        self, moving: NDArray[np.bool_], ever_moved: NDArray[np.bool_], rate: float, step: float, per_rate: float
+        self,
+        block: Block,
+        moving: NDArray[np.bool_],
+        ever_moved: NDArray[np.bool_],
+        rate: float,
+        step: float,
+        per_rate: float,
     ) -> float:
         if not ever_moved.any():
             return 0.0
@@ -109,7 +119,9 @@ class Network:
         bad = 0.0
         fell = per_rate < FALLEN_TOO * self._most_level
         if step > 0 and self._most_step > ORDINARY_STEP and fell:  # small weights make small steps, too
-            bad = SMALL_STEP / step
+            # Where a network learns its data quickly, Adam still remembers the large gradients for 1,000 steps.
+            decays = median(block.shrink[moving], "lower") > SHRINKING
+            bad = (SMALL_STEP if decays else NO_STEP) / step
         if per_rate > 0 and self._most_level > 0:
             bad = max(bad, FALLEN_ALL * self._most_level / per_rate)
         return bad

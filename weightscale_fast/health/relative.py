@@ -62,7 +62,7 @@ class Relative:
         runaway = np.where(falling & (ratio > fast), np.nan, np.fmin(ratio, by_rate) / fast)
         # Without a rate a layer cannot move, and that is no finding about its gradient.
         most = np.maximum(np.fmax(most, self._by_rate(peak, level)), TINY)
-        stopped = np.where(ever_moved & (block.lr != 0), slow / most, 0.0)
+        stopped = np.where(ever_moved & (block.lr != 0) & np.isfinite(ratio), slow / most, 0.0)
         ordinary = (runaway <= 1) & (stopped <= 1) & (known > 0)
         guilty = self._blame.update(level, median, ordinary)
         others_stopped = np.where(guilty, 0.0, np.where(np.isnan(runaway), 0.0, runaway))

@@ -50,7 +50,7 @@ class Spikes:
                 float(level[i]),
                 float(before[i, 1]),
                 tuple(others),
-                "rate_spike" if jumped[i] else "large_gradient",
+                "rate_spike" if jumped[i] else "" if np.isnan(rate[i]) else "large_gradient",
             )
             for i in np.flatnonzero(level > least)
         ]

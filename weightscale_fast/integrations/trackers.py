@@ -85,6 +85,8 @@ def log_finding(finding: Finding, tracker: Any, *, prefix: str = "rwc") -> None:
     Example:
         `RWCMonitor(model, optimizer, on_finding=lambda finding: log_finding(finding, wandb))`
     """
+    if not isinstance(finding, Finding):
+        raise TypeError(f"finding must be a Finding, as check_health returns, got {type(finding).__name__}")
     tracker = tracker_for(tracker)
     if not hasattr(tracker, "alert"):
         raise TypeError(

@@ -230,7 +230,10 @@ class RWCHistory:
                 f"steps must be a slice of rows, such as slice(-100, None), or a boolean for each row, got {steps!r}"
             )
         rows = slice(None) if steps is None else steps
-        keep = layers if callable(layers) else re.compile(layers or "").search
+        try:
+            keep = layers if callable(layers) else re.compile(layers or "").search
+        except re.error as error:
+            raise ValueError(f"layers={layers!r} is not a regular expression: {error}") from error
         columns = [i for i, name in enumerate(self.names) if keep(name)]
         if not columns:
             raise ValueError(f"no layer matches layers={layers!r}; the record has {listing(self.names)}")

@@ -31,7 +31,7 @@ from .why_still import why_still
 
 FloatArray = NDArray[np.float64]
 
-TINY = 0.04  # of the step that an optimizer implies; the check's limit
+TINY = 0.07  # of the step that an optimizer implies; the check's limit
 TINY_RWC = 1e-5  # for an optimizer that implies none
 NEARLY = 1e-3  # of the median layer's RWC; a layer that moves less is nearly still
 OFTEN = 32  # rows
