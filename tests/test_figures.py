@@ -358,9 +358,9 @@ def test_without_an_implied_step_there_is_no_range(history):
     epochs = figures.step_sizes(replace(history, settings={"unit": "epoch"}))
     assert [band(ax) for ax in (sgd, other, several, epochs)] == [None] * 4
     assert [ax.get_legend() for ax in (sgd, other, several, epochs)] == [None] * 4
-    assert "SGD: the mean gradient (times momentum), so no range is expected" in notes(sgd)
+    assert "SGD: the mean gradient, so no range" in notes(sgd)
     assert "no range is known for Adagrad" in notes(other)
-    assert "no range is expected of a change that is not one step" in notes(several)
+    assert "not one step, so no range" in notes(several)
     assert several.get_ylabel() == "mean of |Δw| / learning rate, over 10 steps"
     assert epochs.get_ylabel().endswith("per epoch")
 

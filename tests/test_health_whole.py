@@ -233,3 +233,32 @@ class TestCheck:
         assert text.count("because") == (cause != "")
         assert finding.is_fault == (kind not in NOTES)
         assert finding.advice == (CAUSES[cause].advice if cause else ADVICE.get(kind, ""))
+
+
+class TestNoFault:
+    def test_a_layer_that_is_frozen_in_mid_run_is_a_note(self):
+        run = Run().steps(100)
+        run.model[2].requires_grad_(False)
+        (note,) = wsf.check_health(run.steps(200).monitor.history())
+        assert (note.kind, note.layer, note.is_fault) == ("frozen", "2.weight", False)
+        assert 96 < note.step < 100 + 32
+
+    def test_a_layer_that_stopped_is_not_compared_with_a_network_that_stopped(self):
+        found = Finding("stopped", "fc.weight", 65, 112, 1.8e-12, 1.1e-12, cause="zero_gradient")
+        assert "median" not in str(found)
+
+    def test_a_layer_that_is_used_at_one_step_in_16_is_not_stuck(self):
+        """As an expert to which few inputs go."""
+        rwc = noisy(400, 8)
+        rwc[np.arange(400) % 16 > 0, 3] = 0
+        history = with_rates(rwc, np.full(400, 1e-4), Observed("Adam", implied_step=(0.2,) * 8))
+        moved = np.where(history.delta_l1 > 0, history.moved, 0)
+        assert wsf.check_health(replace(history, moved=moved)) == []
+
+    def test_steps_of_a_pruned_network_are_not_small(self):
+        """Weights that are masked make no step, and the others make whole ones."""
+        run = Run(torch.optim.Adam)
+        masks = [(torch.arange(p.numel()) % 128 == 0).float().view_as(p) for p in run.model.parameters()]
+        for parameter, mask in zip(run.model.parameters(), masks, strict=True):
+            parameter.register_hook(mask.mul)
+        assert "small_step" not in {kind for kind, _ in run.steps(300).found()}

@@ -48,14 +48,14 @@ def check_health(history: HistorySource) -> list[Finding]:
     | `stuck` | loses its steps to rounding: few of its weights move |
     | `sparse` | moves at no step in more than 1 in 10 of its weights, and not because of rounding |
     | `still` | did not move once in the record |
-    | `frozen` | the same, but `requires_grad` is False; this is no fault |
+    | `frozen` | does not move, or no more, and `requires_grad` is False; this is no fault |
 
     | kind | the network, or a layer whose group has a rate far from the others' |
     |---|---|
     | `all_stopped` | moved before, and now almost not; or its learning rate fell to a millionth |
     | `slow`, `fast` | has an RWC below 1e-5 while the rate is not decaying; or above 1e-1 |
-    | `small_step`, `large_step` | makes steps 25 times smaller or 3.5 times larger than its optimizer implies |
-    | `shrinking` | makes 8 of 10 parts of its movement towards zero |
+    | `small_step`, `large_step` | makes steps 14 times smaller or 3.5 times larger than its optimizer implies |
+    | `shrinking` | loses size in 80 % of its movement, by more than 1e-3 a step |
     | `growing` | has weights 8 times as large as 128 steps ago |
     | `spike` | made one step 30 times as large as those before and after |
     | `replicas` | is not the same on all ranks |
@@ -88,8 +88,9 @@ def check_health(history: HistorySource) -> list[Finding]:
     """
     history = history_of(history)
     check = HealthCheck(history.names, history.numel, history.every, history.dtypes, history.kinds)
-    moved = {history.names[i] for i in np.flatnonzero((history.moved > 0).any(axis=0))}
-    return list(filter(None, (_without(finding, moved) for finding in check.update(history, history.observed))))
+    rows = np.where(history.moved > 0, history.steps[:, None], 0)
+    last = dict(zip(history.names, rows.max(axis=0, initial=0).tolist(), strict=True))
+    return list(filter(None, (_without(finding, last) for finding in check.update(history, history.observed))))
 
 
 def rows_to_judge(every: int) -> int:
@@ -106,11 +107,16 @@ def _block_rows(every: int) -> int:
     return max(BLOCK // every, FEWEST_ROWS)
 
 
-def _without(finding: Finding, moved: set[str]) -> Finding | None:
-    """A finding of kind `still` without the layers that moved later in the record. None if no layer is left."""
+def _without(finding: Finding, moved: dict[str, int]) -> Finding | None:
+    """A finding of kind `still` without the layers that moved later. None if no layer is left.
+
+    Args:
+        finding: a finding of any kind.
+        moved: the last step at which each layer moved; 0 if it never did.
+    """
     if finding.kind not in ("still", "frozen"):
         return finding
-    still = [name for name in (finding.layer, *finding.others) if name not in moved]
+    still = [name for name in (finding.layer, *finding.others) if moved[name] <= finding.last]
     return replace(finding, layer=still[0], others=tuple(still[1:])) if still else None
 
 
@@ -212,7 +218,8 @@ class HealthCheck:
         whole = self._network.badness(block, stuck, self._ever_moved, bool(self._observed.keeps_gradients))
         level = median(block.level[block.level > 0])
         # What is left of the movement says nothing more.
-        if whole["all_stopped"] > 1 or level < FALLEN_ALL * self._highest:
+        is_over = bool(self._whole["all_stopped"].said[0]) and level < FALLEN_ALL * self._highest
+        if whole["all_stopped"] > 1 or is_over:
             bad |= {
                 kind: np.zeros(len(self._names)) for kind in ("runaway", "others_stopped", "stopped", "stuck", "sparse")
             }
@@ -234,7 +241,6 @@ class HealthCheck:
         self, kind: str, layers: NDArray[np.intp], since: NDArray[np.int64], block: Block, others: FloatArray
     ) -> list[Finding]:
         """The findings about layers, of which those with the same cause may share one."""
-        value = {"stuck": block.share, "sparse": block.most_share}.get(kind, block.level)
         by_cause: dict[str, list[int]] = {}
         for i in layers.tolist():
             cause = cause_of_layer(kind, i, self._names[i], block, self._observed)
@@ -242,6 +248,7 @@ class HealthCheck:
         found = []
         for cause, of_cause in by_cause.items():
             called = _called(kind, cause)
+            value = {"stuck": block.share, "sparse": block.most_share}.get(called, block.level)
             together = [of_cause] if len(of_cause) > NAMED else [[i] for i in of_cause]
             for first, *more in together:
                 names = tuple(self._names[i] for i in more)
@@ -263,6 +270,6 @@ class HealthCheck:
 
 def _called(kind: str, cause: str) -> str:
     """The right name, if the cause is known."""
-    if kind == "still" and cause == "frozen":
+    if cause == "frozen" and kind in ("still", "stopped", "stuck"):
         return "frozen"
     return "stopped" if kind == "stuck" and cause != "rounding" else kind

@@ -18,14 +18,14 @@ class Condition:
         self._confirm = confirm  # blocks
         self.since = np.zeros(L, np.int64)  # the first step
         self._blocks = np.zeros(L, np.int64)
-        self._said = np.zeros(L, bool)
+        self.said = np.zeros(L, bool)
 
     def update(self, badness: NDArray[np.float64], step: int) -> NDArray[np.intp]:
         """Add a block; the layers to report now. Where badness is NaN, a layer's state does not change."""
         bad = badness > 1
         self.since = np.where(bad & (self._blocks == 0), step, self.since)
         self._blocks = np.where(bad, self._blocks + 1, np.where(badness <= 1, 0, self._blocks))
-        self._said &= ~(badness < 1 / RECOVER)
-        new: NDArray[np.intp] = np.flatnonzero((self._blocks >= self._confirm) & ~self._said)
-        self._said[new] = True
+        self.said &= ~(badness < 1 / RECOVER)
+        new: NDArray[np.intp] = np.flatnonzero((self._blocks >= self._confirm) & ~self.said)
+        self.said[new] = True
         return new

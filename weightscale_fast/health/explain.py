@@ -85,10 +85,12 @@ def _decays_fast(block: Block) -> bool:
 def _why_slow(block: Block, observed: Observed) -> str:
     if median(block.size) > LARGE:
         return "large_weights"
+    if not median(block.lr) > LOW_RATE:
+        return "low_rate"
     gradient = observed.gradient
     if gradient is None:
         gradient = median(np.where(np.isnan(block.implied), block.step, np.nan))
-    if gradient < TINY_GRADIENT and median(block.lr) > LOW_RATE:
+    if gradient < TINY_GRADIENT:
         return "tiny_gradient"
     if median(block.share) < HALF:
         return "rounding"

@@ -68,6 +68,8 @@ class Finding:
             who += f" and {self.others[0] if len(self.others) == 1 else f'{len(self.others)} more layers'}"
         if self.kind == "not_finite":
             return f"{who} not finite: NaN or infinite {since}"
+        if self.kind == "frozen" and self.value > 0:
+            return f"{who} frozen: RWC {self.value:.1e} {steps}"
         if self.kind in ("still", "frozen"):
             why = "" if self.cause else "; it is unused, has no gradient, or its steps are lost to rounding"
             return f"{who} {self.kind}: not one weight moved {steps}{why}"
@@ -82,6 +84,8 @@ class Finding:
                 f"{who} {move} as before, and the other layers stopped: RWC {self.value:.1e} {steps}, {self._times()}"
             )
         if self.kind == "stopped":
+            if not self.median >= 10 * self.value:  # the others move as little, or nothing moves
+                return f"{who} stopped: RWC {self.value:.1e} {steps}"
             part = f"1/{self.median / self.value:,.0f} of " if self.value else "against "
             return f"{who} stopped: RWC {self.value:.1e} {steps}, {part}{self._against()}"
         if self.kind == "all_stopped":

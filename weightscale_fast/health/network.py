@@ -59,7 +59,9 @@ class Network:
         high, low = median(block.level[counted], "higher"), median(block.level[counted], "lower")
         rate = median(block.lr[ever_moved])
         per_rate = median((block.level / np.where(block.lr > 0, block.lr, np.nan))[counted], "higher")
-        steps = (block.step / block.implied)[counted] if self._every == 1 else np.empty(0)
+        # Of the weights that move, because those that are pruned or masked have no step.
+        steps = (block.step / np.maximum(block.share, TINY) / block.implied)[counted]
+        steps = steps if self._every == 1 else np.empty(0)
         step = median(steps, "higher")
         bad = dict.fromkeys(KINDS, 0.0)
         if 2 * np.count_nonzero(np.isnan(block.level)) >= len(block.level):

@@ -50,8 +50,9 @@ class Rounding:
         stuck = STUCK / np.maximum(block.share, TINY)
         in_sixteen = self.sixteen_bit & (lost | unknown)
         in_thirty_two = moves & ~self.sixteen_bit & ~self._looked_up & coarse & (lost | unknown)
-        # Most of the step is lost: so it is, however many weights move.
-        most_lost = lost & coarse & (block.share < HALF)
+        # Most of the step is lost: so it is, however many weights move. At the steps at which a layer has a gradient,
+        # most of its weights move.
+        most_lost = lost & coarse & (block.most_share < HALF)
         stuck = np.where(most_lost, np.maximum(stuck, LOST / np.maximum(arrived, TINY)), stuck)
         stuck = np.where(judged & (in_sixteen | in_thirty_two), stuck, 0.0)
         # Only filters, because the inputs of a linear layer may be sparse; but momentum shows all that ever moved.
