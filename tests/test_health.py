@@ -130,11 +130,11 @@ class TestFaults:
         (finding,) = run.steps(300).findings()
         assert (finding.kind, finding.layer, finding.step, finding.value) == ("frozen", "block0.up.weight", 1, 0)
 
-    def test_a_layer_frozen_later_has_stopped(self):
+    def test_a_layer_frozen_later_is_a_note_too(self):
         run = Training().steps(160)
         run.model.block0.up.requires_grad_(False)
         (finding,) = run.steps(160).findings()
-        assert (finding.kind, finding.layer, finding.step) == ("stopped", "block0.up.weight", 161)
+        assert (finding.kind, finding.layer, finding.step) == ("frozen", "block0.up.weight", 161)
 
     def test_divergence_is_one_finding(self):
         run = Training("sgd", lr=0.02).steps(100)
@@ -197,7 +197,7 @@ def test_the_monitor_says_it_as_training_goes_on():
     run.steps(SHARD_ROWS - 101)
     assert run.found == []
     run.steps(1)
-    assert [(finding.kind, finding.layer) for finding in run.found] == [("stopped", "block0.up.weight")]
+    assert [(finding.kind, finding.layer) for finding in run.found] == [("frozen", "block0.up.weight")]
     run.steps(2 * SHARD_ROWS)
     run.monitor.close()
     assert run.found == run.findings()
