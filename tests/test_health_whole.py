@@ -262,3 +262,11 @@ class TestNoFault:
         for parameter, mask in zip(run.model.parameters(), masks, strict=True):
             parameter.register_hook(mask.mul)
         assert "small_step" not in {kind for kind, _ in run.steps(300).found()}
+
+    def test_a_network_that_moves_at_one_step_in_five_has_not_stopped(self):
+        """As where most batches have no loss."""
+        run = Run(SGD, lr=0.05)
+        for step in range(200):
+            run.scale = float(step % 5 == 0)
+            run.steps(1)
+        assert run.found() == []

@@ -121,6 +121,17 @@ class TestCauses:
         assert 0 < observed.gradient < 1e-2
         assert observed.epsilon == 1.0
 
+    @pytest.mark.parametrize("eps", [float("inf"), float("nan"), -1.0, "small"])
+    def test_an_eps_that_is_no_size_is_not_known(self, eps, tmp_path):
+        model = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 1))
+        optimizer = torch.optim.SGD(model.parameters(), lr=1e-6)
+        optimizer.param_groups[0]["eps"] = eps
+        with wsf.RWCMonitor(model, optimizer, run_dir=tmp_path / "run"):
+            train(model, optimizer, 4)
+        observed = wsf.RWCHistory.load(tmp_path / "run").observed
+        assert observed.gradient > 0
+        assert observed.epsilon is None
+
 
 class TestInAFolder:
     @pytest.fixture

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from .block import Block, FloatArray
-from .limits import FAST_GROUP, GROUP_RATE, GROUP_RATE_HIGH, GROWN_GROUP, STOPPED_IF_FALLEN
+from .limits import FAST_GROUP, FAST_IF_GROWN, GROUP_RATE, GROUP_RATE_HIGH, GROWN_GROUP, STOPPED_IF_FALLEN
 
 TINY = np.finfo(float).tiny
 
@@ -38,5 +38,6 @@ class GroupRate:
             slow = np.where(low, STOPPED_IF_FALLEN / np.maximum(ratio, TINY), 0.0)
             high = (part > GROUP_RATE_HIGH) & (ratio > 1)
             grown = np.where(self._first > 0, block.size / self._first, 0.0)
-            fast = np.where(high, np.maximum(block.level / FAST_GROUP, grown / GROWN_GROUP), 0.0)
+            too_large = np.minimum(grown / GROWN_GROUP, block.level / FAST_IF_GROWN)
+            fast = np.where(high, np.maximum(block.level / FAST_GROUP, too_large), 0.0)
         return {"slow": np.nan_to_num(slow), "fast": np.nan_to_num(fast)}

@@ -69,7 +69,7 @@ class Network:
         if 2 * np.count_nonzero(stuck) > np.count_nonzero(ever_moved):
             step = high = np.nan  # the finding about rounding says why
         else:
-            bad["all_stopped"] = self._stopped(block, moving, ever_moved, rate, step, per_rate)
+            bad["all_stopped"] = self._stopped(block, block.peak > 0, ever_moved, rate, step, per_rate)
         self.most_rate = float(np.fmax(self.most_rate, rate))
         if step > 0:
             bad["small_step"] = SMALL_STEP / step if self._most_step <= ORDINARY_STEP else 0.0
@@ -116,7 +116,7 @@ class Network:
             return 0.0
         if rate < RATE_GONE * self.most_rate:
             return np.inf
-        if not moving.any():
+        if not moving.any():  # a network that moves at some of the steps has not stopped
             return np.inf
         bad = 0.0
         fell = per_rate < FALLEN_TOO * self._most_level

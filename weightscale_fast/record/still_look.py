@@ -5,6 +5,7 @@ Letters: L layers.
 
 from __future__ import annotations
 
+import sys
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -242,7 +243,7 @@ class StillLook:
             self._sizes = None
             eps = next((group.get("eps") for group in self._groups().values()), None)
             if np.isfinite(size):
-                epsilon = float(eps) if isinstance(eps, (int, float)) else None
+                epsilon = float(eps) if isinstance(eps, (int, float)) and 0 <= eps < sys.float_info.max else None
                 self.observed = replace(self.observed, gradient=size, epsilon=epsilon)
 
     def _note(self, place: int, step: int, why: str) -> None:
