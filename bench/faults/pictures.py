@@ -57,7 +57,7 @@ APART = 0.1  # the least distance of two names, of the height
 EXAMPLES = {
     "not_finite": "transformer-nan_in_a_batch",
     "runaway": "transformer-layer_gradient_explodes",
-    "others_stopped": "depthwise-dead_relu_in_mid_run",
+    "others_stopped": "recurrent-saturated_sigmoid",
     "stopped": "transformer-dead_relu_in_mid_run",
     "all_stopped": "transformer-loss_weight_0_in_mid_run",
     "stuck": "residual-bfloat16_lost",
