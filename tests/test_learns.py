@@ -90,6 +90,27 @@ def test_a_rate_of_zero():
     assert "its learning rate is 0" in message(loop)
 
 
+def test_weight_decay_alone_is_no_learning():
+    loop = Loop(torch.optim.AdamW)
+    loop.loss = lambda x: (loop.model(x) * 0).sum()
+    text = message(loop)
+    assert "3 layers moved by weight decay or momentum alone, with a gradient of exactly 0:" in text
+    assert "0.weight, 2.weight, 4.weight. Look for dead ReLUs" in text
+
+
+def test_sparse_gradients():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Embedding(10, 4, sparse=True), nn.Linear(4, 1))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+
+    def step():
+        optimizer.zero_grad()
+        model(torch.arange(5)).square().sum().backward()
+        optimizer.step()
+
+    wsf.assert_learns(model, step)
+
+
 def test_no_step():
     loop = Loop()
     text = message(loop, lambda: loop.loss(torch.randn(16, 4)).backward())

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -104,7 +105,8 @@ class _Look:
                 why = why_still(parameter, groups, others)
                 gradient = parameter.grad
                 if why == "" and gradient is not None:
-                    why = "rounding" if bool(gradient.detach().any()) else "zero_gradient"
+                    is_zero = gradient.layout == torch.strided and not bool(gradient.detach().any())
+                    why = "zero_gradient" if is_zero else "rounding"
                 if self._why.get(name) != "rounding":
                     self._why[name] = why
             elif name not in self._why:
