@@ -232,7 +232,7 @@ def test_a_run_without_a_row_says_when_there_will_be_one(tmp_path, capsys):
 def test_analyze_says_when_nothing_was_found(tmp_path, capsys):
     make_history(noisy(300, 12)).save(tmp_path / "healthy")
     assert main(["analyze", str(tmp_path / "healthy"), "--k", "1"]) == 0
-    assert "nothing found: no layer stopped" in capsys.readouterr().out
+    assert "nothing found: no fault that the movement of the weights shows" in capsys.readouterr().out
 
 
 def test_a_cluster_of_one_or_two_layers_gives_their_names(tmp_path, capsys):

@@ -269,3 +269,21 @@ class TestImpliedStep:
 
     def test_a_cause_is_of_a_step(self):
         assert Observed(causes={"a": Cause("frozen", 5), "b": Cause("frozen", 3)}).go_back(4).causes.keys() == {"b"}
+
+
+class TestNoStep:
+    def test_gradients_without_a_step_are_told(self):
+        """As with a gradient scaler that skips every step."""
+        model = nn.Linear(2, 1)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        monitor = wsf.RWCMonitor(model, optimizer)
+        model(torch.ones(1, 2)).sum().backward()
+        with pytest.warns(UserWarning, match="SGD made no step, so there is no row, but gradients were computed"):
+            monitor.close()
+
+    @pytest.mark.filterwarnings("error")
+    def test_gradients_of_an_earlier_step_are_not(self):
+        model = nn.Linear(2, 1)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        model(torch.ones(1, 2)).sum().backward()
+        wsf.RWCMonitor(model, optimizer).close()

@@ -159,7 +159,7 @@ def analyze(
     # Before anything is printed, because the options may be wrong.
     groups = _clusters_by(finite, by, options) if by is not None else {}
     clusters = cluster_layers(finite, **options)
-    say(f"{len(history.names)} layers, {history.numel.sum():,} weights, {len(history):,} recorded steps")
+    say(f"{len(history.names)} layers, {history.numel.sum():,} weights, {len(made_part(history)[0]):,} recorded steps")
     print_findings(history, check_health(history))
     for note in [*notes, *left_out_of_clusters(finite, clusters)]:
         say(note)

@@ -54,6 +54,7 @@ class OptimizerHook:
                 "out and call record() after each step"
             )
         self._stepped = False  # whether the optimizer has made a step
+        self._had_gradients = _has_gradients(model)  # of a step before
         self._optimizer = weakref.ref(optimizer)  # the hook must not keep the optimizer alive
         self._handles: list[RemovableHandle] = []
         # What start() was given; None when not recording.
@@ -205,11 +206,11 @@ class OptimizerHook:
             self._warn(f"{change} since the last recorded step, but the optimizer that this monitor watches {what}")
 
     def warn_if_no_step(self, model: nn.Module) -> None:
-        """Warn once if there are gradients and the optimizer never made a step."""
+        """Warn once if there are new gradients and the optimizer never made a step."""
         optimizer = self._optimizer()
-        if optimizer is None or self._stepped or self._outermost.is_running():
+        if optimizer is None or self._stepped or self._had_gradients or self._outermost.is_running():
             return
-        if any(parameter.grad is not None for parameter in model.parameters()):
+        if _has_gradients(model):
             self._warn_once(
                 f"{self.name} made no step, so there is no row, but gradients were computed: the loop does not call "
                 "step(), or a gradient scaler skips every step because gradients are infinite"
@@ -249,6 +250,10 @@ def _remove_ended() -> None:
         if optimizer is None or not (stepping_frames(optimizer) or _steps_elsewhere(optimizer)):
             handle.remove()
             _ended.pop(handle.id, None)
+
+
+def _has_gradients(model: nn.Module) -> bool:
+    return any(parameter.grad is not None for parameter in model.parameters())
 
 
 def _change(model: nn.Module, since: Snapshot) -> str:
