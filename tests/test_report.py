@@ -93,6 +93,7 @@ def test_folder_holds_every_figure_twice_and_the_tables(folder):
     assert {path.name for path in folder.iterdir()} == {
         *figures,
         "findings.csv",
+        "findings.json",
         "labels.csv",
         "scree.csv",
         "report.html",
@@ -231,7 +232,16 @@ def test_findings_are_on_top_and_in_a_table(tmp_path):
 
 
 def test_the_page_says_that_nothing_was_found(text, folder):
-    assert "Nothing found: every weight is finite" in text[text.index("<main>") : text.index("<table>")]
+    above = text[text.index("<main>") : text.index("<table>")]
+    assert "Nothing found so far: there are too few rows to judge." in above
+
+
+def test_the_page_of_a_long_run_says_that_nothing_was_found(tmp_path):
+    page = write_report(make_history(noisy(100, 6)), folder=tmp_path)
+    assert "Nothing found: no fault that the movement of the weights shows." in page.read_text("utf-8")
+
+
+def test_the_table_of_a_run_without_findings_is_empty(folder):
     assert len((folder / "findings.csv").read_text().splitlines()) == 1
 
 
