@@ -213,8 +213,8 @@ def test_an_interrupted_preset_goes_on(tmp_path, monkeypatch):
     assert main([*arguments, *settings, "--runs", str(tmp_path / "whole")]) == 0
 
     class Stops(wsf.RWCMonitor):
-        def record(self):
-            super().record()
+        def _after_step(self, found_inf=None):
+            super()._after_step(found_inf)
             if self.step == 6:
                 raise KeyboardInterrupt
 
