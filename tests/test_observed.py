@@ -149,6 +149,16 @@ class TestInAFolder:
         history.save(tmp_path / "again")
         assert wsf.RWCHistory.load(tmp_path / "again").observed == history.observed
 
+    def test_a_disk_that_was_full_gets_it_at_the_end(self, tmp_path, monkeypatch):
+        model = Network()
+        optimizer = model.optimizer()
+        monitor = wsf.RWCMonitor(model, optimizer, run_dir=tmp_path / "run")
+        with monkeypatch.context() as patch:
+            patch.setattr(Observed, "write", lambda *_: exec("raise OSError(28, 'No space left on device')"))
+            train(model, optimizer, 4)
+        monitor.close()
+        assert causes(wsf.RWCHistory.load(tmp_path / "run")) == WHY
+
     def test_a_run_without_it_is_read(self, run):
         (run / OBSERVED).unlink()
         history = wsf.RWCHistory.load(run)

@@ -95,7 +95,7 @@ class RowStore:
         return self._observed
 
     def observe(self, observed: Observed) -> None:
-        """Keep what is known beside the rows, in the run folder too. A full disk gets it later."""
+        """Keep what is known beside the rows, in the run folder too. If the disk is full, it is written later."""
         self._observed = observed
         if self._run is None or self.closed or observed == self._observed_on_disk or self._run.lost():
             return
@@ -344,6 +344,7 @@ class RowStore:
 
     def _end(self) -> None:
         self._write_held()
+        self.observe(self._observed)  # a disk that was full may have room now
         self.closed = True
         self._sums.end(self._ring.waiting)
         if self._run is None:
