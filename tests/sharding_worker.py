@@ -200,6 +200,32 @@ def ddp_with_the_optimizer_hook_and_more_rows_than_half_of_the_ring():
     assert (in_memory.history().lr == 1e-3).all()  # also of layers that this rank does not count
 
 
+@case(2, 4)
+def baseline_before_step():
+    """What changes the weights between two steps is in no row, under DDP and under FSDP2."""
+    for model in (DistributedDataParallel(block(), find_unused_parameters=True), fully_shard(block())):
+        optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+        monitor = wsf.RWCMonitor(model, optimizer, every=2, baseline="before_step")
+        expected = []
+        for step in range(6):
+            before = whole(model)
+            model(batch(step)).square().mean().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            assert monitor.nbytes == 0
+            if step % 2:
+                after = whole(model)
+                expected.append(torch.stack([oracle_sums(after[name], before[name]) for name in before], dim=1))
+            with torch.no_grad():
+                for parameter in model.parameters():
+                    parameter.mul_(0.9)
+        history, expected = monitor.history(), torch.stack(expected).numpy()
+        assert history.steps.tolist() == [2, 4, 6]
+        np.testing.assert_allclose(history.delta_l1, expected[:, 0], rtol=TOLERANCE)
+        np.testing.assert_allclose(history.prev_l1, expected[:, 1], rtol=TOLERANCE)
+        assert np.array_equal(history.moved, expected[:, 2])
+
+
 @case(2)
 def ddp_health():
     """Findings and summaries come from the sums over all ranks. Only ranks that keep rows get findings."""

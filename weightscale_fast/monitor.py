@@ -23,6 +23,7 @@ from .health.summary import RunSummary
 from .health.watch import HealthWatch
 from .ratios import check_definition
 from .record import resume as resuming
+from .record.baseline import BASELINES
 from .record.frozen import Watch
 from .record.history import RWCHistory
 from .record.new_run import EXIST
@@ -50,10 +51,14 @@ class RWCMonitor:
             0, which `history().skipped` marks. Without an optimizer, call `record()` where a step ends: after the
             last of several optimizers, or after a backward pass in which parameters are updated one by one. Or make one
             monitor for each of several optimizers, with the `layers` that it trains.
-        every: steps between two rows. A row compares with the weights that many steps before, so `every` is the horizon
-            too. With the number of steps in an epoch it gives the papers' per-epoch curves.
+        every: steps between two rows. By default a row compares with the weights that many steps before, so `every` is
+            the horizon too. With the number of steps in an epoch it gives the papers' per-epoch curves.
         layers: which weights are layers, as for `snapshot`.
         definition: what `history().rwc` will be, `"norm_ratio"` or `"mean_ratio"`.
+        baseline: the weights that a row compares with. `"last_row"`: those at the row before. They are kept all the
+            time, which takes as much memory as the layers have. `"before_step"`: those before the step of the row. The
+            copy exists only while this step runs. A row is then the change of one step, also with `every` above 1, and
+            what changes the weights between two steps is in no row. It needs the optimizer.
         run_dir: a folder for the record, new or without a row. Its closed shards can be loaded whatever happens to this
             process. With a folder, memory and time per step do not grow with the run.
         exist: what to do if `run_dir` holds the rows of an earlier run. `"error"` refuses it. `"overwrite"` deletes
@@ -79,12 +84,12 @@ class RWCMonitor:
         run_dir: the folder that the record goes to; None if it stays in memory.
         step: optimizer steps so far. Steps in replays of a CUDA graph count from the next `flush` on.
 
-    A row must be the change between two ends of steps. So the monitor compares the weights before some steps with those
-    of the last row: after each of the first 20 rows, and later after a few rows from 64, 128, 256, ... on, 20 at
-    most each time. It warns if the loop changes them after `step`, at every step or at every n-th. On a GPU it does so
-    a few steps later, because it does not wait, and at the latest at `flush`, `history` or `close`. It also warns if
-    another optimizer steps on the model's layers while the watched one does not; and at `history` or `close`, if
-    `record()` was never called.
+    With `baseline="last_row"` a row must be the change between two ends of steps. So the monitor compares the
+    weights before some steps with those of the last row: after each of the first 20 rows, and later after a few
+    rows from 64, 128, 256, ... on, 20 at most each time. It warns if the loop changes them after `step`, at every
+    step or at every n-th. On a GPU it does so a few steps later, because it does not wait, and at the latest at
+    `flush`, `history` or `close`. It also warns if another optimizer steps on the model's layers while the watched
+    one does not; and at `history` or `close`, if `record()` was never called.
 
     Making a monitor warns if an earlier one still records the same: this model and optimizer, with these `layers`,
     `every` and `definition`, in memory or to a folder. A monitor cannot be copied or pickled: save its `state_dict`,
@@ -131,6 +136,7 @@ class RWCMonitor:
         every: int = 1,
         layers: LayerSelector = None,
         definition: str = "norm_ratio",
+        baseline: str = "last_row",
         run_dir: str | Path | None = None,
         exist: str = "error",
         settings: object = None,
@@ -140,6 +146,12 @@ class RWCMonitor:
         on_finding: Callable[[Finding], object] | None = None,
     ) -> None:
         check_definition(definition)
+        check_one_of("baseline", baseline, BASELINES)
+        if baseline == "before_step" and optimizer is None:
+            raise ValueError(
+                'baseline="before_step" needs the optimizer, because the weights are copied when its step begins: pass '
+                'the optimizer, or use baseline="last_row" and call record() after each step'
+            )
         if not isinstance(every, int) or isinstance(every, bool) or every < 1:
             raise ValueError(f"every must be a whole number of steps, 1 or more, got {every!r}")
         if on_finding is not None and not callable(on_finding):
@@ -165,12 +177,14 @@ class RWCMonitor:
             every=every,
             layers=layers,
             definition=definition,
+            baseline=baseline,
             settings={} if settings is None else settings,
             pipeline=pipeline,
             ranks=find_ranks(model, process_group, pipeline),
             arguments={
                 "every": every,
                 "definition": definition,
+                "baseline": baseline,
                 "run_dir": None if run_dir is None else "a folder",  # only rank 0's is used
                 "resume": resume,
                 "exist": exist,
@@ -178,7 +192,7 @@ class RWCMonitor:
             },
         )
         snapshot = self._record.snapshot
-        recorded = snapshot.names, every, definition, run_dir is None
+        recorded = snapshot.names, every, definition, baseline, run_dir is None
         self._hook = None if optimizer is None else OptimizerHook(optimizer, model, recorded)
         if self._hook is not None:
             self._record.store.rates = self._hook.rate_reader(model, snapshot.names)
@@ -202,7 +216,8 @@ class RWCMonitor:
         self._unclosed = weakref.finalize(self, self._record.abandon)
         if self._hook is not None:
             try:
-                self._hook.start(self._before_step, self._after_step, self._steps.other_steps)
+                if not self._hook.start(self._before_step, self._after_step, self._steps.other_steps):
+                    self._record.baseline.forget()  # no step runs
             except BaseException:
                 self.abandon()  # so that the folder is free for the next try
                 raise
@@ -242,6 +257,9 @@ class RWCMonitor:
     def _before_step(self, raised: bool) -> None:
         self._still.look()
         self._observe()
+        self._record.step_begins(self.model)
+        if self._record.baseline.name == "before_step":
+            return
         self._steps.judge()
         due = self._steps.is_due(raised=raised)
         if due and not self._record.between_rows and not self._record.is_capturing():
@@ -300,7 +318,8 @@ class RWCMonitor:
         if threading.get_ident() != self._thread:  # in the other thread a step may have begun and not be recorded yet
             return
         if self._hook is not None and not self._record.between_rows:
-            self._hook.warn_if_steps_missed(self.model, self._record.snapshot)
+            last_row = self._record.snapshot if self._record.baseline.name == "last_row" else None
+            self._hook.warn_if_steps_missed(self.model, last_row)
             if self.step == 0:
                 self._hook.warn_if_no_step(self.model)
         if self._hook is None and self.step == 0:
@@ -308,7 +327,7 @@ class RWCMonitor:
 
     @property
     def nbytes(self) -> int:
-        """Memory for the previous weights on this process, in bytes."""
+        """Memory for the previous weights on this process now, in bytes: 0 between steps with `"before_step"`."""
         return self._record.snapshot.nbytes
 
     def history(self) -> RWCHistory:
@@ -407,8 +426,9 @@ class RWCMonitor:
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint needs so that a resumed run has no hole, no double row and no false first value.
 
-        It holds the previous weights, which are as large as the model's layers. Without a run folder it holds the
-        record too. With several processes each rank has its share of the weights: save and load it on all of them.
+        It holds the previous weights, which are as large as the model's layers, but none with
+        `baseline="before_step"`. Without a run folder it holds the record too. With several processes each rank has its
+        share of the weights: save and load it on all of them.
 
         Raises:
             WeightScaleError: a signal handler called it in the middle of a step, or a hook of the optimizer called it

@@ -171,12 +171,12 @@ def rwc_unit(history: RWCHistory) -> str:
 def steps_spanned(history: RWCHistory) -> str:
     """The steps that a row of this history spans: `"per step"`, `"over 390 steps"`."""
     unit = plain_text(history.unit.rpartition(" ")[2])
-    return f"per {unit}" if history.every == 1 else f"over {history.every:,} {unit}s"
+    return f"per {unit}" if history.horizon == 1 else f"over {history.horizon:,} {unit}s"
 
 
 def is_per_step(history: RWCHistory) -> bool:
     """Whether a row is the change of one optimizer step, and not of several or of an epoch."""
-    return history.every == 1 and history.unit == "optimizer step"
+    return history.horizon == 1 and history.unit == "optimizer step"
 
 
 def rwc_formula(history: RWCHistory) -> str:

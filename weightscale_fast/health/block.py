@@ -55,14 +55,21 @@ class Block(NamedTuple):
     rises: bool  # whether the rate is larger at the end than at the begin
 
 
-def blocks_of(facts: RowFacts, b: int, numel: NDArray[np.int64]) -> list[Block]:
-    """The full blocks of b rows, in order."""
+def blocks_of(facts: RowFacts, b: int, numel: NDArray[np.int64], steps_a_step: int = 1) -> list[Block]:
+    """The full blocks of b rows, in order.
+
+    Args:
+        facts: the rows.
+        b: the rows of a block.
+        numel: [L] weights of each layer.
+        steps_a_step: the optimizer steps for each one of which the rows have the movement.
+    """
     B = len(facts.steps) // b
     if not B:
         return []
     rows = RowFacts._make(column[: B * b].reshape(B, b, *column.shape[1:]) for column in facts)  # [B, b, L]
     with np.errstate(invalid="ignore", divide="ignore"):
-        moved = np.sum(rows.rwc[:, :-1], axis=1)
+        moved = np.sum(rows.rwc[:, :-1], axis=1) * steps_a_step
         shrink = np.where(moved > 0, np.log(rows.prev_l1[:, 0] / rows.prev_l1[:, -1]) / moved, np.nan)
     level, peak, lr, step = (np.median(rows.rwc, axis=1), np.max(rows.rwc, axis=1), *_medians(rows.lr, rows.step))
     share, most_share = rows.share.mean(axis=1), rows.share.max(axis=1)

@@ -87,7 +87,7 @@ def check_health(history: HistorySource) -> list[Finding]:
         fc stopped: RWC 1.0e-07 over steps 65 to 112, 1/10,000 of the other layers' median 1.0e-03
     """
     history = history_of(history)
-    check = HealthCheck(history.names, history.numel, history.every, history.dtypes, history.kinds)
+    check = HealthCheck(history.names, history.numel, history.every, history.dtypes, history.kinds, history.baseline)
     rows = np.where(history.moved > 0, history.steps[:, None], 0)
     last = dict(zip(history.names, rows.max(axis=0, initial=0).tolist(), strict=True))
     return list(filter(None, (_without(finding, last) for finding in check.update(history, history.observed))))
@@ -130,18 +130,21 @@ class HealthCheck:
         every: int = 1,
         dtypes: Sequence[str] = (),
         kinds: Sequence[str] = (),
+        baseline: str = "last_row",
     ) -> None:
         L = len(names)
         self._names, self._numel = names, np.maximum(numel, 1)
         self._block = _block_rows(every)  # rows
+        horizon = 1 if baseline == "before_step" else every
+        self._steps_a_step = every // horizon  # the steps for each one of which the movement is known
         self._open: list[RowFacts] = []  # the rows of the block that is not full
         self._skipped: list[NDArray[np.bool_]] = []  # the same, whether a row has only skipped steps
         self._observed = Observed()
         self._broken = Broken(names, self._block)
-        self._spikes = Spikes(names) if every == 1 else None
+        self._spikes = Spikes(names) if horizon == 1 else None
         self._relative, self._group_rate = Relative(L), GroupRate()
         self._rounding = Rounding(kinds or ("",) * L, dtypes or ("",) * L, self._numel)
-        self._network = Network(every)
+        self._network = Network(horizon)
         self._ever_moved = np.zeros(L, bool)
         self.parted: int | None = None  # the step of the finding about replicas
         self._highest = 0.0  # median RWC of a block
@@ -175,7 +178,7 @@ class HealthCheck:
         if self._spikes is not None:
             found += self._spikes.update(self._open[-1])
         facts = RowFacts.join(self._open)
-        blocks = blocks_of(facts, self._block, self._numel)
+        blocks = blocks_of(facts, self._block, self._numel, self._steps_a_step)
         self._open = [facts.cut(slice(len(blocks) * self._block, None))]
         for block in blocks:
             found += self._judge(block)

@@ -36,8 +36,8 @@ KINDS = ("all_stopped", "small_step", "large_step", "slow", "fast", "shrinking",
 class Network:
     """Judges the median layer of a block. Layers that do not move, or lose their steps to rounding, do not count."""
 
-    def __init__(self, every: int) -> None:
-        self._every = every
+    def __init__(self, horizon: int) -> None:
+        self._horizon = horizon  # the steps that a row spans
         self.most_rate = 0.0  # the largest learning rate so far
         self._most_step = 0.0  # the largest step so far, of what the optimizer implies
         self.growth_in_all = 1.0  # how many times larger the weights are than at the begin
@@ -61,7 +61,7 @@ class Network:
         per_rate = median((block.level / np.where(block.lr > 0, block.lr, np.nan))[counted], "higher")
         # Of the weights that move, because those that are pruned or masked have no step.
         steps = (block.step / np.maximum(block.share, TINY) / block.implied)[counted]
-        steps = steps if self._every == 1 else np.empty(0)
+        steps = steps if self._horizon == 1 else np.empty(0)
         step = median(steps, "higher")
         bad = dict.fromkeys(KINDS, 0.0)
         if 2 * np.count_nonzero(np.isnan(block.level)) >= len(block.level):
@@ -82,7 +82,7 @@ class Network:
             large = median(block.size[counted]) > LARGE
             limit = SLOW_IF_LARGE if large else SLOW
             bad["slow"] = (SLOW_IF_RISING * limit if block.rises else limit) / high
-        if self._every == 1:
+        if self._horizon == 1:
             bad["fast"] = low / FAST
         shrink = np.where(block.decay == 0, 0.0, block.shrink)[counted]
         # A network that has learnt its data only decays, slowly, and that is no fault.

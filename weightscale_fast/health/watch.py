@@ -39,7 +39,8 @@ class HealthWatch:
 
     def _new_check(self) -> HealthCheck:
         meta = self._meta
-        return HealthCheck(meta["names"], np.asarray(meta["numel"]), meta["every"], meta["dtypes"], meta["kinds"])
+        numel, baseline = np.asarray(meta["numel"]), meta.get("baseline", "last_row")  # older runs have no baseline
+        return HealthCheck(meta["names"], numel, meta["every"], meta["dtypes"], meta["kinds"], baseline)
 
     def take(self, rows: Rows, observed: Observed) -> None:
         """Check rows that have arrived, if there is a callback. `observed` is what is known beside them."""

@@ -12,6 +12,7 @@ from ..extras import import_extra
 from ..health.finding import Finding
 from ..health.tracked import summarize
 from ..monitor import RWCMonitor
+from ..record.baseline import BASELINES
 from ..record.history import RWCHistory
 from ..record.new_run import EXIST, local_path
 from ..weights.layers import LayerSelector, select_layers
@@ -44,7 +45,7 @@ class RWCCallback(Callback):
             the folder of that run. `Trainer(fast_dev_run=True)` writes no folder.
         exist: what to do if `run_dir` holds an earlier run and training starts anew, as for `RWCMonitor`: `"error"`,
             `"overwrite"`, or `"next"` to record to `run_dir-2` and so on. The monitors' `run_dir` tell the folder.
-        every, layers, definition, on_finding: as for `RWCMonitor`.
+        every, layers, definition, baseline, on_finding: as for `RWCMonitor`.
 
     Raises:
         WeightScaleError: Lightning is not installed. When training starts, the errors of `RWCMonitor`.
@@ -61,6 +62,7 @@ class RWCCallback(Callback):
         every: int = 1,
         layers: LayerSelector = None,
         definition: str = "norm_ratio",
+        baseline: str = "last_row",
         on_finding: Callable[[Finding], object] | None = None,
     ) -> None:
         super().__init__()
@@ -70,6 +72,9 @@ class RWCCallback(Callback):
         self._exist = exist
         self._layers = layers
         self._options: dict[str, Any] = {"every": every, "definition": definition}  # they are part of state_key
+        if baseline != "last_row":  # a checkpoint of the default has a key without it
+            check_one_of("baseline", baseline, BASELINES)
+            self._options["baseline"] = baseline
         self._on_finding = on_finding
         self._loaded: list[dict[str, Any]] = []  # the monitors' states in the checkpoint
         self._logged: list[int] = []  # for each monitor, the last step that was logged

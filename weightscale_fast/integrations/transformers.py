@@ -15,6 +15,7 @@ from ..errors import WeightScaleError, check_one_of
 from ..extras import import_extra
 from ..health.finding import Finding
 from ..monitor import RWCMonitor
+from ..record.baseline import BASELINES
 from ..record.history import RWCHistory
 from ..record.new_run import EXIST, local_path
 from ..weights.dtensor import is_dtensor
@@ -45,7 +46,7 @@ class RWCTrainerCallback(TrainerCallback):
         exist: what to do if `run_dir` holds an earlier run and training starts anew, as for `RWCMonitor`: `"error"`,
             `"overwrite"`, or `"next"` to record to `run_dir-2` and so on, as for a second `train()` or for trials.
             `monitor.run_dir` tells the folder.
-        every, layers, definition, on_finding: as for `RWCMonitor`.
+        every, layers, definition, baseline, on_finding: as for `RWCMonitor`.
         tracker: gets the eight numbers of `summarize` whenever the Trainer logs; see `log_summary`. A callback cannot
             reach the Trainer's own trackers, so pass the one that you use: `wandb`, `mlflow`, a `SummaryWriter`, ...
             With several processes pass it on all of them: they add up the numbers together, and the first logs them.
@@ -65,10 +66,12 @@ class RWCTrainerCallback(TrainerCallback):
         every: int = 1,
         layers: LayerSelector = None,
         definition: str = "norm_ratio",
+        baseline: str = "last_row",
         on_finding: Callable[[Finding], object] | None = None,
         tracker: Any = None,
     ) -> None:
         check_one_of("exist", exist, EXIST)
+        check_one_of("baseline", baseline, BASELINES)
         self.monitor: RWCMonitor | None = None  # None before training
         self._options: dict[str, Any] = {
             "run_dir": None if run_dir is None else local_path(run_dir),
@@ -76,6 +79,7 @@ class RWCTrainerCallback(TrainerCallback):
             "every": every,
             "layers": layers,
             "definition": definition,
+            "baseline": baseline,
             "on_finding": on_finding,
         }
         self._tracker = tracker

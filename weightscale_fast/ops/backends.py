@@ -95,7 +95,7 @@ def warn_of_slow_backend(device: torch.device, reasons: Mapping[str, str]) -> No
     )
 
 
-def warm_up(plan: Plan, sums: int) -> None:
+def warm_up(plan: Plan, sums: int, *, update: bool) -> None:
     """Choose the backends of the plan's groups for `sums` sums per layer, and run each once on one weight.
 
     This compiles and loads the kernels before the first step. A CUDA graph may capture that step.
@@ -103,7 +103,7 @@ def warm_up(plan: Plan, sums: int) -> None:
     for group in plan.groups:
         backend = choose_backend(group.device)
         run_once(
-            backend.run, group.device, dtype=group.prev.dtype, sums=sums, update=True, most_chunks=group.most_chunks
+            backend.run, group.device, dtype=group.prev.dtype, sums=sums, update=update, most_chunks=group.most_chunks
         )
 
 

@@ -48,7 +48,9 @@ class RWCHistory:
         moved: [S, L] number of weights that changed at all.
         ratio_sum: [S, L] sum of |w_t - w_prev| / |w_prev|, if the definition is `"mean_ratio"`.
         definition: what `rwc` is, `"norm_ratio"` or `"mean_ratio"`.
-        every: optimizer steps between w_prev and w_t.
+        every: optimizer steps from one row to the next.
+        baseline: what w_prev is: with `"last_row"` the weights at the row before, `every` steps ago; with
+            `"before_step"` those before the row's own step.
         settings: the settings that the run was given: model, data, seed, hyper-parameters.
         dtypes: the dtype of each layer (`"float32"`, `"bfloat16"`, ...), L of them; empty if they are not known.
         flags: [S] uint8, the bits of each row. 1: a gradient scaler skipped a step of it (see `skipped`); 2: it is the
@@ -81,6 +83,7 @@ class RWCHistory:
     ratio_sum: FloatArray | None = None
     definition: str = "norm_ratio"
     every: int = 1
+    baseline: str = "last_row"
     settings: Mapping[str, Any] = field(default_factory=dict)
     dtypes: tuple[str, ...] = ()
     flags: NDArray[np.uint8] = field(default_factory=lambda: np.zeros(0, np.uint8))
@@ -173,8 +176,8 @@ class RWCHistory:
         """[S, L] the mean change of a weight in units of the learning rate: mean |w_t - w_prev| / lr.
 
         It is the same for layers of any size and at any rate. Adam and AdamW move a weight by about 0.05 to 0.4 rates
-        at a step, methods of the gradient's sign by 1, and SGD by the mean gradient. With `every` above 1 the change
-        is that of several steps. NaN where the rate is not known or 0.
+        at a step, methods of the gradient's sign by 1, and SGD by the mean gradient. With a `horizon` above 1 the
+        change is that of several steps. NaN where the rate is not known or 0.
 
         Example:
             >>> rates = Rates(lr=np.array([[0.5]]), weight_decay=np.zeros((1, 1)), rate_of=np.zeros(1, np.int32))
@@ -202,6 +205,11 @@ class RWCHistory:
         use `history.select(steps=~history.skipped)`.
         """
         return (self.flags & SKIPPED).astype(bool)
+
+    @property
+    def horizon(self) -> int:
+        """The optimizer steps between w_prev and w_t."""
+        return 1 if self.baseline == "before_step" else self.every
 
     @property
     def unit(self) -> str:
@@ -269,6 +277,7 @@ class RWCHistory:
             "kinds": list(self.kinds),
             "definition": self.definition,
             "every": self.every,
+            "baseline": self.baseline,
             "settings": plain_settings(self.settings),
             "dtypes": list(self.dtypes),
         }
@@ -306,6 +315,7 @@ class RWCHistory:
             kinds=tuple(meta["kinds"]),
             definition=meta["definition"],
             every=meta["every"],
+            baseline=meta.get("baseline", "last_row"),  # older run folders have none
             settings=meta["settings"],
             dtypes=tuple(meta.get("dtypes", ())),  # older run folders have none
             observed=observed or Observed(),

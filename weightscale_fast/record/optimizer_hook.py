@@ -87,7 +87,7 @@ class OptimizerHook:
         before_step: Callable[[bool], None],
         after_step: Callable[[Tensor | None], None],
         other_steps: Callable[[Optimizer], None],
-    ) -> None:
+    ) -> bool:
         """Begin to call.
 
         Args:
@@ -96,6 +96,9 @@ class OptimizerHook:
                 device. It is not 0 if the scaler found infinite gradients, so that the step changed nothing. Without a
                 scaler it is None.
             other_steps: called before each step of any other optimizer, unless it is part of a step of this one.
+
+        Returns:
+            Whether a step runs now and `after_step` will be called for it, and `before_step` was not.
 
         Raises:
             WeightScaleError: the optimizer has no hooks.
@@ -130,12 +133,14 @@ class OptimizerHook:
             if not getattr(type(optimizer).step, "hooked", False):  # its class does not call Optimizer.__init__
                 optimizer._patch_step_function()
 
+        in_step = False
         try:
             running = stepping_frames(optimizer)
             if running or _steps_elsewhere(optimizer):  # PyTorch may be going through the hooks
                 self._wait(optimizer, register)
                 if running and not any(map(is_past_step, running)):  # as in a hook before the step, or in a closure
                     register_after(optimizer)  # so that this step has a row
+                    in_step = True
             else:
                 register(optimizer)
         except (AttributeError, TypeError) as error:
@@ -146,6 +151,7 @@ class OptimizerHook:
             ) from error
         watched, outermost = self._optimizer, self._outermost
         self._others = Listener(other_steps, ignored=lambda other: other is watched() or outermost.is_running())
+        return in_step
 
     def _wait(self, optimizer: Optimizer, register: Callable[[Optimizer], None]) -> None:
         """Register when the optimizer begins its next step: PyTorch calls the hooks of all optimizers first."""
@@ -195,12 +201,20 @@ class OptimizerHook:
                 "module)"
             )
 
-    def warn_if_steps_missed(self, model: nn.Module, last_row: Snapshot) -> None:
-        """Warn once if weights moved since the last row but this optimizer made no step. This waits for the device."""
+    def warn_if_steps_missed(self, model: nn.Module, last_row: Snapshot | None) -> None:
+        """Warn once if weights moved since the last row but this optimizer made no step. This waits for the device.
+
+        Args:
+            last_row: the weights at the last row; None if nobody has them. Then new gradients tell of a training.
+        """
         optimizer = self._optimizer()
         if self._warned or (optimizer is not None and self._stepped) or self._outermost.is_running():
             return
-        change = _change(model, last_row)
+        if last_row is not None:
+            change = _change(model, last_row)
+        else:
+            lost = optimizer is None and _has_gradients(model) and not self._had_gradients
+            change = "gradients were computed" if lost else ""
         if change:
             what = "does not exist any more" if optimizer is None else f"({type(optimizer).__name__}) made no step"
             self._warn(f"{change} since the last recorded step, but the optimizer that this monitor watches {what}")

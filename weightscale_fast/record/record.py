@@ -16,12 +16,14 @@ from ..distributed.process_group import Ranks, has_joined, hint_of_others
 from ..distributed.share_lookup import ShareLookup
 from ..distributed.shares import agree
 from ..errors import WeightScaleError
-from ..graph_capture import is_capturing, keep_for_replays
-from ..ops.backends import run_plan, warm_up
+from ..graph_capture import is_capturing
+from ..ops.backends import warm_up
 from ..ops.plan import sum_dtype
+from ..weights.brief_copy import BriefCopy
 from ..weights.kinds import layer_kind
 from ..weights.layers import LayerSelector
 from ..weights.snapshot import Snapshot
+from .baseline import Baseline, BeforeStep, LastRow
 from .history import RWCHistory
 from .observed import Observed
 from .replicas import Parted, Replicas
@@ -55,12 +57,12 @@ class Record:
 
     Args:
         model: the network. The record does not keep it: each call gets it as an argument.
-        every, layers, definition, settings, pipeline: as for `RWCMonitor`.
+        every, layers, definition, baseline, settings, pipeline: as for `RWCMonitor`.
         ranks: the ranks that record together; None for one process alone.
         arguments: the monitor's arguments that must be the same on all ranks, by name.
 
     Attributes:
-        snapshot: the weights at the last row.
+        baseline: the weights that the next row compares with.
         store: takes the rows off the device and keeps them.
         ranks: as in the arguments.
         meta: what the run folder's meta.json says about the record.
@@ -78,6 +80,7 @@ class Record:
         every: int,
         layers: LayerSelector,
         definition: str,
+        baseline: str,
         settings: object,
         pipeline: bool,
         ranks: Ranks | None,
@@ -90,22 +93,27 @@ class Record:
         self.lock = threading.RLock()
         self._inside: Callable[[], _Token | None] = lambda: None
         self._last_call: Callable[[], object] | None = None  # a close that came in the middle of another call
+        kind = BriefCopy if baseline == "before_step" else Snapshot
         if ranks is None:
-            self.snapshot = Snapshot(model, layers=layers)
-            numel = self.snapshot.numel
-            kinds = tuple(layer_kind(model, name) for name in self.snapshot.names)
+            weights = kind(model, layers=layers)
+            numel = weights.numel
+            kinds = tuple(layer_kind(model, name) for name in weights.names)
         else:
             shares = agree(model, layers, ranks, pipeline=pipeline, arguments=arguments)
             label = f"rank {shares.rank} of {shares.size}"
-            self.snapshot = Snapshot._of(ShareLookup(model, shares), shares.names, label)
+            weights = kind._of(ShareLookup(model, shares), shares.names, label)
             numel, kinds = shares.numel, shares.kinds
-        self._plan = plan = self.snapshot.plan_for(model)[0]
+        self.baseline: Baseline = (
+            BeforeStep(weights, model) if isinstance(weights, BriefCopy) else LastRow(weights, model)
+        )
+        plan = self.baseline.plan
         self.meta: dict[str, Any] = {
             "names": list(self.snapshot.names),
             "numel": list(numel),
             "kinds": list(kinds),
             "definition": definition,
             "every": every,
+            "baseline": baseline,
             "settings": settings,
             # A pipeline stage knows only the dtypes of its own layers.
             "dtypes": [] if pipeline else [str(w.dtype).removeprefix("torch.") for w in plan.prev],
@@ -119,8 +127,13 @@ class Record:
         half = self._ring.half
         sums_of_rows = LocalSum(half) if ranks is None else RankSum(ranks, every, half, self._replicas(model, ranks))
         self.store = RowStore(self._ring, every, sums_of_rows)
-        warm_up(plan, sums)
+        warm_up(plan, sums, update=baseline == "last_row")
         _records.add(self)
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """The copy of the weights. With `baseline="before_step"` it is empty between two steps."""
+        return self.baseline.weights
 
     def _replicas(self, model: nn.Module, ranks: Ranks) -> Replicas | None:
         """What compares the ranks' copies of the weights; None on all ranks if no weight is on two of them."""
@@ -166,6 +179,16 @@ class Record:
         self.store.resume_at(self.step)
         return Path(taken)
 
+    def step_begins(self, model: nn.Module) -> None:
+        """An optimizer step begins. If it will have a row, the baseline may have to be copied.
+
+        Raises:
+            WeightScaleError: the model lost a layer; or a CUDA graph is captured with `baseline="before_step"`.
+        """
+        due = (max(self.step, self.store.step) + 1) % self._every == 0
+        if due and not self.store.closed and not self.store.in_child():
+            self.baseline.step_begins(model)
+
     def add_step(self, model: nn.Module, found_inf: Tensor | None) -> Added | None:
         """Count an optimizer step. If a row is due, compare the weights with those of the last row.
 
@@ -184,8 +207,10 @@ class Record:
         """
         if self.ranks is not None and has_joined(model):
             self._warn_of_join()
+            self.baseline.forget()
             return None
         if self.store.in_child():
+            self.baseline.forget()
             return None
         return self.within(lambda: self._add_step(model, found_inf))
 
@@ -199,14 +224,22 @@ class Record:
             )
         # Ctrl-C may have come when the last row was in the ring and its step was not counted yet.
         step = max(self.step, self.store.step) + (not capturing)
-        if found_inf is not None:
+        due = capturing or step % self._every == 0
+        if found_inf is not None and (due or self.baseline.name == "last_row"):
             self._ring.count_skipped(found_inf)
-        if not capturing and step % self._every != 0:
+        if not due:
             self.step = step
+            return None
+        if not self.baseline.is_known():
+            warnings.warn(
+                "an optimizer step ended whose begin the monitor did not see, so there are no weights to compare with: "
+                "this step has no row, and is not counted",
+                stacklevel=2,
+            )
             return None
         before = self._ring.recorded
         try:
-            return self._add_row(model, capturing)
+            return self._add_row(model)
         except (WeightScaleError, ValueError, TypeError):  # they say what happened
             raise
         except BaseException as error:
@@ -234,17 +267,12 @@ class Record:
             )
         self._joined = True
 
-    def _add_row(self, model: nn.Module, capturing: bool) -> Added:
-        with self.snapshot.lock:
-            plan, cur = self.snapshot.plan_for(model)
-            changed, self._plan = plan is not self._plan, plan
-            if changed and self.store.rates is not None:
-                self.store.rates.find_layers_anew()
-            if changed and self.store.replicas is not None:
-                self.store.replicas.find_anew()
-            if capturing:
-                keep_for_replays(plan, self._ring)  # the plan holds the previous weights
-            run_plan(plan, cur, self._ring.rows, self._ring.cursor, update=True)
+    def _add_row(self, model: nn.Module) -> Added:
+        changed = self.baseline.fill(model, self._ring)
+        if changed and self.store.rates is not None:
+            self.store.rates.find_layers_anew()
+        if changed and self.store.replicas is not None:
+            self.store.replicas.find_anew()
         return Added(changed, self.store.commit())
 
     def is_capturing(self) -> bool:
@@ -322,12 +350,16 @@ class Record:
         if self.is_inside():
             self._last_call = last_call
             return []
-        return self.within(last_call)
+        try:
+            return self.within(last_call)
+        finally:
+            self.baseline.forget()
 
     def _end_if_asked(self) -> None:
         if self._last_call is not None:
             last_call, self._last_call = self._last_call, None
             last_call()
+            self.baseline.forget()
 
     def history(self) -> RWCHistory:
         """Every row that was flushed."""

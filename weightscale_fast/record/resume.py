@@ -32,8 +32,10 @@ def _state(record: Record) -> dict[str, Any]:
         "step": record.step,
         "every": every,
         "definition": record.meta["definition"],
+        "baseline": record.baseline.name,
         "names": list(record.snapshot.names),
-        "weights": record.snapshot.state_dict(),
+        # No row after the state compares with weights of today if each compares with those before its own step.
+        "weights": record.snapshot.state_dict() if record.baseline.name == "last_row" else None,
         # The last step that the folder must have. A full disk may hold rows back; then the resumed run says so.
         "written": record.step // every * every if store.has_folder else 0,
         "last_row": store.last_row(record.step // every * every) if store.has_folder else None,
@@ -75,6 +77,8 @@ def warn_of_unrecorded_step(record: Record, model: nn.Module) -> None:
 def checkpoint_state(record: Record, model: nn.Module) -> dict[str, Any]:
     """A state that every rank can load; see `RWCMonitor.checkpoint_state`. A collective call with several ranks."""
     state, ranks = state_dict(record), record.ranks
+    if state["weights"] is None:
+        return state
     moved = bool((layer_sums(model, record.snapshot, update=False).moved > 0).any())
     if ranks is not None:
         moved = any(ranks.all_gather(lambda: moved))
@@ -103,6 +107,8 @@ def _load(record: Record, state: Mapping[str, Any], model: nn.Module) -> None:
 
     def check() -> tuple[int, Rows | None]:
         step, rows = _checked(record, state)
+        if record.baseline.name == "before_step":
+            return step, rows
         if state["weights"] is None:
             layer_sums(model, record.snapshot, update=False)  # it raises if the model does not fit
         else:
@@ -115,13 +121,17 @@ def _load(record: Record, state: Mapping[str, Any], model: nn.Module) -> None:
     if store.is_elsewhere:
         store.restart(rows, step)
     record.step = step
-    weights = state["weights"]
+    if record.baseline.name == "last_row":
+        _load_weights(record, state["weights"], model)
+    if rows is None:
+        record.store.warn_if_behind(int(state["written"]), state.get("last_row"))
+
+
+def _load_weights(record: Record, weights: Mapping[str, Tensor] | None, model: nn.Module) -> None:
     if weights is None:
         layer_sums(model, record.snapshot, update=True)
     else:
         record.snapshot.load_state_dict(weights)
-    if rows is None:
-        record.store.warn_if_behind(int(state["written"]), state.get("last_row"))
 
 
 def _on_all_ranks(record: Record, call: Callable[[], T]) -> T:
@@ -146,6 +156,11 @@ def _checked(record: Record, state: Mapping[str, Any]) -> tuple[int, Rows | None
             raise ValueError(
                 f"the state is of a monitor with {key}={state[key]!r}, this monitor has {record.meta[key]!r}"
             )
+    theirs = state.get("baseline", "last_row")  # older states have none
+    if theirs != record.baseline.name:
+        raise ValueError(
+            f"the state is of a monitor with baseline={theirs!r}, this monitor has {record.baseline.name!r}"
+        )
     if tuple(state["names"]) != tuple(record.snapshot.names):
         raise ValueError(_other_layers(state["names"], record.snapshot.names))
     step, store = int(state["step"]), record.store

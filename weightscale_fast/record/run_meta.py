@@ -51,6 +51,9 @@ def different_run(theirs: Mapping[str, Any], mine: Mapping[str, Any]) -> str | N
     for key in ("definition", "every"):
         if theirs[key] != mine[key]:
             return f"it has {key}={theirs[key]!r}, and this monitor has {mine[key]!r}"
+    their_baseline, my_baseline = (meta.get("baseline", "last_row") for meta in (theirs, mine))  # older runs have none
+    if their_baseline != my_baseline:
+        return f"it has baseline={their_baseline!r}, and this monitor has {my_baseline!r}"
     return None
 
 
@@ -114,6 +117,9 @@ def _other_problems(meta: dict[str, Any]) -> Iterator[str]:
         yield f"definition must be one of {', '.join(map(repr, DEFINITIONS))}, got {_show(definition)}"
     if type(every) is not int or not 1 <= every < MOST:
         yield f"every must be a whole number of steps, 1 or more, got {_show(every)}"
+    baseline = meta.get("baseline", "last_row")
+    if baseline not in ("last_row", "before_step"):
+        yield f"baseline must be 'last_row' or 'before_step', got {_show(baseline)}"
     if not isinstance(meta.get("settings"), dict):
         yield f"settings must be an object, got {_show(meta.get('settings'))}"
     try:

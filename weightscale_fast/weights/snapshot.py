@@ -58,7 +58,7 @@ class Snapshot:
         self.names = names
         self._label = label
         self.numel = tuple(w.numel() for w in weights)
-        self._arenas, self._weights = _copy_to_arenas([w.detach() for w in weights])
+        self._copy([w.detach() for w in weights])
         self._lookup: LayerLookup | None = lookup
         self._plan: Plan | None = None
         self._seen: Fingerprint | None = None  # of the weights that the plan was built for
@@ -75,13 +75,18 @@ class Snapshot:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.lock = threading.RLock()
         self.names, self.numel, self._label = state["names"], state["numel"], state.get("label", "")
-        self._arenas, self._weights = _copy_to_arenas(state["weights"])
+        self._copy(state["weights"])
         self._lookup = self._plan = self._seen = None
+
+    @torch.inference_mode(False)  # the pass writes to the copies later, in any mode
+    def _copy(self, weights: list[Tensor]) -> None:
+        self._arenas, self._weights = _arrange(weights)
+        torch._foreach_copy_(self._weights, weights)
 
     @property
     def nbytes(self) -> int:
         """The memory of the copy, in bytes."""
-        return sum(arena.nbytes for arena in self._arenas)
+        return sum(arena.untyped_storage().nbytes() for arena in self._arenas)
 
     def state_dict(self) -> dict[str, Tensor]:
         """A copy of the snapshot's weights, by layer name."""
@@ -169,9 +174,11 @@ class Snapshot:
             self._weights[i] = new
 
 
-@torch.inference_mode(False)  # the pass writes to them later, in any mode
-def _copy_to_arenas(weights: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-    """One flat tensor for each device and dtype, and in these the copies of all layers, each in its memory order."""
+def _arrange(weights: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+    """Memory for copies: one flat tensor for each device and dtype, and in these a place for each layer.
+
+    A place has the memory order of its weights. It is not filled.
+    """
     offsets: list[int] = []  # in elements
     ends: dict[tuple[torch.device, torch.dtype], int] = {}
     for w in weights:
@@ -191,7 +198,6 @@ def _copy_to_arenas(weights: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         first = -arena.data_ptr() % ALIGNMENT // arena.element_size()
         stride = w.stride() if is_dense(w) else torch.empty(w.shape, device="meta").stride()
         copies.append(arena.as_strided(w.shape, stride, first + offset))
-    torch._foreach_copy_(copies, weights)
     return list(flat.values()), copies
 
 
