@@ -50,7 +50,7 @@ def wire_bytes(layers: int, ranks: int) -> float:
 
 
 def memory_table() -> str:
-    lines = ["| weights | dtype | " + " | ".join(f"{way.name}" for way in WAYS) + " |", "|---|---|" + "---|" * len(WAYS)]
+    lines = ["| weights | dtype | " + " | ".join(way.name for way in WAYS) + " |", "|---|---|" + "---|" * len(WAYS)]
     for billions in BILLIONS:
         for dtype, each in BYTES.items():
             weights = billions * 1e9 * each
