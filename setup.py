@@ -45,7 +45,7 @@ def native_extension() -> dict:
     sources = ["csrc/cpu/layer_sums.cpp"]
     flags = ["-O3", "-fvisibility=hidden", "-g0"]  # many a Python adds -g, which makes the binary half as large again
     arguments = {
-        "depends": ["csrc/plan.h", "csrc/cpu/chunk.h"],
+        "depends": ["csrc/plan.h", "csrc/cpu/vectors.h", "csrc/cpu/lane_sums.h", "csrc/cpu/chunk.h"],
         # The stable ABI of torch 2.10: the binary serves 2.10 and every later version.
         "define_macros": [("TORCH_TARGET_VERSION", "0x020a000000000000"), ("TORCH_STABLE_ONLY", None)],
         "py_limited_api": True,

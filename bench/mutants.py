@@ -31,7 +31,7 @@ MUTANTS = {"cuda_on_cpu": CUDA, "triton": TRITON, "cpu": CPU, "record": RECORD}
 FILES = {
     "cuda_on_cpu": ["csrc/cuda/layer_sums.cu"],
     "triton": ["weightscale_fast/ops/triton_kernels.py"],
-    "cpu": ["csrc/cpu/layer_sums.cpp", "csrc/cpu/chunk.h", "csrc/plan.h"],
+    "cpu": ["csrc/plan.h", *(f"csrc/cpu/{name}" for name in ("layer_sums.cpp", "chunk.h", "lane_sums.h", "vectors.h"))],
 }
 
 
