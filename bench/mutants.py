@@ -63,7 +63,7 @@ def build_cpu(folder: Path) -> bool:
         path.unlink()
     command = ["c++", "-std=c++17", "-O1", "-shared", "-fPIC", "-fvisibility=hidden", "-DTORCH_STABLE_ONLY"]
     command += ["-DTORCH_TARGET_VERSION=0x020a000000000000", f"-I{torch_folder / 'include'}"]
-    command += [f"-I{torch_folder / 'include/torch/csrc/api/include'}", folder / "csrc/cpu/layer_sums.cpp"]
+    command += [f"-I{torch_folder / 'include/torch/csrc/api/include'}", *(folder / "csrc/cpu").glob("*.cpp")]
     command += ["-o", folder / "weightscale_fast/_C.abi3.so", f"-L{torch_folder / 'lib'}", "-ltorch_cpu", "-lc10"]
     return subprocess.run(command, capture_output=True).returncode == 0
 

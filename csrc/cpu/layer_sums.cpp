@@ -24,6 +24,7 @@
 #include <torch/headeronly/core/ScalarType.h>
 
 #include "../plan.h"
+#include "isa.h"
 
 namespace weightscale_fast {
 namespace {
@@ -31,15 +32,6 @@ namespace {
 constexpr int64_t kElementsPerRun = 64 * 1024;  // a thread takes about this many weights at a time
 // A hardware prefetcher does not follow two streams well, so the loop prefetches this far ahead.
 constexpr int64_t kPrefetchBytes = 2048;
-
-#define WSF_PRAGMA(text) _Pragma(#text)
-#if defined(__clang__)
-#define WSF_TARGET_BEGIN(isa) WSF_PRAGMA(clang attribute push(__attribute__((target(isa))), apply_to = function))
-#define WSF_TARGET_END WSF_PRAGMA(clang attribute pop)
-#else
-#define WSF_TARGET_BEGIN(isa) WSF_PRAGMA(GCC push_options) WSF_PRAGMA(GCC target(isa))
-#define WSF_TARGET_END WSF_PRAGMA(GCC pop_options)
-#endif
 
 #if defined(__x86_64__)
 WSF_TARGET_BEGIN("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")
@@ -78,17 +70,6 @@ using ChunkSums = void (*)(const void* cur, void* prev, int64_t n, double* sums)
   (has_avx512() ? WSF_PICK_VARIANT(avx512, Type) \
    : has_avx2() ? WSF_PICK_VARIANT(avx2, Type)   \
                 : WSF_PICK_VARIANT(baseline, Type))
-
-bool has_avx512() {
-  static const bool has = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                          __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
-  return has;
-}
-bool has_avx2() {
-  static const bool has =
-      __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
-  return has;
-}
 #else
 #define WSF_PICK(Type) WSF_PICK_VARIANT(baseline, Type)
 #endif
