@@ -58,7 +58,7 @@ class Snapshot:
         self.names = names
         self._label = label
         self.numel = tuple(w.numel() for w in weights)
-        self._arenas, self._weights = _copy_to_arenas([w.detach() for w in weights])
+        self._arenas, self._weights = copy_to_arenas([w.detach() for w in weights])
         self._lookup: LayerLookup | None = lookup
         self._plan: Plan | None = None
         self._seen: Fingerprint | None = None  # of the weights that the plan was built for
@@ -75,7 +75,7 @@ class Snapshot:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.lock = threading.RLock()
         self.names, self.numel, self._label = state["names"], state["numel"], state.get("label", "")
-        self._arenas, self._weights = _copy_to_arenas(state["weights"])
+        self._arenas, self._weights = copy_to_arenas(state["weights"])
         self._lookup = self._plan = self._seen = None
 
     @property
@@ -170,7 +170,7 @@ class Snapshot:
 
 
 @torch.inference_mode(False)  # the pass writes to them later, in any mode
-def _copy_to_arenas(weights: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+def copy_to_arenas(weights: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
     """One flat tensor for each device and dtype, and in these the copies of all layers, each in its memory order."""
     offsets: list[int] = []  # in elements
     ends: dict[tuple[torch.device, torch.dtype], int] = {}
