@@ -42,10 +42,13 @@ def native_extension() -> dict:
         os.environ.setdefault("TORCH_CUDA_ARCH_LIST", ARCHITECTURES)  # torch cannot guess it where no GPU is
     from torch.utils.cpp_extension import BuildExtension, CppExtension, CUDAExtension
 
-    sources = ["csrc/cpu/layer_sums.cpp"]
+    sources = ["csrc/cpu/layer_sums.cpp", "csrc/cpu/optimizer_step.cpp"]
     flags = ["-O3", "-fvisibility=hidden", "-g0"]  # many a Python adds -g, which makes the binary half as large again
     arguments = {
-        "depends": ["csrc/plan.h", "csrc/cpu/chunk.h"],
+        "depends": [
+            *("csrc/plan.h", "csrc/step_table.h", "csrc/cpu/isa.h", "csrc/cpu/vectors.h"),
+            *("csrc/cpu/lane_sums.h", "csrc/cpu/chunk.h", "csrc/cpu/optimizer_step.h"),
+        ],
         # The stable ABI of torch 2.10: the binary serves 2.10 and every later version.
         "define_macros": [("TORCH_TARGET_VERSION", "0x020a000000000000"), ("TORCH_STABLE_ONLY", None)],
         "py_limited_api": True,

@@ -20,7 +20,9 @@ from pathlib import Path
 import torch
 from mutants import ROOT, copy_of_the_project
 
-TESTS = ("tests/test_layer_sums.py", "tests/test_ring.py", "tests/test_states.py")
+TESTS = tuple(
+    f"tests/test_{name}.py" for name in ("layer_sums", "ring", "states", "optim", "optim_sums", "optim_edges")
+)
 OTHERS = re.compile(r"[\[-](torch|triton|cuda_on_cpu)\b(?!\.)")  # the names of backends in those of the tests
 # A misaligned address is right on x86, and torch allows one: torch.frombuffer with an odd offset.
 FLAGS = (
@@ -38,7 +40,7 @@ def build(folder: Path) -> None:
         path.unlink()
     command = ["c++", "-std=c++17", "-O1", "-g", "-shared", "-fPIC", "-fvisibility=hidden", *FLAGS]
     command += ["-DTORCH_STABLE_ONLY", "-DTORCH_TARGET_VERSION=0x020a000000000000", f"-I{library / 'include'}"]
-    command += [f"-I{library / 'include/torch/csrc/api/include'}", str(folder / "csrc/cpu/layer_sums.cpp")]
+    command += [f"-I{library / 'include/torch/csrc/api/include'}", *map(str, (folder / "csrc/cpu").glob("*.cpp"))]
     command += ["-o", str(folder / "weightscale_fast/_C.abi3.so"), f"-L{library / 'lib'}", "-ltorch_cpu", "-lc10"]
     subprocess.run(command, check=True)
 

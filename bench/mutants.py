@@ -31,7 +31,7 @@ MUTANTS = {"cuda_on_cpu": CUDA, "triton": TRITON, "cpu": CPU, "record": RECORD}
 FILES = {
     "cuda_on_cpu": ["csrc/cuda/layer_sums.cu"],
     "triton": ["weightscale_fast/ops/triton_kernels.py"],
-    "cpu": ["csrc/cpu/layer_sums.cpp", "csrc/cpu/chunk.h", "csrc/plan.h"],
+    "cpu": ["csrc/plan.h", *(f"csrc/cpu/{name}" for name in ("layer_sums.cpp", "chunk.h", "lane_sums.h", "vectors.h"))],
 }
 
 
@@ -63,7 +63,7 @@ def build_cpu(folder: Path) -> bool:
         path.unlink()
     command = ["c++", "-std=c++17", "-O1", "-shared", "-fPIC", "-fvisibility=hidden", "-DTORCH_STABLE_ONLY"]
     command += ["-DTORCH_TARGET_VERSION=0x020a000000000000", f"-I{torch_folder / 'include'}"]
-    command += [f"-I{torch_folder / 'include/torch/csrc/api/include'}", folder / "csrc/cpu/layer_sums.cpp"]
+    command += [f"-I{torch_folder / 'include/torch/csrc/api/include'}", *(folder / "csrc/cpu").glob("*.cpp")]
     command += ["-o", folder / "weightscale_fast/_C.abi3.so", f"-L{torch_folder / 'lib'}", "-ltorch_cpu", "-lc10"]
     return subprocess.run(command, capture_output=True).returncode == 0
 

@@ -99,7 +99,7 @@ runpy.run_path("setup.py")
 """
     env = {**os.environ, "WEIGHTSCALE_FAST_CUDA": "0"}
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, env=env, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "['csrc/cpu/layer_sums.cpp']"
+    assert done.stdout.strip() == "['csrc/cpu/layer_sums.cpp', 'csrc/cpu/optimizer_step.cpp']"
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="here is a GPU: test_gpu.py runs the pass")

@@ -17,6 +17,7 @@ eager extras ratios
 ops
 weights
 functional
+optim
 distributed
 record
 analysis

@@ -10,6 +10,9 @@ Record a training run:
     RWCHistory: what was recorded; `RWCHistory.load(run_dir)` reads a run folder.
     master_weights: records the float32 master weights of a 16-bit model.
 
+Optimizers that record:
+    optim: SGD, Adam and AdamW, which measure the change of every weight as they write it.
+
 Check its health:
     check_health: the findings of a history, each a `Finding`: what is wrong, since when, and why.
     RunSummary: what `RWCMonitor.summary()` returns.
@@ -22,11 +25,12 @@ Explain it:
     figures: the figures of the papers, and more.
     write_report: one HTML page of a run.
 
-What is named here is public, and so are `figures` and `integrations`. All other modules may change at any time.
+What is named here is public, and so are `figures`, `integrations` and `optim`. All other modules may change at any
+time.
 Errors of this package are `WeightScaleError`, `ValueError` or `TypeError`.
 """
 
-from . import figures
+from . import figures, optim
 from .analysis import LayerClusters, cluster_layers, load_curves
 from .analysis.groups import cluster_groups, group_layers
 from .errors import WeightScaleError
@@ -62,6 +66,7 @@ __all__ = [
     "layer_sums",
     "load_curves",
     "master_weights",
+    "optim",
     "snapshot",
     "write_report",
 ]

@@ -21,13 +21,14 @@ from .errors import WeightScaleError, check_one_of
 from .health.finding import Finding
 from .health.summary import RunSummary
 from .health.watch import HealthWatch
+from .optim.records_sums import RecordsSums
 from .ratios import check_definition
 from .record import resume as resuming
 from .record.baseline import BASELINES
 from .record.frozen import Watch
 from .record.history import RWCHistory
 from .record.new_run import EXIST
-from .record.optimizer_hook import OptimizerHook
+from .record.optimizer_hook import OptimizerHook, unwrap_optimizer
 from .record.record import Record
 from .record.replicas import Parted
 from .record.rows import Rows
@@ -58,7 +59,9 @@ class RWCMonitor:
         baseline: the weights that a row compares with. `"last_row"`: those at the row before. They are kept all the
             time, which takes as much memory as the layers have. `"before_step"`: those before the step of the row. The
             copy exists only while this step runs. A row is then the change of one step, also with `every` above 1, and
-            what changes the weights between two steps is in no row. It needs the optimizer.
+            what changes the weights between two steps is in no row. It needs the optimizer. None is `"last_row"`. But
+            with an optimizer of `weightscale_fast.optim` it is `"before_step"`, without any copy: the optimizer adds up
+            the sums in its own pass over the weights.
         run_dir: a folder for the record, new or without a row. Its closed shards can be loaded whatever happens to this
             process. With a folder, memory and time per step do not grow with the run.
         exist: what to do if `run_dir` holds the rows of an earlier run. `"error"` refuses it. `"overwrite"` deletes
@@ -136,7 +139,7 @@ class RWCMonitor:
         every: int = 1,
         layers: LayerSelector = None,
         definition: str = "norm_ratio",
-        baseline: str = "last_row",
+        baseline: str | None = None,
         run_dir: str | Path | None = None,
         exist: str = "error",
         settings: object = None,
@@ -146,7 +149,8 @@ class RWCMonitor:
         on_finding: Callable[[Finding], object] | None = None,
     ) -> None:
         check_definition(definition)
-        check_one_of("baseline", baseline, BASELINES)
+        if baseline is not None:
+            check_one_of("baseline", baseline, BASELINES)
         if baseline == "before_step" and optimizer is None:
             raise ValueError(
                 'baseline="before_step" needs the optimizer, because the weights are copied when its step begins: pass '
@@ -169,6 +173,9 @@ class RWCMonitor:
             raise ValueError(
                 f"resume=True continues the run in run_dir, so it cannot go with exist={exist!r}: drop one"
             )
+        stepping = None if optimizer is None else unwrap_optimizer(optimizer)
+        sums_of = stepping if isinstance(stepping, RecordsSums) and baseline != "last_row" else None
+        baseline = baseline or ("last_row" if sums_of is None else "before_step")
         self.model = model
         self._thread = threading.get_ident()
         reshard_fsdp2(model)
@@ -179,6 +186,7 @@ class RWCMonitor:
             definition=definition,
             baseline=baseline,
             settings={} if settings is None else settings,
+            sums_of=sums_of,
             pipeline=pipeline,
             ranks=find_ranks(model, process_group, pipeline),
             arguments={

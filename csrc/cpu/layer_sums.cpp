@@ -24,23 +24,14 @@
 #include <torch/headeronly/core/ScalarType.h>
 
 #include "../plan.h"
+#include "isa.h"
 
 namespace weightscale_fast {
 namespace {
 
-constexpr int64_t kDepth = 8;                   // float32 values that one lane adds before it goes to float64
 constexpr int64_t kElementsPerRun = 64 * 1024;  // a thread takes about this many weights at a time
 // A hardware prefetcher does not follow two streams well, so the loop prefetches this far ahead.
 constexpr int64_t kPrefetchBytes = 2048;
-
-#define WSF_PRAGMA(text) _Pragma(#text)
-#if defined(__clang__)
-#define WSF_TARGET_BEGIN(isa) WSF_PRAGMA(clang attribute push(__attribute__((target(isa))), apply_to = function))
-#define WSF_TARGET_END WSF_PRAGMA(clang attribute pop)
-#else
-#define WSF_TARGET_BEGIN(isa) WSF_PRAGMA(GCC push_options) WSF_PRAGMA(GCC target(isa))
-#define WSF_TARGET_END WSF_PRAGMA(GCC pop_options)
-#endif
 
 #if defined(__x86_64__)
 WSF_TARGET_BEGIN("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")
@@ -68,31 +59,22 @@ namespace baseline {  // always available: SSE2 on x86-64, NEON on AArch64
 
 using ChunkSums = void (*)(const void* cur, void* prev, int64_t n, double* sums);
 
-#define WSF_PICK_VARIANT(isa, Type)                                                                    \
-  (update ? (ratio ? isa::chunk_sums<isa::Type, true, true> : isa::chunk_sums<isa::Type, true, false>) \
-          : (ratio ? isa::chunk_sums<isa::Type, false, true> : isa::chunk_sums<isa::Type, false, false>))
+#define WSF_PICK_L2(isa, Type, kUpdate, kRatio) \
+  (l2 ? isa::chunk_sums<isa::Type, kUpdate, kRatio, true> : isa::chunk_sums<isa::Type, kUpdate, kRatio, false>)
+#define WSF_PICK_VARIANT(isa, Type)                                                            \
+  (update ? (ratio ? WSF_PICK_L2(isa, Type, true, true) : WSF_PICK_L2(isa, Type, true, false)) \
+          : (ratio ? WSF_PICK_L2(isa, Type, false, true) : WSF_PICK_L2(isa, Type, false, false)))
 
 #if defined(__x86_64__)
 #define WSF_PICK(Type)                           \
   (has_avx512() ? WSF_PICK_VARIANT(avx512, Type) \
    : has_avx2() ? WSF_PICK_VARIANT(avx2, Type)   \
                 : WSF_PICK_VARIANT(baseline, Type))
-
-bool has_avx512() {
-  static const bool has = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                          __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
-  return has;
-}
-bool has_avx2() {
-  static const bool has =
-      __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
-  return has;
-}
 #else
 #define WSF_PICK(Type) WSF_PICK_VARIANT(baseline, Type)
 #endif
 
-ChunkSums pick_chunk_sums(torch::headeronly::ScalarType dtype, bool update, bool ratio) {
+ChunkSums pick_chunk_sums(torch::headeronly::ScalarType dtype, bool update, bool ratio, bool l2) {
   using torch::headeronly::ScalarType;
   switch (dtype) {
     case ScalarType::Float: return WSF_PICK(Float32);
@@ -116,7 +98,7 @@ void layer_sums_cpu(const Tensor& chunks,       // [3, C] int64, see ChunkRow
                     bool update) {
   STD_TORCH_CHECK(out.dim() == 3, "layer_sums: out must be [R, K, L]");
   const int64_t C = chunks.size(1), G = layer_row.size(0), L = out.size(2), K = out.size(1), R = out.size(0);
-  STD_TORCH_CHECK(chunks.size(0) == kChunkRows && layer_start.size(0) == G + 1 && (K == 3 || K == 4) &&
+  STD_TORCH_CHECK(chunks.size(0) == kChunkRows && layer_start.size(0) == G + 1 && known_sums(K) &&
                       partial.size(0) >= K && partial.size(1) == C && (rwc.size(0) == 0 || rwc.size(0) == L),
                   "layer_sums: the plan's tables do not fit each other");
   STD_TORCH_CHECK(chunks.is_contiguous() && layer_start.is_contiguous() && layer_row.is_contiguous() &&
@@ -130,7 +112,7 @@ void layer_sums_cpu(const Tensor& chunks,       // [3, C] int64, see ChunkRow
   double* partial_sums = partial.mutable_data_ptr<double>();
   double* out_sums = out.mutable_data_ptr<double>() + *cursor.const_data_ptr<int64_t>() % R * K * L;
   if (*cursor.const_data_ptr<int64_t>() % R < 0) out_sums += R * K * L;  // as in Python: no row before the first
-  const ChunkSums chunk_sums = pick_chunk_sums(prev.scalar_type(), update, K == kMaxSums);
+  const ChunkSums chunk_sums = pick_chunk_sums(prev.scalar_type(), update, has_ratio(K), has_l2(K));
 
   int64_t elements = 0;
   for (int64_t c = 0; c < C; ++c) elements += length[c];
@@ -152,12 +134,17 @@ void layer_sums_cpu(const Tensor& chunks,       // [3, C] int64, see ChunkRow
 
   const int64_t* start = layer_start.const_data_ptr<int64_t>();
   const int64_t* row = layer_row.const_data_ptr<int64_t>();
-  for (int64_t k = 0; k < K; ++k)
+  for (int64_t k = 0; k < K; ++k) {
+    const bool largest = has_l2(K) && k == kDeltaMax;
     for (int64_t l = 0; l < G; ++l) {
       double sum = 0.0;
-      for (int64_t c = start[l]; c < start[l + 1]; ++c) sum += partial_sums[k * C + c];
+      for (int64_t c = start[l]; c < start[l + 1]; ++c) {
+        const double part = partial_sums[k * C + c];
+        sum = largest ? larger_or_nan(sum, part) : sum + part;
+      }
       out_sums[k * L + row[l]] = sum;
     }
+  }
 
   if (rwc.size(0) == 0) return;
   float* ratios = rwc.mutable_data_ptr<float>();
@@ -165,8 +152,9 @@ void layer_sums_cpu(const Tensor& chunks,       // [3, C] int64, see ChunkRow
     const double* sums = out_sums + row[l];
     int64_t weights = 0;
     for (int64_t c = start[l]; c < start[l + 1]; ++c) weights += length[c];
-    ratios[row[l]] = static_cast<float>(K == kMaxSums ? mean_ratio(sums[kRatioSum * L], static_cast<double>(weights))
-                                                      : norm_ratio(sums[kDeltaL1 * L], sums[kPrevL1 * L]));
+    ratios[row[l]] = static_cast<float>(has_ratio(K) ? mean_ratio(sums[ratio_row(K) * L], static_cast<double>(weights))
+                                        : has_l2(K)  ? l2_ratio(sums[kDeltaSq * L], sums[kPrevSq * L])
+                                                     : norm_ratio(sums[kDeltaL1 * L], sums[kPrevL1 * L]));
   }
 }
 

@@ -45,6 +45,10 @@ class ShareLookup(LayerLookup):
             self._walk()
         return self._find()
 
+    def begins_here(self) -> list[bool]:
+        """Of each parameter here, whether this rank counts its first weight. Of the ranks that hold it, one does."""
+        return [len(numbers) > 0 and numbers.start == 0 for numbers in self._ranges]
+
     def _find(self) -> tuple[list[Tensor], Fingerprint]:
         parameters = self.parameters()
         try:

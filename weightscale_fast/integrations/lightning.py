@@ -62,7 +62,7 @@ class RWCCallback(Callback):
         every: int = 1,
         layers: LayerSelector = None,
         definition: str = "norm_ratio",
-        baseline: str = "last_row",
+        baseline: str | None = None,
         on_finding: Callable[[Finding], object] | None = None,
     ) -> None:
         super().__init__()
@@ -72,7 +72,7 @@ class RWCCallback(Callback):
         self._exist = exist
         self._layers = layers
         self._options: dict[str, Any] = {"every": every, "definition": definition}  # they are part of state_key
-        if baseline != "last_row":  # a checkpoint of the default has a key without it
+        if baseline is not None:  # a checkpoint of the default has a key without it
             check_one_of("baseline", baseline, BASELINES)
             self._options["baseline"] = baseline
         self._on_finding = on_finding

@@ -66,12 +66,13 @@ class RWCTrainerCallback(TrainerCallback):
         every: int = 1,
         layers: LayerSelector = None,
         definition: str = "norm_ratio",
-        baseline: str = "last_row",
+        baseline: str | None = None,
         on_finding: Callable[[Finding], object] | None = None,
         tracker: Any = None,
     ) -> None:
         check_one_of("exist", exist, EXIST)
-        check_one_of("baseline", baseline, BASELINES)
+        if baseline is not None:
+            check_one_of("baseline", baseline, BASELINES)
         self.monitor: RWCMonitor | None = None  # None before training
         self._options: dict[str, Any] = {
             "run_dir": None if run_dir is None else local_path(run_dir),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from . import register as register  # the schemas must be defined before the extension implements them
+from . import register_step as register_step  # the schemas must be defined before the extension implements them
 
 
 @functools.cache

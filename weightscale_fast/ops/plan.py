@@ -16,8 +16,8 @@ from torch import Tensor
 
 from ..errors import WeightScaleError
 from ..graph_capture import is_capturing
+from .sums import MAX_SUMS
 
-MAX_SUMS = 4  # delta_l1, prev_l1, moved, ratio_sum: the rows of every [K, ...] tensor, in this order
 CHUNK = 16 * 1024  # weights: small enough to balance threads, long enough to stream
 
 

@@ -1,7 +1,6 @@
 """The schemas of the compiled passes, and fake implementations that check shapes. csrc and triton.py implement them.
 
-Letters: L layers of the model, G layers of a group, C chunks, K sums per layer (3, or 4 with ratio_sum), R rows of
-`out`.
+Letters: L layers of the model, G layers of a group, C chunks, K sums per layer (see sums.py), R rows of `out`.
 """
 
 from __future__ import annotations
@@ -9,8 +8,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .sums import NUMBERS
+
 # `chunks` contains the addresses of the current weights. The pass writes prev, partial, rwc, and row `cursor` modulo R
-# of out. rwc is [L]: norm_ratio if K is 3, mean_ratio if K is 4. It is [0] if only the sums are wanted.
+# of out. rwc is [L]: norm_ratio if K is 3, l2_ratio if K is 6, else mean_ratio. It is [0] if only the sums are wanted.
 # The cursor is on the device, so that each replay of a CUDA graph fills the next row.
 _TABLES = "Tensor chunks, Tensor layer_start, Tensor layer_row, Tensor(a!) prev, Tensor(b!) partial"
 _ARGUMENTS = f"{_TABLES}, Tensor(c!) out, Tensor(d!) rwc, Tensor cursor, bool update"
@@ -34,7 +35,7 @@ def _layer_sums_fake(
 ) -> None:
     torch._check(chunks.size(0) == 3 and chunks.size(1) == partial.size(1), lambda: "chunks must be [3, C]")
     torch._check(layer_start.size(0) == layer_row.size(0) + 1, lambda: "layer_start must be [G + 1]")
-    torch._check(out.dim() == 3 and out.size(1) in (3, 4), lambda: "out must be [R, K, L], K 3 or 4")
+    torch._check(out.dim() == 3 and out.size(1) in NUMBERS, lambda: "out must be [R, K, L], K 3, 4, 6 or 7")
     torch._check(partial.size(0) >= out.size(1), lambda: "partial must be [K, C]")
     torch._check(rwc.size(0) in (0, out.size(2)), lambda: "rwc must be [L], or [0] for none")
 

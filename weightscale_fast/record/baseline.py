@@ -1,7 +1,8 @@
 """Baseline: the weights that a row compares with, and how long a copy of them lives.
 
 - `"last_row"`: the weights at the end of the last row. A copy of them always exists. A row has all that moved since.
-- `"before_step"`: the weights before the step that the row is of. The copy exists while that step runs.
+- `"before_step"`: the weights before the step that the row is of. The copy exists while that step runs. There is none
+  if the optimizer adds up the sums itself (`InStep`).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from ..graph_capture import is_capturing, keep_for_replays
 from ..ops.backends import run_plan
 from ..weights.brief_copy import BriefCopy
 from ..weights.snapshot import Snapshot
+from .in_step import InStep
 from .ring import Ring
 
 BASELINES = ("last_row", "before_step")
@@ -100,4 +102,4 @@ class BeforeStep:
             self.weights.release()
 
 
-Baseline = LastRow | BeforeStep
+Baseline = LastRow | BeforeStep | InStep

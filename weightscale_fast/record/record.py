@@ -19,12 +19,15 @@ from ..errors import WeightScaleError
 from ..graph_capture import is_capturing
 from ..ops.backends import warm_up
 from ..ops.plan import sum_dtype
+from ..optim.records_sums import RecordsSums
 from ..weights.brief_copy import BriefCopy
 from ..weights.kinds import layer_kind
 from ..weights.layers import LayerSelector
 from ..weights.snapshot import Snapshot
+from ..weights.uncopied import Uncopied
 from .baseline import Baseline, BeforeStep, LastRow
 from .history import RWCHistory
+from .in_step import InStep
 from .observed import Observed
 from .replicas import Parted, Replicas
 from .ring import Ring, arrives_late
@@ -58,6 +61,7 @@ class Record:
     Args:
         model: the network. The record does not keep it: each call gets it as an argument.
         every, layers, definition, baseline, settings, pipeline: as for `RWCMonitor`.
+        sums_of: an optimizer that adds up the sums in its steps, so that no copy of the weights is needed; or None.
         ranks: the ranks that record together; None for one process alone.
         arguments: the monitor's arguments that must be the same on all ranks, by name.
 
@@ -82,6 +86,7 @@ class Record:
         definition: str,
         baseline: str,
         settings: object,
+        sums_of: RecordsSums | None,
         pipeline: bool,
         ranks: Ranks | None,
         arguments: Mapping[str, object],
@@ -93,7 +98,7 @@ class Record:
         self.lock = threading.RLock()
         self._inside: Callable[[], _Token | None] = lambda: None
         self._last_call: Callable[[], object] | None = None  # a close that came in the middle of another call
-        kind = BriefCopy if baseline == "before_step" else Snapshot
+        kind = Snapshot if baseline == "last_row" else BriefCopy if sums_of is None else Uncopied
         if ranks is None:
             weights = kind(model, layers=layers)
             numel = weights.numel
@@ -103,9 +108,13 @@ class Record:
             label = f"rank {shares.rank} of {shares.size}"
             weights = kind._of(ShareLookup(model, shares), shares.names, label)
             numel, kinds = shares.numel, shares.kinds
-        self.baseline: Baseline = (
-            BeforeStep(weights, model) if isinstance(weights, BriefCopy) else LastRow(weights, model)
-        )
+        self.baseline: Baseline
+        if isinstance(weights, Uncopied) and sums_of is not None:
+            self.baseline = InStep(weights, model, sums_of, ratio=definition == "mean_ratio")
+        elif isinstance(weights, BriefCopy):
+            self.baseline = BeforeStep(weights, model)
+        else:
+            self.baseline = LastRow(weights, model)
         plan = self.baseline.plan
         self.meta: dict[str, Any] = {
             "names": list(self.snapshot.names),

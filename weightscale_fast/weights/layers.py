@@ -112,7 +112,7 @@ def check_weights(name: str, weights: Tensor) -> None:
     if weights.dtype not in FLOATING_DTYPES:
         wanted = ", ".join(str(dtype).removeprefix("torch.") for dtype in FLOATING_DTYPES)
         raise TypeError(f"layer {name!r} must be one of {wanted}, got {weights.dtype}; {advice}")
-    if not _is_plain(weights):
+    if not is_plain(weights):
         raise TypeError(
             f"layer {name!r} is a {type(weights).__name__}, whose memory may not hold plain weights; {advice}"
         )
@@ -122,7 +122,7 @@ def check_weights(name: str, weights: Tensor) -> None:
         raise ValueError(f"layer {name!r} is on the meta device and has no data: move the model to a real device first")
 
 
-def _is_plain(weights: Tensor) -> bool:
+def is_plain(weights: Tensor) -> bool:
     """Whether the memory of the weights holds their values.
 
     A subclass that leaves the operations to PyTorch is plain (geoopt's ManifoldParameter). A subclass with operations

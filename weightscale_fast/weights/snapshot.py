@@ -67,7 +67,7 @@ class Snapshot:
         return len(self.names)
 
     def __repr__(self) -> str:
-        return f"Snapshot({len(self)} layers, {sum(self.numel):,} weights, {self.nbytes:,} bytes)"
+        return f"{type(self).__name__}({len(self)} layers, {sum(self.numel):,} weights, {self.nbytes:,} bytes)"
 
     def __getstate__(self) -> dict[str, Any]:
         return {"names": self.names, "numel": self.numel, "weights": self._weights, "label": self._label}
@@ -78,10 +78,8 @@ class Snapshot:
         self._copy(state["weights"])
         self._lookup = self._plan = self._seen = None
 
-    @torch.inference_mode(False)  # the pass writes to the copies later, in any mode
     def _copy(self, weights: list[Tensor]) -> None:
-        self._arenas, self._weights = _arrange(weights)
-        torch._foreach_copy_(self._weights, weights)
+        self._arenas, self._weights = copy_to_arenas(weights)
 
     @property
     def nbytes(self) -> int:
@@ -174,11 +172,9 @@ class Snapshot:
             self._weights[i] = new
 
 
-def _arrange(weights: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-    """Memory for copies: one flat tensor for each device and dtype, and in these a place for each layer.
-
-    A place has the memory order of its weights. It is not filled.
-    """
+@torch.inference_mode(False)  # the pass writes to them later, in any mode
+def copy_to_arenas(weights: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+    """One flat tensor for each device and dtype, and in these the copies of all layers, each in its memory order."""
     offsets: list[int] = []  # in elements
     ends: dict[tuple[torch.device, torch.dtype], int] = {}
     for w in weights:
@@ -198,6 +194,7 @@ def _arrange(weights: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         first = -arena.data_ptr() % ALIGNMENT // arena.element_size()
         stride = w.stride() if is_dense(w) else torch.empty(w.shape, device="meta").stride()
         copies.append(arena.as_strided(w.shape, stride, first + offset))
+    torch._foreach_copy_(copies, weights)
     return list(flat.values()), copies
 
 
