@@ -226,6 +226,29 @@ def baseline_before_step():
         assert np.array_equal(history.moved, expected[:, 2])
 
 
+@case(2, 4)
+def sums_of_the_optimizer():
+    """Each rank's optimizer adds up the sums of all that it steps. A weight that two ranks hold is counted once."""
+    for model in (DistributedDataParallel(block(), find_unused_parameters=True), fully_shard(block())):
+        unwrap(model).few.weight.requires_grad_(False)  # a layer that the step does not move
+        optimizer = wsf.optim.AdamW(model.parameters(), lr=1e-3)
+        monitor = wsf.RWCMonitor(model, optimizer)
+        assert monitor.nbytes == 0
+        expected = []
+        for step in range(STEPS):
+            before = whole(model)
+            model(batch(step)).square().mean().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            after = whole(model)
+            expected.append(torch.stack([oracle_sums(after[name], before[name]) for name in before], dim=1))
+        history, expected = monitor.history(), torch.stack(expected).numpy()
+        assert (history["few.weight"] == 0).all()
+        np.testing.assert_allclose(history.delta_l1, expected[:, 0], rtol=TOLERANCE)
+        np.testing.assert_allclose(history.prev_l1, expected[:, 1], rtol=TOLERANCE)
+        assert np.array_equal(history.moved, expected[:, 2])
+
+
 @case(2)
 def ddp_health():
     """Findings and summaries come from the sums over all ranks. Only ranks that keep rows get findings."""

@@ -396,3 +396,165 @@ def test_health_knows_that_a_row_is_one_step():
     found = [finding.kind for finding in check.update(history)]
     assert "shrinking" not in found
     assert "shrinking" not in [finding.kind for finding in wsf.check_health(history)]
+
+
+OPTIMIZERS = {
+    "SGD": lambda parameters: wsf.optim.SGD(parameters, lr=1e-2, momentum=0.9, weight_decay=1e-2),
+    "Adam": lambda parameters: wsf.optim.Adam(parameters, lr=1e-2),
+    "AdamW": lambda parameters: wsf.optim.AdamW(parameters, lr=1e-2),
+}
+
+
+class TestSumsOfTheOptimizer:
+    """With an optimizer of weightscale_fast.optim there is no copy at all."""
+
+    @pytest.mark.parametrize("every", [1, 3])
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+    @pytest.mark.parametrize("definition", ["norm_ratio", "mean_ratio"])
+    @pytest.mark.parametrize("optimizer", OPTIMIZERS)
+    def test_a_row_is_the_change_of_its_step(self, every, dtype, definition, optimizer):
+        model = network(dtype)
+        optimizer = OPTIMIZERS[optimizer](model.parameters())
+        monitor = wsf.RWCMonitor(model, optimizer, every=every, definition=definition)
+        other = wsf.RWCMonitor(model, optimizer, layers="2.weight")  # another that asks for the sums of each step
+        assert monitor.nbytes == other.nbytes == 0
+        expected = []
+        for step in range(6):
+            if step == 4:  # no gradient: it does not move
+                model[0].weight.requires_grad_(False)
+            backward(model, step)
+            before = weights_of(model, monitor)
+            optimizer.step()
+            if (step + 1) % every == 0:
+                after = weights_of(model, monitor)
+                expected.append(torch.stack([oracle_sums(a, b) for a, b in zip(after, before, strict=True)], dim=1))
+            disturb(model)
+            optimizer.zero_grad()
+        history, sums = monitor.history(), torch.stack(expected).numpy()
+        assert history.baseline == "before_step"
+        assert history.steps.tolist() == list(range(every, 7, every))
+        np.testing.assert_allclose(history.delta_l1, sums[:, 0], rtol=TOLERANCE)
+        np.testing.assert_allclose(history.prev_l1, sums[:, 1], rtol=TOLERANCE)
+        assert np.array_equal(history.moved, sums[:, 2])
+        if definition == "mean_ratio":
+            np.testing.assert_allclose(history.ratio_sum, sums[:, 3], rtol=TOLERANCE)
+        assert len(other.history()) == 6
+        assert (history["frozen.weight"] == 0).all()
+
+    def test_the_last_row_can_be_asked_for(self):
+        model = network()
+        optimizer = wsf.optim.SGD(model.parameters(), lr=1e-2)
+        monitor = wsf.RWCMonitor(model, optimizer, baseline="last_row")
+        assert monitor.nbytes > 0
+        backward(model)
+        optimizer.step()
+        assert monitor.history().baseline == "last_row"
+
+    def test_a_wrapper_around_it_has_rows_of_its_own_steps(self):
+        """The inner optimizer's sums would lack what the wrapper does to the weights."""
+
+        class Halves(torch.optim.Optimizer):
+            def __init__(self, inner):
+                super().__init__(inner.param_groups, {})
+                self.inner = inner
+
+            def step(self, closure=None):
+                self.inner.step()
+                with torch.no_grad():
+                    for group in self.param_groups:
+                        for parameter in group["params"]:
+                            parameter.mul_(0.5)
+
+        model = nn.Linear(4, 4)
+        optimizer = Halves(wsf.optim.SGD(model.parameters(), lr=1e-2))
+        monitor = wsf.RWCMonitor(model, optimizer)
+        model(torch.ones(1, 4)).sum().backward()
+        before = model.weight.detach().clone()
+        optimizer.step()
+        assert monitor.history().delta_l1[0, 0] == pytest.approx(moved_since(model.weight, before), rel=TOLERANCE)
+
+    def test_parameters_and_groups_that_change(self):
+        model = network()
+        first = [model[0].weight, model[2].weight]
+        optimizer = wsf.optim.AdamW(first, lr=1e-2)
+        monitor = wsf.RWCMonitor(model, optimizer)
+        expected = []
+        for step in range(6):
+            if step == 2:
+                optimizer.add_param_group({"params": [model[3].weight], "lr": 1e-3})
+            if step == 4:
+                new = nn.Parameter(model[2].weight.detach().clone())
+                optimizer.param_groups[0]["params"][1] = new
+                optimizer.state[new] = optimizer.state.pop(model[2].weight)
+                model[2].weight = new
+            backward(model, step)
+            before = weights_of(model, monitor)
+            optimizer.step()
+            after = weights_of(model, monitor)
+            expected.append([float(oracle_sums(a, b)[0]) for a, b in zip(after, before, strict=True)])
+            optimizer.zero_grad()
+        history = monitor.history()
+        np.testing.assert_allclose(history.delta_l1, expected, rtol=TOLERANCE)
+        assert (history["3.weight"] > 0).tolist() == [False, False, True, True, True, True]
+        assert history.prev_l1.min() > 0
+
+    def test_master_weights(self):
+        model = nn.Linear(8, 8, dtype=torch.bfloat16)
+        masters = {p: p.detach().float().requires_grad_() for p in model.parameters()}
+        optimizer = wsf.optim.SGD(masters.values(), lr=1e-3)
+        monitor = wsf.RWCMonitor(wsf.master_weights(model, masters.get), optimizer)
+        master = masters[model.weight]
+        for value in masters.values():
+            value.grad = torch.ones_like(value)
+        before = master.detach().clone()
+        optimizer.step()
+        assert monitor.nbytes == 0
+        history = monitor.history()
+        assert history.delta_l1[0, 0] == pytest.approx(moved_since(master, before), rel=TOLERANCE)
+        assert history.lr[0, 0] == 1e-3  # also for masters that are plain tensors
+
+    @pytest.mark.parametrize("every", [1, 2])
+    def test_a_gradient_scaler(self, every):
+        model = nn.Linear(8, 8)
+        optimizer = wsf.optim.AdamW(model.parameters(), lr=1e-3)
+        scaler = torch.amp.GradScaler("cpu")
+        monitor = wsf.RWCMonitor(model, optimizer, every=every)
+        for step in range(6):
+            optimizer.zero_grad()
+            scaler.scale(model(torch.ones(2, 8)).sum()).backward()
+            if step in (2, 3):
+                model.weight.grad[0, 0] = torch.inf
+            scaler.step(optimizer)
+            scaler.update()
+        history = monitor.history()
+        skipped = [step in (3, 4) for step in history.steps]
+        assert history.skipped.tolist() == skipped
+        assert (history.delta_l1[:, 0] > 0).tolist() == [not was for was in skipped]
+        assert (history.prev_l1 > 0).all()
+
+    def test_a_state_has_no_weights_and_resumes(self, tmp_path):
+        model = network()
+        optimizer = wsf.optim.SGD(model.parameters(), lr=1e-3)
+        monitor = wsf.RWCMonitor(model, optimizer, run_dir=tmp_path / "run")
+        TestStates().train(model, optimizer, 3)
+        state = monitor.state_dict()
+        assert state["weights"] is None
+        monitor.close()
+        monitor = wsf.RWCMonitor(model, optimizer, run_dir=tmp_path / "run", resume=True)
+        monitor.load_state_dict(state)
+        TestStates().train(model, optimizer, 2)
+        assert monitor.history().steps.tolist() == [1, 2, 3, 4, 5]
+
+    @pytest.mark.parametrize("name", ["reference", "kernel"])
+    def test_where_torch_makes_the_step(self, name, monkeypatch):
+        """The backend `torch` has no kernel for the step, so torch makes it, with a copy for its time."""
+        if name == "reference":
+            monkeypatch.setenv("WEIGHTSCALE_FAST_BACKEND", "torch")
+        model = network()
+        optimizer = wsf.optim.AdamW(model.parameters(), lr=1e-2)
+        monitor = wsf.RWCMonitor(model, optimizer)
+        backward(model)
+        before = weights_of(model, monitor)
+        optimizer.step()
+        expected = [float(oracle_sums(a, b)[0]) for a, b in zip(weights_of(model, monitor), before, strict=True)]
+        np.testing.assert_allclose(monitor.history().delta_l1[0], expected, rtol=TOLERANCE)

@@ -313,4 +313,5 @@ def trains(optimizer: Optimizer, model: nn.Module) -> bool:
     inside = {id(parameter) for parameter in model.parameters()}
     if isinstance(model, MasterWeights):
         inside |= {id(parameter) for parameter in model.model.parameters()}
+        inside |= {id(master) for master, _ in model.pairs()}
     return not inside or any(id(p) in inside for group in optimizer.param_groups for p in group["params"])

@@ -57,6 +57,7 @@ class RateReader:
         here = tuple(names[i] for i in self._places)
         # An optimizer may have master weights in its groups, or the parameters of the 16-bit model.
         models = [model, model.model] if isinstance(model, MasterWeights) else [model]
+        self._masters = model if isinstance(model, MasterWeights) else None
         self._lookups = [LayerLookup(each, here) for each in models]
         self._sizes: list[int] | None = None  # of the groups, as the layers were found in them; None to find them anew
         self._group_of = np.zeros(0, np.int32)  # [L]
@@ -121,6 +122,9 @@ class RateReader:
     def _find_groups(self, groups: Sequence[dict[str, object]]) -> NDArray[np.int32]:
         """[L] the number of each layer's group; the number of groups where there is none."""
         number = {id(p): i for i, group in enumerate(groups) for p in group["params"]}  # type: ignore[attr-defined]
+        for master, held in self._masters.pairs() if self._masters is not None else ():
+            if id(master) in number:
+                number[id(held)] = number[id(master)]
         group_of = np.full(self._layers, len(groups), np.int32)
         for lookup in self._lookups:
             try:

@@ -32,6 +32,7 @@ class MasterWeights(nn.Module):
                 holder = holder._modules[part]  # type: ignore[assignment]
             self._slots.append((holder, key))
         self._held: list[nn.Parameter] = []
+        self._masters: list[Tensor] = []  # what find gave for each; the same objects if they are parameters
         self._trained: list[bool] = []  # requires_grad of each parameter at the last _hold
         self.refresh()
 
@@ -53,12 +54,19 @@ class MasterWeights(nn.Module):
         if found != fingerprint(self._held) or trained != self._trained:
             self._hold()
 
+    def pairs(self) -> list[tuple[Tensor, nn.Parameter]]:
+        """Of each layer, the tensor that `find` gave, which the optimizer has, and the parameter of this module."""
+        return list(zip(self._masters, self._held, strict=True))
+
     def _hold(self) -> None:
         parameters, _ = self._lookup()
-        held = list(map(self._hold_one, self._lookup.names, parameters, self._slots))
-        self._held, self._trained = held, [parameter.requires_grad for parameter in parameters]
+        found = list(map(self._hold_one, self._lookup.names, parameters, self._slots))
+        self._masters, self._held = [master for master, _ in found], [held for _, held in found]
+        self._trained = [parameter.requires_grad for parameter in parameters]
 
-    def _hold_one(self, name: str, parameter: Tensor, slot: tuple[nn.Module, str]) -> nn.Parameter:
+    def _hold_one(
+        self, name: str, parameter: Tensor, slot: tuple[nn.Module, str]
+    ) -> tuple[Tensor, nn.Parameter]:
         holder, key = slot
         try:
             master = self._find(parameter)
@@ -75,7 +83,7 @@ class MasterWeights(nn.Module):
             holder.register_parameter(key, held)
         if held is not master and held.requires_grad != parameter.requires_grad:
             held.requires_grad_(parameter.requires_grad)
-        return held
+        return master, held
 
 
 def master_weights(
