@@ -1,6 +1,7 @@
 """What recording adds to a training loop: steps with and without it, in turns, in one process.
 
     python bench/in_loop.py                       # ResNet-18, batch 128, 32 x 32, Adam
+    python bench/in_loop.py --way in_step         # all blocks with weightscale_fast.optim.Adam, which adds up the sums
     python bench/in_loop.py --layers 1000         # 1,000 linear layers of 16 x 16: the cost of many small layers
     python bench/in_loop.py --device cuda --model resnet50 --batch 64 --size 224          # in bfloat16 autocast
 
@@ -58,15 +59,18 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=32, help="width and height of an image (%(default)s)")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--turns", type=int, default=20)
+    parser.add_argument("--way", default="last_row", choices=("last_row", "before_step", "in_step"))
     arguments = parser.parse_args()
     model, batch = make(arguments)
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-4, fused=True)
+    in_step = arguments.way == "in_step"
+    adam = wsf.optim.Adam if in_step else torch.optim.Adam
+    optimizer = adam(model.parameters(), lr=1e-4, fused=None if in_step else True)
     block = BLOCK[arguments.device]
     seconds_of(block, model, optimizer, batch)
     pairs = []
     for _ in range(arguments.turns):
         without = seconds_of(block, model, optimizer, batch)
-        with wsf.RWCMonitor(model, optimizer) as monitor:
+        with wsf.RWCMonitor(model, optimizer, baseline=None if in_step else arguments.way) as monitor:
             seconds_of(COMPARED, model, optimizer, batch)
             recorded = seconds_of(block, model, optimizer, batch)
         assert len(monitor.history()) == COMPARED + block
@@ -77,7 +81,7 @@ def main() -> None:
     where = torch.cuda.get_device_name() if arguments.device == "cuda" else f"{torch.get_num_threads()} threads"
     what = f"{arguments.layers} layers" if arguments.layers else f"{arguments.model}, batch {arguments.batch}"
     print(
-        f"{what}, {where}: recording adds {median(shares):.2%} to a step of {step * 1e3:.2f} ms "
+        f"{what}, {where}, {arguments.way}: recording adds {median(shares):.2%} to a step of {step * 1e3:.2f} ms "
         f"(quartiles {low:.2%} to {high:.2%}, {arguments.turns} turns)"
     )
 

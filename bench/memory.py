@@ -29,11 +29,11 @@ if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).parents[1]))
 from bench.cases import SHAPES, layers_of
 
-WAYS = ("none", "last_row", "before_step")
+WAYS = ("none", "last_row", "before_step", "in_step")  # the last with an optimizer that adds up the sums
 STEPS = 8
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
-    "adamw": lambda parameters: torch.optim.AdamW(parameters, lr=1e-3),
-    "sgd": lambda parameters: torch.optim.SGD(parameters, lr=1e-3, momentum=0.9),
+    "adamw": lambda of, parameters: of.AdamW(parameters, lr=1e-3),
+    "sgd": lambda of, parameters: of.SGD(parameters, lr=1e-3, momentum=0.9),
 }
 
 
@@ -67,8 +67,9 @@ def make(case: str, dtype: torch.dtype) -> tuple[nn.Module, Callable[[nn.Module]
 def train(way: str, case: str, dtype: torch.dtype, optimizer_name: str) -> dict[str, float]:
     """The figures of one way, in this process."""
     model, loss_of = make(case, dtype)
-    optimizer = OPTIMIZERS[optimizer_name](model.parameters())
-    monitor = None if way == "none" else wsf.RWCMonitor(model, optimizer, baseline=way)
+    in_step = way == "in_step"
+    optimizer = OPTIMIZERS[optimizer_name](wsf.optim if in_step else torch.optim, model.parameters())
+    monitor = None if way == "none" else wsf.RWCMonitor(model, optimizer, baseline=None if in_step else way)
     between, seconds = [], []
     for step in range(STEPS):
         optimizer.zero_grad()

@@ -218,6 +218,46 @@ def test_gradients_of_frozen_layers_are_not_waited_for(no_waiting):
     assert (monitor.history().delta_l1[:, 0] == 0).all()
 
 
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode")
+@pytest.mark.parametrize("kind", ["before_step", "in the step"])
+def test_no_memory_is_held_between_steps(no_waiting, kind):
+    """The rows are those of float64, though the loop changes the weights between steps."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(300, 500), nn.Linear(500, 7)).to("cuda")
+    make = torch.optim.AdamW if kind == "before_step" else wsf.optim.AdamW
+    optimizer = make(model.parameters(), lr=1e-3)
+    monitor = wsf.RWCMonitor(model, optimizer, every=2, baseline="before_step")
+    expected = []
+    for step in range(6):
+        model(torch.ones(4, 300, device="cuda")).square().mean().backward()
+        before = [p.detach().clone() for p in model.parameters() if p.dim() > 1]
+        if step > 1:  # tables are made in the first row
+            no_waiting()
+        optimizer.step()
+        torch.cuda.set_sync_debug_mode("default")
+        assert monitor.nbytes == 0
+        if step % 2:
+            after = [p for p in model.parameters() if p.dim() > 1]
+            expected.append(torch.stack([oracle_sums(w, p) for w, p in zip(after, before, strict=True)], dim=1))
+        with torch.no_grad():
+            model[0].weight.mul_(0.9)
+        optimizer.zero_grad()
+    history, sums = monitor.history(), torch.stack(expected).cpu().numpy()
+    assert history.steps.tolist() == [2, 4, 6]
+    np.testing.assert_allclose(history.delta_l1, sums[:, 0], rtol=TOLERANCE)
+    np.testing.assert_allclose(history.prev_l1, sums[:, 1], rtol=TOLERANCE)
+    assert np.array_equal(history.moved, sums[:, 2])
+
+
+def test_a_brief_copy_is_refused_in_a_graph():
+    model = nn.Linear(8, 8).to("cuda")
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    wsf.RWCMonitor(model, optimizer, baseline="before_step")
+    model(torch.ones(2, 8, device="cuda")).sum().backward()
+    with pytest.raises(wsf.WeightScaleError, match="before_step.*CUDA graph"), torch.cuda.graph(torch.cuda.CUDAGraph()):
+        optimizer.step()
+
+
 def test_a_graph_records_each_replay():
     """100 replays of a step with record() in it equal 100 eager steps."""
     model, _, step = training()

@@ -64,9 +64,7 @@ class MasterWeights(nn.Module):
         self._masters, self._held = [master for master, _ in found], [held for _, held in found]
         self._trained = [parameter.requires_grad for parameter in parameters]
 
-    def _hold_one(
-        self, name: str, parameter: Tensor, slot: tuple[nn.Module, str]
-    ) -> tuple[Tensor, nn.Parameter]:
+    def _hold_one(self, name: str, parameter: Tensor, slot: tuple[nn.Module, str]) -> tuple[Tensor, nn.Parameter]:
         holder, key = slot
         try:
             master = self._find(parameter)
