@@ -33,6 +33,7 @@ def matrices():
 
 def check(model, optimizer):
     monitor, by_hand = wsf.RWCMonitor(model, optimizer), ByHand(model)
+    brief = wsf.RWCMonitor(model, optimizer, baseline="before_step")
     second_order = getattr(optimizer, "is_second_order", False)
 
     def closure():
@@ -49,7 +50,9 @@ def check(model, optimizer):
             optimizer.step()
         by_hand.row()
     by_hand.check(monitor.history())
+    by_hand.check(brief.history())  # nothing moves between two steps here
     monitor.close()
+    brief.close()
 
 
 @pytest.mark.parametrize(("name", "variant"), VARIANTS)
