@@ -85,6 +85,18 @@ def trainer_with(callbacks, package=pl, **arguments):
     return package.Trainer(accelerator="cpu", devices=1, callbacks=callbacks, **quiet, **options)
 
 
+def test_without_a_copy_that_stays():
+    callbacks = [RWCCallback(), RWCCallback(baseline="before_step")]
+    assert callbacks[0].state_key != callbacks[1].state_key
+    trainer_with(callbacks).fit(module_of(pl.LightningModule), batches())
+    plain, brief = (callback.history() for callback in callbacks)
+    assert brief.baseline == "before_step"
+    assert brief.steps.tolist() == list(range(1, 9))
+    np.testing.assert_allclose(brief.rwc, plain.rwc, rtol=1e-9)
+    with pytest.raises(ValueError, match="baseline must be one of"):
+        RWCCallback(baseline="now")
+
+
 @pytest.mark.parametrize("package", ["lightning.pytorch", "pytorch_lightning"])
 def test_one_row_per_step_with_either_package(package, tmp_path):
     package = pytest.importorskip(package)

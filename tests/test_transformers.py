@@ -64,6 +64,21 @@ def test_one_row_per_step(tmp_path):
     np.testing.assert_allclose(history.rwc, torch.stack(expected), rtol=1e-6)
 
 
+def test_without_a_copy_that_stays_and_resumed(tmp_path):
+    """A Transformers checkpoint continues a record whose rows are compared with the weights before each step."""
+    callback = RWCTrainerCallback(tmp_path / "run", baseline="before_step")
+    with pytest.raises(RuntimeError, match="out of luck"):
+        trainer_with(tmp_path / "out", callback, Dies(9), save_strategy="steps", save_steps=4).train()
+    trainer = trainer_with(tmp_path / "out", RWCTrainerCallback(tmp_path / "run", baseline="before_step"))
+    trainer.train(resume_from_checkpoint=True)
+    history = wsf.RWCHistory.load(tmp_path / "run")
+    assert history.steps.tolist() == list(range(1, 13))
+    assert history.baseline == "before_step"
+    plain = RWCTrainerCallback(tmp_path / "plain")
+    trainer_with(tmp_path / "unbroken", plain).train()
+    np.testing.assert_allclose(history.rwc, wsf.RWCHistory.load(tmp_path / "plain").rwc, rtol=1e-6)
+
+
 def test_on_finding_is_called(tmp_path):
     class Breaks(transformers.TrainerCallback):
         def on_step_begin(self, args, state, control, *, model, **_):
