@@ -23,11 +23,12 @@ from .condition import Condition
 from .explain import cause_of_all, cause_of_layer
 from .finding import Finding
 from .group_rate import GroupRate
-from .limits import BLOCK, CONFIRM, FALLEN_ALL, FEWEST_ROWS, NAMED, SKIPPING
+from .limits import BLOCK, CONFIRM, FALLEN_ALL, FEWEST_ROWS, NAMED
 from .network import KINDS as NETWORK_KINDS
 from .network import Network
 from .relative import Relative
 from .rounding import Rounding
+from .skipped import Skipped
 from .spikes import Spikes
 
 LAYER_KINDS = ("runaway", "others_stopped", "stopped", "stuck", "sparse", "still", "slow", "fast")
@@ -138,9 +139,8 @@ class HealthCheck:
         horizon = 1 if baseline == "before_step" else every
         self._steps_a_step = every // horizon  # the steps for each one of which the movement is known
         self._open: list[RowFacts] = []  # the rows of the block that is not full
-        self._skipped: list[NDArray[np.bool_]] = []  # the same, whether a row has only skipped steps
         self._observed = Observed()
-        self._broken = Broken(names, self._block)
+        self._broken, self._skipped = Broken(names, self._block), Skipped(names, self._block)
         self._spikes = Spikes(names) if horizon == 1 else None
         self._relative, self._group_rate = Relative(L), GroupRate()
         self._rounding = Rounding(kinds or ("",) * L, dtypes or ("",) * L, self._numel)
@@ -149,7 +149,7 @@ class HealthCheck:
         self.parted: int | None = None  # the step of the finding about replicas
         self._highest = 0.0  # median RWC of a block
         self._layers = {kind: Condition(L, CONFIRM[kind]) for kind in LAYER_KINDS}
-        self._whole = {kind: Condition(1, CONFIRM[kind]) for kind in (*NETWORK_KINDS, "skipped")}
+        self._whole = {kind: Condition(1, CONFIRM[kind]) for kind in NETWORK_KINDS}
 
     def update(self, rows: Rows | RWCHistory, observed: Observed | None = None) -> list[Finding]:
         """The new findings. Rows that do not fill a block wait for the next call; NaN is reported at once."""
@@ -173,7 +173,7 @@ class HealthCheck:
         # Steps that a gradient scaler skipped say nothing of a layer. A row of several steps may have others too.
         flags = rows.bits if isinstance(rows, Rows) else rows.flags
         made = ((flags & SKIPPED) == 0) | rows.moved.any(axis=1)
-        found += self._judge_skipped(rows.steps, ~made)
+        found += self._skipped.update(rows.steps, ~made)
         self._open.append(facts.cut(made))
         if self._spikes is not None:
             found += self._spikes.update(self._open[-1])
@@ -192,20 +192,6 @@ class HealthCheck:
         self.parted = step
         number = float(len(layers))
         return [Finding("replicas", layers[0], step, last, number, others=tuple(layers[1:]), cause="parted")]
-
-    def _judge_skipped(self, steps: NDArray[np.int64], skipped: NDArray[np.bool_]) -> list[Finding]:
-        found = []
-        self._skipped.append(np.column_stack([steps, skipped]))
-        rows = np.concatenate(self._skipped)
-        full = len(rows) - len(rows) % self._block
-        for part in rows[:full].reshape(-1, self._block, 2):
-            share, condition = float(part[:, 1].mean()), self._whole["skipped"]
-            if len(condition.update(np.array([share / SKIPPING]), int(part[0, 0]))):
-                since, last = int(condition.since[0]), int(part[-1, 0])
-                first, *others = self._names
-                found.append(Finding("skipped", first, since, last, share, others=tuple(others), cause="overflow"))
-        self._skipped = [rows[full:]]
-        return found
 
     def _judge(self, block: Block) -> list[Finding]:
         self._ever_moved |= block.share > 0
