@@ -12,11 +12,9 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.utils.weak import TensorWeakRef
 
 from ..errors import WeightScaleError
 from ..graph_capture import is_capturing
@@ -24,8 +22,10 @@ from ..weights.layers import unwrap
 from ..weights.lookup import LayerLookup
 from ..weights.masters import MasterWeights
 from ..weights.paths import find_parameters
+from .gradient_size import GradientSize, dense_gradient
 from .host_copy import HostCopy
 from .implied_step import implied_step
+from .kept_gradient import KeptGradient
 from .observed import Cause, Observed
 from .rows import Rows
 from .why_still import why_still
@@ -36,7 +36,6 @@ TINY = 0.07  # of the step that an optimizer implies; the check's limit
 TINY_RWC = 1e-5  # for an optimizer that implies none
 NEARLY = 1e-3  # of the median layer's RWC; a layer that moves less is nearly still
 OFTEN = 32  # rows
-SOME = 16  # layers whose gradient is measured when steps are tiny
 
 
 class StillLook:
@@ -68,8 +67,7 @@ class StillLook:
         self._measure = False  # whether to measure the gradients
         # A layer, a step, whether it moved, and whether its gradient is not 0.
         self._asked: list[tuple[int, int, bool, HostCopy]] = []
-        self._sizes: HostCopy | None = None  # the mean absolute gradients of some layers
-        self._gradient: tuple[int, TensorWeakRef] | None = None  # a layer, and its gradient at the end of the last step
+        self._size, self._kept = GradientSize(), KeptGradient()
         found = find_parameters(unwrap(model), names)
         here = [i for i, place in enumerate(found) if place is not None and not isinstance(model, MasterWeights)]
         self._places = {place: i for i, place in enumerate(here)}  # the index in the lookup of each layer that is here
@@ -92,8 +90,10 @@ class StillLook:
 
     def _restart(self) -> None:
         """Forget what is under way."""
-        self._row, self._sizes, self._measure, self._gradient = None, None, False, None
+        self._row, self._measure = None, False
         self._wanted, self._asked = {}, []
+        self._size.restart()
+        self._kept.restart()
 
     def row_added(self, number: int, step: int, row: Callable[[], Tensor]) -> None:
         """The row of `step` was added to the ring, as the last of `number` rows. `row` returns it, [K, L]."""
@@ -101,7 +101,8 @@ class StillLook:
             last = row()
             if not is_capturing(last.device):
                 self._row = step, HostCopy(last)
-                self._mark_gradient()
+                if self._optimizer is not None:
+                    self._kept.mark(self._parameters())
         if self._optimizer is None:
             self.look()
 
@@ -117,8 +118,10 @@ class StillLook:
             self._row = None
             sums = copy.tensors[0].numpy()
             self._judge(step, sums[0], sums[1])
-        if self._gradient is not None:
-            self._see_if_zeroed()
+        if self._kept.is_marked:
+            keeps = self._kept.look(self._parameters())
+            if keeps is not None and keeps != self.observed.keeps_gradients:
+                self.observed = replace(self.observed, keeps_gradients=keeps)
         if self._wanted or self._measure:
             self._look_at_parameters()
         self.collect()
@@ -141,24 +144,6 @@ class StillLook:
         slow |= (rwc < NEARLY * ordinary) | ~moves
         chosen = np.flatnonzero(slow & (self._numel > 0) & np.isfinite(delta_l1)).tolist()
         self._wanted = {i: (step, bool(moves[i])) for i in chosen if i in self._places}
-
-    def _mark_gradient(self) -> None:
-        """Remember a gradient of this step, to see before the next one whether it is still there."""
-        if self._optimizer is None:
-            return
-        for place, parameter in self._parameters().items():
-            if parameter.grad is not None and not parameter.grad.is_inference():
-                self._gradient = place, TensorWeakRef(parameter.grad)
-                return
-
-    def _see_if_zeroed(self) -> None:
-        assert self._gradient is not None
-        (place, before), self._gradient = self._gradient, None
-        parameter = self._parameters().get(place)
-        if parameter is not None and parameter.grad is not None:
-            keeps = before() is parameter.grad
-            if keeps != self.observed.keeps_gradients:
-                self.observed = replace(self.observed, keeps_gradients=keeps)
 
     def _rates(self) -> FloatArray:
         """[L] the learning rates now; NaN where they are no numbers."""
@@ -202,10 +187,7 @@ class StillLook:
             if place in parameters:
                 self._look_at(place, step, moved, parameters[place], groups, others)
         if measure:
-            gradients = [g for p in parameters.values() if (g := _dense_gradient(p)) is not None and g.numel()]
-            some = gradients[:: max(len(gradients) // SOME, 1)]
-            if some and len({g.device for g in some}) == 1:
-                self._sizes = HostCopy(torch.stack([g.detach().abs().mean(dtype=torch.float32) for g in some]))
+            self._size.measure(parameters.values())
 
     def _look_at(
         self,
@@ -221,14 +203,12 @@ class StillLook:
         why = why_still(parameter, groups, others)
         if why and not (why == "no_gradient" and self._optimizer is None):
             self._note(place, step, why)
-        gradient = None if why else _dense_gradient(parameter)
+        gradient = None if why else dense_gradient(parameter)
         if gradient is not None and not is_capturing(gradient.device):
             self._asked.append((place, step, moved, HostCopy(gradient.detach().any())))
 
     def collect(self) -> None:
         """Take the answers that have arrived by now."""
-        if not self._asked and self._sizes is None:
-            return
         late = []
         for place, step, moved, copy in self._asked:
             if not copy.has_arrived():
@@ -238,25 +218,17 @@ class StillLook:
             elif not moved and self._optimizer is not None:
                 self._note(place, step, "rounding")
         self._asked = late
-        if self._sizes is not None and self._sizes.has_arrived():
-            size = float(np.median(self._sizes.tensors[0].numpy()))
-            self._sizes = None
+        size = self._size.collect()
+        if size is not None:
             eps = next((group.get("eps") for group in self._groups().values()), None)
-            if np.isfinite(size):
-                epsilon = float(eps) if isinstance(eps, (int, float)) and 0 <= eps < sys.float_info.max else None
-                self.observed = replace(self.observed, gradient=size, epsilon=epsilon)
+            epsilon = float(eps) if isinstance(eps, (int, float)) and 0 <= eps < sys.float_info.max else None
+            self.observed = replace(self.observed, gradient=size, epsilon=epsilon)
 
     def _note(self, place: int, step: int, why: str) -> None:
         name = self._names[place]
         known = self.observed.causes.get(name)
         if known is None or known.why != why:
             self.observed = replace(self.observed, causes={**self.observed.causes, name: Cause(why, step)})
-
-
-def _dense_gradient(parameter: nn.Parameter) -> Tensor | None:
-    """The gradient on this process; None if there is none, or it is sparse."""
-    gradient = getattr(parameter.grad, "_local_tensor", parameter.grad)  # of a DTensor, without a collective call
-    return None if gradient is None or gradient.layout != torch.strided else gradient
 
 
 def _of_optimizer(observed: Observed) -> dict[str, Any]:
