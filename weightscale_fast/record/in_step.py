@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ..distributed.share_lookup import ShareLookup
 from ..ops.backends import run_plan
 from ..ops.plan import Plan, build_plan
+from ..ops.sums import MAX_SUMS, has_l2, has_ratio
 from ..optim.records_sums import RecordsSums, StepSums
 from ..weights.dtensor import is_dtensor
 from ..weights.lookup import Fingerprint
@@ -78,7 +79,7 @@ class InStep:
             K, L = ring.rows.shape[1:]
             row = ring.rows.new_zeros(K, L)
             for part, layers, columns in zip(parts, places.layers, places.columns, strict=True):
-                sums = part.sums[:K].index_select(1, columns)  # a request of another monitor may have added ratio_sum
+                sums = part.sums[_rows_of(K)].index_select(1, columns)
                 row.index_copy_(1, layers, sums.to(row.device, row.dtype))
             if places.plan is not None:
                 out = ring.rows.new_zeros(1, K, len(places.rest))
@@ -126,6 +127,11 @@ class InStep:
 
     def forget(self) -> None:
         """No step runs any more."""
+
+
+def _rows_of(K: int) -> list[int]:
+    """The rows of a step's sums that a record of K sums has. The step has those of L2 always, and ratio_sum last."""
+    return [*range(6 if has_l2(K) else 3), *([MAX_SUMS - 1] if has_ratio(K) else [])]
 
 
 def _key(parameter: Tensor) -> tuple[int, int]:
