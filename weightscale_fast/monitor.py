@@ -174,8 +174,8 @@ class RWCMonitor:
                 f"resume=True continues the run in run_dir, so it cannot go with exist={exist!r}: drop one"
             )
         stepping = None if optimizer is None else unwrap_optimizer(optimizer)
-        sums_of = stepping if isinstance(stepping, RecordsSums) and baseline != "last_row" else None
-        baseline = baseline or ("last_row" if sums_of is None else "before_step")
+        summing = stepping if isinstance(stepping, RecordsSums) and baseline != "last_row" else None
+        baseline = baseline or ("last_row" if summing is None else "before_step")
         self.model = model
         self._thread = threading.get_ident()
         reshard_fsdp2(model)
@@ -186,7 +186,7 @@ class RWCMonitor:
             definition=definition,
             baseline=baseline,
             settings={} if settings is None else settings,
-            sums_of=sums_of,
+            summing=summing,
             pipeline=pipeline,
             ranks=find_ranks(model, process_group, pipeline),
             arguments={

@@ -61,7 +61,7 @@ class Record:
     Args:
         model: the network. The record does not keep it: each call gets it as an argument.
         every, layers, definition, baseline, settings, pipeline: as for `RWCMonitor`.
-        sums_of: an optimizer that adds up the sums in its steps, so that no copy of the weights is needed; or None.
+        summing: an optimizer that adds up the sums in its steps, so that no copy of the weights is needed; or None.
         ranks: the ranks that record together; None for one process alone.
         arguments: the monitor's arguments that must be the same on all ranks, by name.
 
@@ -86,7 +86,7 @@ class Record:
         definition: str,
         baseline: str,
         settings: object,
-        sums_of: RecordsSums | None,
+        summing: RecordsSums | None,
         pipeline: bool,
         ranks: Ranks | None,
         arguments: Mapping[str, object],
@@ -98,7 +98,7 @@ class Record:
         self.lock = threading.RLock()
         self._inside: Callable[[], _Token | None] = lambda: None
         self._last_call: Callable[[], object] | None = None  # a close that came in the middle of another call
-        kind = Snapshot if baseline == "last_row" else BriefCopy if sums_of is None else Uncopied
+        kind = Snapshot if baseline == "last_row" else BriefCopy if summing is None else Uncopied
         if ranks is None:
             weights = kind(model, layers=layers)
             numel = weights.numel
@@ -109,8 +109,8 @@ class Record:
             weights = kind._of(ShareLookup(model, shares), shares.names, label)
             numel, kinds = shares.numel, shares.kinds
         self.baseline: Baseline
-        if isinstance(weights, Uncopied) and sums_of is not None:
-            self.baseline = InStep(weights, model, sums_of, ratio=definition == "mean_ratio")
+        if isinstance(weights, Uncopied) and summing is not None:
+            self.baseline = InStep(weights, model, summing, ratio=definition == "mean_ratio")
         elif isinstance(weights, BriefCopy):
             self.baseline = BeforeStep(weights, model)
         else:
