@@ -76,7 +76,7 @@ def test_a_row_is_the_change_of_its_step(every, dtype, definition):
     np.testing.assert_allclose(history.prev_l1, sums[:, 1], rtol=TOLERANCE)
     assert np.array_equal(history.moved, sums[:, 2])
     if definition == "mean_ratio":
-        np.testing.assert_allclose(history.ratio_sum, sums[:, 3], rtol=TOLERANCE)
+        np.testing.assert_allclose(history.ratio_sum, sums[:, -1], rtol=TOLERANCE)
     assert history.horizon == 1
     assert history.every == every
     assert steps_spanned(history) == "per step"
@@ -437,7 +437,7 @@ class TestSumsOfTheOptimizer:
         np.testing.assert_allclose(history.prev_l1, sums[:, 1], rtol=TOLERANCE)
         assert np.array_equal(history.moved, sums[:, 2])
         if definition == "mean_ratio":
-            np.testing.assert_allclose(history.ratio_sum, sums[:, 3], rtol=TOLERANCE)
+            np.testing.assert_allclose(history.ratio_sum, sums[:, -1], rtol=TOLERANCE)
         assert len(other.history()) == 6
         assert (history["frozen.weight"] == 0).all()
 
