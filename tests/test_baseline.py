@@ -516,7 +516,7 @@ class TestSumsOfTheOptimizer:
     @pytest.mark.parametrize("every", [1, 2])
     def test_a_gradient_scaler(self, every):
         model = nn.Linear(8, 8)
-        optimizer = wsf.optim.AdamW(model.parameters(), lr=1e-3)
+        optimizer = wsf.optim.AdamW(model.parameters(), lr=1e-3, fused=True)  # a scaler calls step() of fused ones always
         scaler = torch.amp.GradScaler("cpu")
         monitor = wsf.RWCMonitor(model, optimizer, every=every)
         for step in range(6):
