@@ -53,7 +53,8 @@ class RWCMonitor:
         every: steps between two rows. A row compares with the weights that many steps before, so `every` is the horizon
             too. With the number of steps in an epoch it gives the papers' per-epoch curves.
         layers: which weights are layers, as for `snapshot`.
-        definition: what `history().rwc` will be, `"norm_ratio"` or `"mean_ratio"`.
+        definition: what `history().rwc` will be, `"norm_ratio"`, `"mean_ratio"` or `"l2_ratio"`.
+        l2: record the L2 norms of the change and of the weights, and the largest change, too. `"l2_ratio"` does so.
         run_dir: a folder for the record, new or without a row. Its closed shards can be loaded whatever happens to this
             process. With a folder, memory and time per step do not grow with the run.
         exist: what to do if `run_dir` holds the rows of an earlier run. `"error"` refuses it. `"overwrite"` deletes
@@ -131,6 +132,7 @@ class RWCMonitor:
         every: int = 1,
         layers: LayerSelector = None,
         definition: str = "norm_ratio",
+        l2: bool = False,
         run_dir: str | Path | None = None,
         exist: str = "error",
         settings: object = None,
@@ -148,6 +150,9 @@ class RWCMonitor:
             )
         if run_dir is not None and (not isinstance(run_dir, (str, os.PathLike)) or not os.fspath(run_dir)):
             raise TypeError(f"run_dir must be the path of a folder, or None for a record in memory, got {run_dir!r}")
+        if not isinstance(l2, bool):
+            raise TypeError(f"l2 must be True or False, got {l2!r}")
+        l2 = l2 or definition == "l2_ratio"
         if not isinstance(resume, bool):
             raise TypeError(f"resume must be True or False, got {resume!r}")
         if resume and run_dir is None:
@@ -165,12 +170,14 @@ class RWCMonitor:
             every=every,
             layers=layers,
             definition=definition,
+            l2=l2,
             settings={} if settings is None else settings,
             pipeline=pipeline,
             ranks=find_ranks(model, process_group, pipeline),
             arguments={
                 "every": every,
                 "definition": definition,
+                "l2": l2,
                 "run_dir": None if run_dir is None else "a folder",  # only rank 0's is used
                 "resume": resume,
                 "exist": exist,
