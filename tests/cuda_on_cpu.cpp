@@ -182,6 +182,14 @@ T* aligned(T* address) {
   return address;
 }
 
+template <typename To, typename From>
+To same_bits(From value) {
+  static_assert(sizeof(To) == sizeof(From));
+  To to;
+  std::memcpy(&to, &value, sizeof(To));
+  return to;
+}
+
 struct NoDeviceGuard {
   explicit NoDeviceGuard(int32_t) {}
 };
@@ -193,7 +201,12 @@ using cuda_on_cpu::NoDeviceGuard;
 }
 
 // CUDA's words, from here on in the sense of this file.
+using std::max;
 using std::min;
+#define __float_as_int cuda_on_cpu::same_bits<int>
+#define __int_as_float cuda_on_cpu::same_bits<float>
+#define __double_as_longlong cuda_on_cpu::same_bits<long long>
+#define __longlong_as_double cuda_on_cpu::same_bits<double>
 #define threadIdx (cuda_on_cpu::block->running->index)
 #define blockIdx (cuda_on_cpu::block->index)
 #define __syncthreads() cuda_on_cpu::wait_at(cuda_on_cpu::block->all)

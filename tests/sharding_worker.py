@@ -87,7 +87,7 @@ def whole(model, names=LAYERS):
 
 
 def train(model, monitor=None, steps=STEPS, lr=1e-3, then=lambda: None):
-    """Train with SGD, on different data on each rank. Returns the float64 sums of all layers: [steps, 4, L]."""
+    """Train with SGD, on different data on each rank. Returns the float64 sums of all layers: [steps, 7, L]."""
     optimizer = torch.optim.SGD(list(model.parameters()), lr=lr)
     expected = []
     for step in range(steps):
@@ -110,7 +110,11 @@ def check(history, expected, names=LAYERS):
     np.testing.assert_allclose(history.prev_l1, expected[:, 1], rtol=TOLERANCE)
     assert np.array_equal(history.moved, expected[:, 2])
     if history.ratio_sum is not None:
-        np.testing.assert_allclose(history.ratio_sum, expected[:, 3], rtol=TOLERANCE)
+        np.testing.assert_allclose(history.ratio_sum, expected[:, 6], rtol=TOLERANCE)
+    if history.delta_l2 is not None:
+        np.testing.assert_allclose(history.delta_l2, expected[:, 3] ** 0.5, rtol=TOLERANCE)
+        np.testing.assert_allclose(history.prev_l2, expected[:, 4] ** 0.5, rtol=TOLERANCE)
+        np.testing.assert_allclose(history.delta_max, expected[:, 5], rtol=TOLERANCE)
     assert np.isfinite(history.delta_l1).all()
     assert (history.rwc[:1] > 0).all()
 
@@ -413,10 +417,28 @@ def replicas_with_unusual_memory_layouts():
 def fsdp2():
     """Shards are uneven or empty: on four ranks, layers of one row or three rows leave some ranks without weights."""
     model = fully_shard(block())
-    monitor = wsf.RWCMonitor(model, definition="mean_ratio")
+    monitor = wsf.RWCMonitor(model, definition="mean_ratio", l2=True)
     expected = train(model, monitor)
     assert monitor.nbytes < 3 * OUTER * INNER * 4 / dist.get_world_size() + 4096
     check(monitor.history(), expected)
+
+
+@case(2)
+def the_largest_change_of_a_rank_whose_share_is_nan():
+    """The last rank holds the NaN. A maximum over the ranks could lose it."""
+    model = fully_shard(block())
+    monitor = wsf.RWCMonitor(model, l2=True)
+    train(model, monitor)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(1.0)
+        if dist.get_rank() == 1:
+            model.up.weight.to_local()[-1, 0] = torch.nan
+    monitor.record()
+    last = monitor.history().select(steps=slice(-1, None))
+    assert np.isnan(last.delta_max[0]).tolist() == [True, False, False, False]
+    assert np.isnan(last.delta_l2[0]).tolist() == [True, False, False, False]
+    np.testing.assert_allclose(last.delta_max[0, 1:], 1.0, rtol=1e-6)
 
 
 @case(2)

@@ -64,6 +64,13 @@ def test_the_code_about_recording_runs(tmp_path):
     assert history.flags[-1] == 2
 
 
+def test_the_code_about_optimizers_runs(tmp_path):
+    blocks = re.findall(r"```python\n(.*?)```", (DOCS / "optimizers.md").read_text(), re.DOTALL)
+    assert len(blocks) == 3
+    printed = run_script("\n".join(blocks), tmp_path)
+    assert printed.startswith("(20, 2)\ntensor([")
+
+
 def test_every_public_name_is_in_the_reference():
     listed = set(re.findall(r"^\.\. auto(?:class|function|exception):: (\w+)$", (DOCS / "api.md").read_text(), re.M))
     modules = {"weightscale_fast"} | {name for name in sys.modules if name.startswith("weightscale_fast.")}

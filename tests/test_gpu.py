@@ -15,7 +15,7 @@ from weightscale_fast.train import TrainConfig, train
 from weightscale_fast.train.config import recorded_config
 from weightscale_fast.train.metrics import read_metrics
 
-from .oracle import TOLERANCE, module_of, oracle_sums
+from .oracle import TOLERANCE, layer_sums_in_order, module_of, oracle_of, oracle_sums
 
 pytestmark = pytest.mark.gpu
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
@@ -40,8 +40,8 @@ def moved(before):
 
 def check(before, model, backend):
     prev = wsf.snapshot(module_of(*before), layers="all")
-    sums = torch.stack(wsf.layer_sums(model, prev, ratio_sum=True, backend=backend))
-    expected = torch.stack([oracle_sums(w, p) for w, p in zip(model.parameters(), before, strict=True)], dim=1)
+    sums = layer_sums_in_order(model, prev, backend=backend)
+    expected = oracle_of(model.parameters(), before)
     torch.testing.assert_close(sums, expected, rtol=TOLERANCE, atol=0, equal_nan=True)
     assert wsf.fast_rwc(model, prev, backend=backend).nan_to_num(0).sum() == 0
 
@@ -79,9 +79,7 @@ def test_special_values(backend):
 def test_same_bits_twice(backend):
     before = [torch.randn(n, device="cuda") for n in (5, 70_001, 3_000_003)]
     model, prev = moved(before), wsf.snapshot(module_of(*before), layers="all")
-    results = [
-        torch.stack(wsf.layer_sums(model, prev, update=False, ratio_sum=True, backend=backend)) for _ in range(5)
-    ]
+    results = [layer_sums_in_order(model, prev, update=False, backend=backend) for _ in range(5)]
     assert all(torch.equal(result, results[0]) for result in results)
 
 
@@ -388,6 +386,9 @@ def test_the_ratio_is_that_of_the_sums(fused_backend):
     numel = torch.tensor([w.numel() for w in before], device="cuda")
     assert torch.equal(norm, (sums.delta_l1 / sums.prev_l1).float())
     assert torch.equal(mean, (sums.ratio_sum / numel).float())
+    squared = wsf.layer_sums(model, prev, update=False, l2=True, backend=fused_backend)
+    by_l2 = wsf.fast_rwc(model, prev, update=False, definition="l2_ratio", backend=fused_backend)
+    assert torch.equal(by_l2, (squared.delta_l2 / squared.prev_l2).float())
 
 
 def test_fast_rwc_in_a_graph(fused_backend):

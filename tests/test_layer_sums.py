@@ -1,4 +1,4 @@
-"""The four sums of every backend against float64: sizes, dtypes, memory layouts, special values."""
+"""The sums of every backend against float64: sizes, dtypes, memory layouts, special values."""
 
 import math
 
@@ -10,9 +10,10 @@ from weightscale_fast.ops import plan as plan_module
 from weightscale_fast.ops import tuning
 from weightscale_fast.ops.backends import run_plan
 from weightscale_fast.ops.plan import CHUNK, build_plan
-from weightscale_fast.ratios import mean_ratio, norm_ratio
+from weightscale_fast.ops.sums import DELTA_MAX, DELTA_SQ, PREV_SQ
+from weightscale_fast.ratios import l2_ratio, mean_ratio, norm_ratio
 
-from .oracle import TOLERANCE, module_of, nudge, oracle_sums
+from .oracle import TOLERANCE, layer_sums_in_order, module_of, nudge, oracle_of, oracle_sums
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 # around a register, a block of registers, and a chunk
@@ -22,8 +23,8 @@ SIZES = [1, 2, 7, 15, 16, 17, 31, 33, 63, 65, 127, 128, 129, 255, 257, 1023, CHU
 def check_sums(model, before, *, backend, update=True):
     """Check the sums of `model` against its weights `before`, and the snapshot after the pass."""
     prev = wsf.snapshot(module_of(*before), layers="all")
-    sums = torch.stack(wsf.layer_sums(model, prev, ratio_sum=True, update=update, backend=backend))
-    expected = torch.stack([oracle_sums(w, p) for w, p in zip(model.parameters(), before, strict=True)], dim=1)
+    sums = layer_sums_in_order(model, prev, update=update, backend=backend)
+    expected = oracle_of(model.parameters(), before)
     torch.testing.assert_close(sums, expected, rtol=TOLERANCE, atol=0, equal_nan=True)
     left = list(model.parameters()) if update else before
     for stored, weights in zip(prev.state_dict().values(), left, strict=True):
@@ -63,9 +64,9 @@ def test_tiny_layers_at_every_address_touch_no_neighbour(dtype, backend):
     assert end < 4_000
     cur, prev = [flat_cur[span] for span in spans], [flat_prev[span] for span in spans]
     before = flat_prev.clone()
-    expected = torch.stack([oracle_sums(w, p.clone()) for w, p in zip(cur, prev, strict=True)], dim=1)
+    expected = oracle_of(cur, [p.clone() for p in prev])
     plan = build_plan(cur, prev)
-    out = torch.zeros(1, 4, len(cur), dtype=torch.float64)
+    out = torch.zeros(1, 7, len(cur), dtype=torch.float64)
     run_plan(plan, cur, out, plan.zero, True, backend)
     torch.testing.assert_close(out[0], expected, rtol=TOLERANCE, atol=0)
     for span in spans:
@@ -84,8 +85,7 @@ def test_the_row_of_the_cursor_is_filled_and_no_other(cursor, backend):
     run_plan(plan, cur, out, torch.tensor([cursor]), True, backend)
     assert (room[:5] == -1).all()
     assert (room[6:] == -1).all()
-    expected = torch.stack([oracle_sums(w, p) for w, p in zip(cur, before, strict=True)], dim=1)
-    torch.testing.assert_close(out[2], expected[:3], rtol=TOLERANCE, atol=0)
+    torch.testing.assert_close(out[2], oracle_of(cur, before, 3), rtol=TOLERANCE, atol=0)
 
 
 @pytest.mark.parametrize("launch", ["few", "some", "many"])
@@ -101,14 +101,26 @@ def test_more_chunks_in_a_layer_than_stage_2_takes_at_once(launch, backend, monk
     cur = [w * torch.linspace(0.5, 1.5, len(w)) for w in before]
     plan = build_plan(cur, [w.clone() for w in before])
     assert plan.groups[0].most_chunks == chunks + 1
-    out, rwc = torch.zeros(1, 4, 3, dtype=torch.float64), torch.full((3,), -1.0)
+    out, rwc = torch.zeros(1, 7, 3, dtype=torch.float64), torch.full((3,), -1.0)
     run_plan(plan, cur, out, plan.zero, False, backend, rwc)
-    expected = torch.stack([oracle_sums(w, p) for w, p in zip(cur, before, strict=True)], dim=1)
-    torch.testing.assert_close(out[0], expected, rtol=TOLERANCE, atol=0)
-    assert torch.equal(rwc, mean_ratio(out[0, 3], plan.numel).float())
+    torch.testing.assert_close(out[0], oracle_of(cur, before), rtol=TOLERANCE, atol=0)
+    assert torch.equal(rwc, mean_ratio(out[0, 6], plan.numel).float())
 
 
-@pytest.mark.parametrize("sums", [3, 4])
+@pytest.mark.parametrize("sums", [3, 4, 6, 7])
+def test_every_number_of_sums(sums, backend):
+    """Each is another kernel: with and without the L2 sums, with and without the ratios."""
+    storage = torch.randn(9_000)
+    before = [torch.randn(CHUNK + 5), storage[1:4_001], torch.randn(70).bfloat16(), torch.randn(0), torch.randn(3)]
+    cur = [w * 1.25 for w in before]
+    plan = build_plan(cur, [w.clone() for w in before])
+    out = torch.full((2, sums, len(cur)), -1.0, dtype=torch.float64)
+    run_plan(plan, cur, out, torch.tensor([1]), True, backend)
+    torch.testing.assert_close(out[1], oracle_of(cur, before, sums), rtol=TOLERANCE, atol=0)
+    assert (out[0] == -1).all()
+
+
+@pytest.mark.parametrize("sums", [3, 4, 6, 7])
 def test_the_ratio_of_the_pass_is_that_of_its_sums(sums, backend):
     """The bits are those of ratios.py: zeros that move, zeros that stay, NaN, inf, empty layers, two dtypes."""
     nan, inf = float("nan"), float("inf")
@@ -120,7 +132,9 @@ def test_the_ratio_of_the_pass_is_that_of_its_sums(sums, backend):
     out, rwc = torch.zeros(2, sums, len(cur), dtype=torch.float64), torch.full((len(cur),), -1.0)
     run_plan(plan, cur, out, torch.tensor([3]), True, backend, rwc)
     row = out[1]
-    expected = norm_ratio(row[0], row[1]) if sums == 3 else mean_ratio(row[3], plan.numel)
+    expected = norm_ratio(row[0], row[1]) if sums == 3 else mean_ratio(row[-1], plan.numel)
+    if sums == 6:
+        expected = l2_ratio(row[DELTA_SQ].sqrt(), row[PREV_SQ].sqrt())
     torch.testing.assert_close(rwc, expected.float(), rtol=0, atol=0, equal_nan=True)
     assert rwc[1] == inf
     assert rwc[5] == 0
@@ -153,9 +167,8 @@ def test_memory_layouts(backend):
     before = [w.detach().clone() for w in model.parameters()]
     for storage in storages:
         storage.mul_(1.5)
-    sums = torch.stack(wsf.layer_sums(model, prev, ratio_sum=True, backend=backend))
-    expected = torch.stack([oracle_sums(w, p) for w, p in zip(model.parameters(), before, strict=True)], dim=1)
-    torch.testing.assert_close(sums, expected, rtol=TOLERANCE, atol=0)
+    sums = layer_sums_in_order(model, prev, backend=backend)
+    torch.testing.assert_close(sums, oracle_of(model.parameters(), before), rtol=TOLERANCE, atol=0)
     assert wsf.fast_rwc(model, prev, backend=backend).sum() == 0  # prev was updated in every layout
 
 
@@ -164,7 +177,7 @@ def test_dict_of_clones_in_another_order(backend):
     before = model.w0.detach().clone(memory_format=torch.contiguous_format)
     prev = {"w0": before.clone()}
     nudge(model)
-    sums = torch.stack(wsf.layer_sums(model, prev, ratio_sum=True, backend=backend))[:, 0]
+    sums = layer_sums_in_order(model, prev, backend=backend)[:, 0]
     torch.testing.assert_close(sums, oracle_sums(model.w0, before), rtol=TOLERANCE, atol=0)
     assert torch.equal(prev["w0"], model.w0)
 
@@ -227,6 +240,60 @@ def test_special_values_amid_others(dtype, place, backend):
     check_sums(module_of(*after), before, backend=backend)
 
 
+@pytest.mark.parametrize("size", [1e-30, 1e30])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+def test_squares_of_tiny_and_huge_weights(dtype, size, backend):
+    """Their float32 squares would be 0, or infinite."""
+    before = [(torch.randn(n) * size).to(dtype) for n in (5, 1_000, CHUNK + 3)]
+    after = [w * 1.5 for w in before]
+    check_sums(module_of(*after), before, backend=backend)
+    prev = wsf.snapshot(module_of(*before), layers="all")
+    rwc = wsf.fast_rwc(module_of(*after), prev, definition="l2_ratio", backend=backend)
+    torch.testing.assert_close(rwc, torch.full((3,), 0.5), rtol=1e-2 if dtype == torch.bfloat16 else 1e-6, atol=0)
+
+
+def test_the_largest_change_wherever_it_is(backend):
+    """In each of two chunks, in a register and after the last one; NaN is above infinity, in any order."""
+    n = CHUNK + 101
+    before, after = [], []
+    for places in ([0], [77], [CHUNK - 1], [CHUNK], [n - 1], [3, n - 1], [n - 1, 3]):
+        w = torch.randn(n)
+        before.append(w.clone())
+        for change, place in zip((-9.0, 8.0), places, strict=False):
+            w[place] += change
+        after.append(w)
+    for first, second in ((math.nan, math.inf), (math.inf, math.nan)):
+        w = torch.randn(n)
+        before.append(w.clone())
+        w[5], w[n - 2] = first, second
+        after.append(w)
+    prev = wsf.snapshot(module_of(*before), layers="all")
+    largest = wsf.layer_sums(module_of(*after), prev, l2=True, backend=backend).delta_max
+    torch.testing.assert_close(largest[:7], torch.full((7,), 9.0, dtype=torch.float64), rtol=1e-6, atol=0)
+    assert largest[7:].isnan().all()
+
+
+def test_layer_sums_has_what_was_requested(backend):
+    model = module_of(torch.ones(2, 2))
+    prev = wsf.snapshot(module_of(torch.tensor([[1.0, -2.0], [1.0, 1.0]])))
+    plain = wsf.layer_sums(model, prev, update=False, backend=backend)
+    assert plain[3:] == (None,) * 4
+    sums = wsf.layer_sums(model, prev, l2=True, backend=backend)
+    assert sums.ratio_sum is None
+    assert sums.delta_l1 == sums.delta_l2 == sums.delta_max == 3
+    torch.testing.assert_close(sums.prev_l2, torch.tensor([7.0], dtype=torch.float64).sqrt())
+
+
+def test_l2_ratio_has_the_rules_of_norm_ratio(backend):
+    before = [torch.zeros(3, 3), torch.zeros(3, 3), torch.full((2, 2), math.nan), torch.full((2, 2), 3.0)]
+    after = [torch.ones(3, 3), torch.zeros(3, 3), torch.ones(2, 2), torch.full((2, 2), 6.0)]
+    after[3][0] = 3.0  # a half of the weights doubles
+    prev = wsf.snapshot(module_of(*before))
+    rwc = wsf.fast_rwc(module_of(*after), prev, definition="l2_ratio", backend=backend)
+    expected = torch.tensor([math.inf, 0.0, math.nan, math.sqrt(0.5)])
+    torch.testing.assert_close(rwc, expected, equal_nan=True)
+
+
 # Triton's interpreter is numpy.
 @pytest.mark.filterwarnings("ignore:overflow encountered in reduce:RuntimeWarning")
 def test_a_layer_that_runs_away_does_not_look_still(backend):
@@ -253,7 +320,7 @@ def test_mean_ratio_is_plain_ieee(backend):
     torch.testing.assert_close(rwc, torch.tensor([0.25, float("inf"), float("nan")]), equal_nan=True)
 
 
-@pytest.mark.parametrize("ratio", [norm_ratio, mean_ratio])
+@pytest.mark.parametrize("ratio", [norm_ratio, mean_ratio, l2_ratio])
 def test_ratio_of_arrays_is_that_of_tensors(ratio):
     nan, inf = float("nan"), float("inf")
     above = torch.tensor([1.0, 0.0, 2.0, 0.0, nan, inf], dtype=torch.float64)
@@ -271,7 +338,7 @@ def test_empty_and_single_element_layers(backend):
     nudge(model)
     check_sums(model, before, backend=backend)
     prev = wsf.snapshot(module_of(*before))
-    for definition in ("norm_ratio", "mean_ratio"):
+    for definition in ("norm_ratio", "mean_ratio", "l2_ratio"):
         rwc = wsf.fast_rwc(model, prev, definition=definition, update=False, backend=backend)
         assert rwc[0] == rwc[2] == 0
         assert rwc[1] > 0
@@ -313,7 +380,7 @@ def test_same_bits_twice_and_for_any_number_of_threads(backend):
         results = []
         for count in (1, 2, 3, 1, 2):
             torch.set_num_threads(count)
-            results.append(torch.stack(wsf.layer_sums(model, prev, update=False, ratio_sum=True, backend=backend)))
+            results.append(layer_sums_in_order(model, prev, update=False, backend=backend))
     finally:
         torch.set_num_threads(threads)
     assert all(torch.equal(result, results[0]) for result in results)
@@ -327,8 +394,11 @@ def test_a_hundred_million_weights(dtype):
     with torch.no_grad():
         model.w0.mul_(1.01)
     prev = wsf.snapshot(module_of(before))
-    sums = torch.stack(wsf.layer_sums(model, prev, update=False, backend="cpu")[:3])[:, 0]
-    expected = torch.zeros(4, dtype=torch.float64)
+    sums = layer_sums_in_order(model, prev, update=False, backend="cpu")[:, 0]
+    expected = torch.zeros(7, dtype=torch.float64)
     for rows in range(0, 10_000, 1_000):
-        expected += oracle_sums(model.w0[rows : rows + 1_000], before[rows : rows + 1_000])
-    torch.testing.assert_close(sums, expected[:3], rtol=TOLERANCE, atol=0)
+        part = oracle_sums(model.w0[rows : rows + 1_000], before[rows : rows + 1_000])
+        largest = torch.maximum(expected[DELTA_MAX], part[DELTA_MAX])
+        expected += part
+        expected[DELTA_MAX] = largest
+    torch.testing.assert_close(sums[:6], expected[:6], rtol=TOLERANCE, atol=0)

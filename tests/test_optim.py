@@ -64,6 +64,16 @@ def check_equal(ours, theirs, rtol=0.0, atol=0.0):
             torch.testing.assert_close(a, b, rtol=rtol, atol=atol)
 
 
+def torch_moves(option, dtype):
+    """Whether torch's fused step is one: before 2.14, SGD left most 16-bit weights as they were (pytorch#191763)."""
+    if dtype in (torch.float32, torch.float64) or not option.startswith("SGD"):
+        return True
+    weights = torch.zeros(256, dtype=dtype, requires_grad=True)
+    weights.grad = torch.ones(256, dtype=dtype)
+    torch.optim.SGD([weights], lr=1.0, fused=True).step()
+    return bool((weights == -1).all())
+
+
 same_bits = pytest.mark.skipif(
     torch.backends.cpu.get_cpu_capability() not in ("AVX2", "AVX512"), reason="torch uses no fused multiply-add here"
 )
@@ -74,6 +84,8 @@ same_bits = pytest.mark.skipif(
 @pytest.mark.parametrize("option", OPTIONS)
 def test_the_bits_are_those_of_torch_fused(option, dtype):
     """Of tensors that fill whole registers."""
+    if not torch_moves(option, dtype):
+        pytest.skip("torch's fused SGD does not move 16-bit weights here")
     ours, theirs = twins(option, [64, 4_096, 100_032], dtype, fused=True)
     for _ in range(STEPS):
         give_gradients(ours, theirs)
@@ -107,7 +119,7 @@ def test_torch_without_fused_does_the_same(option, variant):
 def test_every_instruction_set(option, dtype, register_bytes, monkeypatch):
     """Those that this processor has. 16-bit weights may round to another neighbour, a sixteenth of them at most."""
     monkeypatch.setattr("weightscale_fast.optim.table.WIDEST", register_bytes)
-    ours, theirs = twins(option, [1, 63, 4_097], dtype, fused=True)
+    ours, theirs = twins(option, [1, 63, 4_097], dtype, fused=torch_moves(option, dtype))
     for _ in range(STEPS):
         give_gradients(ours, theirs)
         ours.step(), theirs.step()

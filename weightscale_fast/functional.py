@@ -15,6 +15,7 @@ from .eager import always_eager
 from .graph_capture import is_capturing, keep_for_replays
 from .ops.backends import run_plan
 from .ops.plan import Plan, build_plan, sum_dtype
+from .ops.sums import DELTA_L1, DELTA_MAX, DELTA_SQ, MOVED, PREV_L1, PREV_SQ, number_of_sums
 from .ratios import check_definition
 from .weights.layers import select_layers, unwrap
 from .weights.overlap import check_own_memory
@@ -24,12 +25,18 @@ Previous = Snapshot | nn.Module | Mapping[str, Tensor]
 
 
 class LayerSums(NamedTuple):
-    """The sums of the pass, each [L] float64 on the model's device. The sums of a layer's parts add up to its own."""
+    """The sums of the pass, each [L] float64 on the model's device. The sums of a layer's parts add up to its own.
+
+    Of the last three, the squares add up, and the largest change of a layer is that of one of its parts.
+    """
 
     delta_l1: Tensor  # sum |w - prev|
     prev_l1: Tensor  # sum |prev|
     moved: Tensor  # number of weights with w != prev
-    ratio_sum: Tensor | None  # sum |w - prev| / |prev|; None unless it was requested
+    ratio_sum: Tensor | None = None  # sum |w - prev| / |prev|; None unless it was requested
+    delta_l2: Tensor | None = None  # root of sum (w - prev)^2; None unless l2 was requested, like the next two
+    prev_l2: Tensor | None = None  # root of sum prev^2
+    delta_max: Tensor | None = None  # max |w - prev|
 
 
 @always_eager
@@ -51,8 +58,9 @@ def fast_rwc(
             the weights of more than one dimension are read, and overwritten in place when `update` is True. Several
             threads may use one snapshot: its calls wait for each other.
         update: False leaves `prev` as it is, to measure the change over several steps.
-        definition: `"norm_ratio"`; or `"mean_ratio"`, the mean of |w - prev| / |prev| that the authors' code computed.
-            Weights near zero dominate it.
+        definition: `"norm_ratio"`; or `"l2_ratio"`, ||w - prev||_2 / ||prev||_2, which others call the update-to-weight
+            ratio; or `"mean_ratio"`, the mean of |w - prev| / |prev| that the authors' code computed. Weights near zero
+            dominate the last one.
         backend: `"cpu"` (compiled C++), `"triton"` or `"cuda"` (GPUs), or `"torch"` (plain PyTorch, any device). By
             default the one that the variable `WEIGHTSCALE_FAST_BACKEND` names, else the fastest that works here.
 
@@ -74,7 +82,8 @@ def fast_rwc(
         (tensor([0.2500]), tensor([0.]))
     """
     check_definition(definition)
-    _, rwc = _run(model, prev, 4 if definition == "mean_ratio" else 3, update, backend)
+    sums = number_of_sums(ratio=definition == "mean_ratio", l2=definition == "l2_ratio")
+    _, rwc = _run(model, prev, sums, update, backend)
     return rwc
 
 
@@ -85,9 +94,14 @@ def layer_sums(
     *,
     update: bool = True,
     ratio_sum: bool = False,
+    l2: bool = False,
     backend: str | None = None,
 ) -> LayerSums:
-    """Compute the sums behind `fast_rwc`, with the same arguments. `ratio_sum=True` adds the fourth sum.
+    """Compute the sums behind `fast_rwc`, with the same arguments.
+
+    `ratio_sum=True` adds that sum. `l2=True` adds the L2 norms of the change and of the previous weights, and the
+    largest change of a weight. `delta_l2 / numel**0.5` is the RMS of the change. Squares are formed and added in
+    float64, so that changes of 1e-30 and weights of 1e30 count too.
 
     Example:
         >>> model = nn.Linear(2, 2, bias=False)
@@ -98,14 +112,17 @@ def layer_sums(
         >>> sums.delta_l1.round(decimals=6), sums.moved
         (tensor([1.], dtype=torch.float64), tensor([1.], dtype=torch.float64))
     """
-    out, _ = _run(model, prev, 4 if ratio_sum else 3, update, backend, with_rwc=False)
-    return LayerSums(out[0], out[1], out[2], out[3] if ratio_sum else None)
+    out, _ = _run(model, prev, number_of_sums(ratio=ratio_sum, l2=l2), update, backend, with_rwc=False)
+    sums = LayerSums(out[DELTA_L1], out[PREV_L1], out[MOVED], out[-1] if ratio_sum else None)
+    if not l2:
+        return sums
+    return sums._replace(delta_l2=out[DELTA_SQ].sqrt(), prev_l2=out[PREV_SQ].sqrt(), delta_max=out[DELTA_MAX])
 
 
 def _run(
     model: nn.Module, prev: Previous, sums: int, update: bool, backend: str | None, *, with_rwc: bool = True
 ) -> tuple[Tensor, Tensor]:
-    """Return [K, L] float64 sums, with K 3 or 4, and the ratios [L], which are [0] unless `with_rwc`."""
+    """Return [K, L] float64 sums, with K = `sums`, and the ratios [L], which are [0] unless `with_rwc`."""
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     if isinstance(prev, Snapshot):

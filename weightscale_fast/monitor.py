@@ -55,7 +55,8 @@ class RWCMonitor:
         every: steps between two rows. By default a row compares with the weights that many steps before, so `every` is
             the horizon too. With the number of steps in an epoch it gives the papers' per-epoch curves.
         layers: which weights are layers, as for `snapshot`.
-        definition: what `history().rwc` will be, `"norm_ratio"` or `"mean_ratio"`.
+        definition: what `history().rwc` will be, `"norm_ratio"`, `"mean_ratio"` or `"l2_ratio"`.
+        l2: record the L2 norms of the change and of the weights, and the largest change, too. `"l2_ratio"` does so.
         baseline: the weights that a row compares with. `"last_row"`: those at the row before. They are kept all the
             time, which takes as much memory as the layers have. `"before_step"`: those before the step of the row. The
             copy exists only while this step runs. A row is then the change of one step, also with `every` above 1, and
@@ -140,6 +141,7 @@ class RWCMonitor:
         layers: LayerSelector = None,
         definition: str = "norm_ratio",
         baseline: str | None = None,
+        l2: bool = False,
         run_dir: str | Path | None = None,
         exist: str = "error",
         settings: object = None,
@@ -164,6 +166,9 @@ class RWCMonitor:
             )
         if run_dir is not None and (not isinstance(run_dir, (str, os.PathLike)) or not os.fspath(run_dir)):
             raise TypeError(f"run_dir must be the path of a folder, or None for a record in memory, got {run_dir!r}")
+        if not isinstance(l2, bool):
+            raise TypeError(f"l2 must be True or False, got {l2!r}")
+        l2 = l2 or definition == "l2_ratio"
         if not isinstance(resume, bool):
             raise TypeError(f"resume must be True or False, got {resume!r}")
         if resume and run_dir is None:
@@ -185,6 +190,7 @@ class RWCMonitor:
             layers=layers,
             definition=definition,
             baseline=baseline,
+            l2=l2,
             settings={} if settings is None else settings,
             summing=summing,
             pipeline=pipeline,
@@ -193,6 +199,7 @@ class RWCMonitor:
                 "every": every,
                 "definition": definition,
                 "baseline": baseline,
+                "l2": l2,
                 "run_dir": None if run_dir is None else "a folder",  # only rank 0's is used
                 "resume": resume,
                 "exist": exist,

@@ -1,4 +1,4 @@
-"""The two definitions of Relative Weight Change, formed from the sums of a layer, for tensors and numpy arrays."""
+"""The definitions of Relative Weight Change, formed from the sums of a layer, for tensors and numpy arrays."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .errors import check_one_of
 
-DEFINITIONS = ("norm_ratio", "mean_ratio")
+DEFINITIONS = ("norm_ratio", "mean_ratio", "l2_ratio")
 
 Values = TypeVar("Values", Tensor, NDArray[Any])
 
@@ -36,6 +36,18 @@ def norm_ratio(delta_l1: Values, prev_l1: Values) -> Values:
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         ratio = np.where(prev_l1 == np.inf, np.nan, delta_l1 / prev_l1)
         return np.where(delta_l1 == 0, 0.0, ratio)
+
+
+def l2_ratio(delta_l2: Values, prev_l2: Values) -> Values:
+    """||w_t - w_prev||_2 / ||w_prev||_2, which others call the update-to-weight ratio.
+
+    A few weights that move far count more here than in `norm_ratio`. The rules for 0, inf and NaN are the same.
+
+    Example:
+        >>> l2_ratio(np.array([1.0, 0.0, 2.0]), np.array([4.0, 0.0, 0.0]))
+        array([0.25, 0.  ,  inf])
+    """
+    return norm_ratio(delta_l2, prev_l2)
 
 
 def mean_ratio(ratio_sum: Values, numel: Values) -> Values:

@@ -5,18 +5,25 @@
 
 #include "lane_sums.h"
 
-// Adds `registers` <= kDepth registers of weights. If kUpdate, it also stores them at prev.
-template <typename Type, bool kUpdate, typename Sums>
+// Adds `registers` <= kDepth registers of weights, a multiple of kTogether. If kUpdate, it also stores them at prev.
+template <typename Type, bool kUpdate, int64_t kTogether, typename Sums>
 inline void add_registers(const typename Type::T* cur, typename Type::T* prev, int64_t registers, Sums& sums) {
   constexpr int64_t kLanes = BYTES / sizeof(typename Type::T);
-  for (int64_t i = 0; i < registers; ++i, cur += kLanes, prev += kLanes) {
-    typename Type::Wide w[Type::kWide], p[Type::kWide];
+#pragma GCC unroll 1
+  for (int64_t i = 0; i < registers; i += kTogether) {
     __builtin_prefetch(reinterpret_cast<const char*>(cur) + kPrefetchBytes);
     __builtin_prefetch(reinterpret_cast<const char*>(prev) + kPrefetchBytes, /*rw=*/1);
-    Type::widen(cur, w);
-    Type::widen(prev, p);
-    if constexpr (kUpdate) std::memcpy(prev, cur, BYTES);
-    for (int64_t j = 0; j < Type::kWide; ++j) sums.add(j, w[j], p[j]);
+#pragma GCC unroll 4
+    for (int64_t r = 0; r < kTogether; ++r, cur += kLanes, prev += kLanes) {
+      typename Type::Wide w[Type::kWide], p[Type::kWide];
+      Type::widen(cur, w);
+      Type::widen(prev, p);
+      if constexpr (kUpdate) {
+        const U32 stored = load<U32>(cur);
+        std::memcpy(prev, &stored, BYTES);
+      }
+      for (int64_t j = 0; j < Type::kWide; ++j) sums.add(j, w[j], p[j]);
+    }
   }
   sums.flush();
 }
@@ -30,11 +37,13 @@ void chunk_sums(const void* cur_address, void* prev_address, int64_t n, double* 
   T* prev = static_cast<T*>(prev_address);
   const T* const end = cur + n;
 
+  // Squares keep the units busy, so their loop has one prefetch for each cache line; more would take time.
+  constexpr int64_t kTogether = kL2 ? 64 / BYTES : 1;
   PairSums<Type, kRatio, kL2> lanes;
   for (; end - cur >= kDepth * kLanes; cur += kDepth * kLanes, prev += kDepth * kLanes)
-    add_registers<Type, kUpdate>(cur, prev, kDepth, lanes);
+    add_registers<Type, kUpdate, kTogether>(cur, prev, kDepth, lanes);
   const int64_t registers = (end - cur) / kLanes;
-  add_registers<Type, kUpdate>(cur, prev, registers, lanes);
+  add_registers<Type, kUpdate, 1>(cur, prev, registers, lanes);
   cur += registers * kLanes, prev += registers * kLanes;
 
   for (; cur < end; ++cur, ++prev) {  // fewer than a register

@@ -34,13 +34,13 @@ namespace {
 
 constexpr int64_t kChunk = 16 * 1024;           // weights
 constexpr int64_t kElementsPerRun = 64 * 1024;  // a thread takes about this many weights at a time
-constexpr int64_t kPrefetchBytes = 1024;
+constexpr int64_t kPrefetchBytes = 2048;
 constexpr int64_t kMaxStates = 3;
 
 // What one parameter is stepped with, in float64. The kernels round it to their own type.
 struct Numbers {
   Rule rule;
-  bool maximize, nesterov, new_state, scaled;
+  bool maximize, nesterov, new_state, scaled, decays_gradient;
   double scale;                               // of the gradients
   double rate;                                // lr, for Adam lr / (1 - beta1^t)
   double weight_decay;                        // that is added to the gradient
@@ -162,6 +162,7 @@ Numbers numbers_of(const Table& parameters, const Table& groups, int64_t p, cons
   of.rate = groups(kRate, g);
   of.weight_decay = groups(kWeightDecay, g);
   of.weight_factor = 1.0;
+  of.decays_gradient = of.weight_decay != 0 && of.rule != kAdamW;
   if (of.rule == kSgd) {
     of.momentum = groups(kMomentum, g);
     of.dampening = groups(kDampening, g);
@@ -171,7 +172,6 @@ Numbers numbers_of(const Table& parameters, const Table& groups, int64_t p, cons
   }
   if (of.rule == kAdamW) {
     of.weight_factor = 1 - of.rate * of.weight_decay;
-    of.weight_decay = 0.0;
   }
   of.beta1 = groups(kBeta1, g);
   of.beta2 = groups(kBeta2, g);

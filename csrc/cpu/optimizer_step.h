@@ -129,25 +129,12 @@ inline void narrow(Float16, const F32* from, uint16_t* to) {
 
 // ---- The rules. Each moves the weights of one register, and gives the stored weights before and after.
 
-// The tensors of a chunk, each from its first weight on. states[i] is null where the rule has no such state.
+// The tensors of a chunk, each from its first weight on. A null address is never read.
 template <typename T>
 struct Streams {
   T* weights;
   T* gradients;
   T* states[kMaxStates];
-
-  void advance(int64_t n) {
-    weights += n;
-    if (gradients) gradients += n;
-    for (T*& state : states)
-      if (state) state += n;
-  }
-  void prefetch() const {
-    __builtin_prefetch(reinterpret_cast<const char*>(weights) + kPrefetchBytes, /*rw=*/1);
-    __builtin_prefetch(reinterpret_cast<const char*>(gradients) + kPrefetchBytes);
-    for (T* state : states)
-      if (state) __builtin_prefetch(reinterpret_cast<const char*>(state) + kPrefetchBytes, /*rw=*/1);
-  }
 };
 
 template <typename Type>
@@ -159,24 +146,26 @@ struct RuleOf {
 
   static Wide splat(double x) { return Wide{} + static_cast<Scalar>(x); }
 
+  const Streams<T> at;
   const bool scaled, maximize, decays_gradient;
   const Wide scale, weight_decay;
 
-  explicit RuleOf(const Numbers& of)
-      : scaled(of.scaled),
+  RuleOf(const Numbers& of, const Streams<T>& at)
+      : at(at),
+        scaled(of.scaled),
         maximize(of.maximize),
-        decays_gradient(of.weight_decay != 0),
+        decays_gradient(of.decays_gradient),
         scale(splat(of.scale)),
         weight_decay(splat(of.weight_decay)) {}
 
   // The gradient of the weights `w`, upwards if the rule maximizes. If it was scaled, the true one is stored.
-  void load_gradient(const Streams<T>& at, const Wide* w, Wide* g) const {
-    Type::widen(at.gradients, g);
-    if (scaled) {
+  void load_gradient(int64_t i, const Wide* w, Wide* g) const {
+    Type::widen(at.gradients + i, g);
+    if (__builtin_expect(scaled, false)) {
       for (int64_t j = 0; j < kWide; ++j) g[j] /= scale;
-      narrow(Type{}, g, at.gradients);
+      narrow(Type{}, g, at.gradients + i);
     }
-    if (maximize)
+    if (__builtin_expect(maximize, false))
       for (int64_t j = 0; j < kWide; ++j) g[j] = -g[j];
     if (decays_gradient)
       for (int64_t j = 0; j < kWide; ++j) g[j] = multiply_add(w[j], weight_decay, g[j]);
@@ -189,46 +178,50 @@ template <typename Type>
 struct Adam : RuleOf<Type> {
   using typename RuleOf<Type>::T;
   using typename RuleOf<Type>::Wide;
-  using RuleOf<Type>::kWide, RuleOf<Type>::splat;
+  using RuleOf<Type>::kWide, RuleOf<Type>::splat, RuleOf<Type>::at;
+  static constexpr int64_t kStates = 2;  // at least; amsgrad has a third
 
-  const bool small_lerp;
+  const bool far_lerp, amsgrad;
   const Wide weight_factor, lerp, beta2, square_factor, root_correction, eps, rate;
 
-  explicit Adam(const Numbers& of)
-      : RuleOf<Type>(of),
-        small_lerp(1 - of.beta1 < 0.5),
+  Adam(const Numbers& of, const Streams<T>& at)
+      : RuleOf<Type>(of, at),
+        far_lerp(1 - of.beta1 >= 0.5),
+        amsgrad(at.states[2] != nullptr),
         weight_factor(splat(of.weight_factor)),
-        lerp(small_lerp ? splat(1 - of.beta1) : splat(1 - of.beta1) - splat(1.0)),
+        lerp(far_lerp ? splat(1 - of.beta1) - splat(1.0) : splat(1 - of.beta1)),
         beta2(splat(of.beta2)),
         square_factor(splat(1 - of.beta2)),
         root_correction(splat(of.root_correction)),
         eps(splat(of.eps)),
         rate(splat(-of.rate)) {}
 
-  void move(const Streams<T>& at, Wide* before, Wide* after) const {
-    Wide g[kWide], m[kWide], v[kWide], w[kWide];
-    Type::widen(at.weights, before);
-    this->load_gradient(at, before, g);
-    Type::widen(at.states[0], m);
-    Type::widen(at.states[1], v);
+  // Moves the register that starts at weight i.
+  void move(int64_t i, Wide* before, Wide* after) const {
+    Wide g[kWide], m[kWide], v[kWide];
+    Type::widen(at.weights + i, before);
+    this->load_gradient(i, before, g);
+    Type::widen(at.states[0] + i, m);
+    Type::widen(at.states[1] + i, v);
     for (int64_t j = 0; j < kWide; ++j) {
-      m[j] = multiply_add(lerp, g[j] - m[j], small_lerp ? m[j] : g[j]);
+      const Wide start = __builtin_expect(far_lerp, false) ? g[j] : m[j];
+      m[j] = multiply_add(lerp, g[j] - m[j], start);
       v[j] = multiply_add(square_factor * g[j], g[j], v[j] * beta2);
     }
-    narrow(Type{}, m, at.states[0]);
-    narrow(Type{}, v, at.states[1]);
-    if (at.states[2]) {  // amsgrad
+    narrow(Type{}, m, at.states[0] + i);
+    narrow(Type{}, v, at.states[1] + i);
+    if (__builtin_expect(amsgrad, false)) {
       Wide largest[kWide];
-      Type::widen(at.states[2], largest);
+      Type::widen(at.states[2] + i, largest);
       for (int64_t j = 0; j < kWide; ++j) v[j] = maximum(largest[j], v[j]);
-      narrow(Type{}, v, at.states[2]);
+      narrow(Type{}, v, at.states[2] + i);
     }
     for (int64_t j = 0; j < kWide; ++j) {
       const Wide root = square_root(v[j]) / root_correction + eps;
-      w[j] = rounded_product(before[j], weight_factor) + rate * m[j] / root;
+      after[j] = rounded_product(before[j], weight_factor) + rate * m[j] / root;
     }
-    narrow(Type{}, w, at.weights);
-    Type::widen(at.weights, after);
+    narrow(Type{}, after, at.weights + i);
+    if constexpr (kWide > 1) Type::widen(at.weights + i, after);  // they were rounded
   }
 };
 
@@ -237,37 +230,44 @@ template <typename Type>
 struct Sgd : RuleOf<Type> {
   using typename RuleOf<Type>::T;
   using typename RuleOf<Type>::Wide;
-  using RuleOf<Type>::kWide, RuleOf<Type>::splat;
+  using RuleOf<Type>::kWide, RuleOf<Type>::splat, RuleOf<Type>::at;
+  static constexpr int64_t kStates = 1;  // or none
 
-  const bool is_new, nesterov;
+  const bool has_momentum, is_new, nesterov;
   const Wide momentum, gradient_factor, rate;
 
-  explicit Sgd(const Numbers& of)
-      : RuleOf<Type>(of),
+  Sgd(const Numbers& of, const Streams<T>& at)
+      : RuleOf<Type>(of, at),
+        has_momentum(at.states[0] != nullptr),
         is_new(of.new_state),
         nesterov(of.nesterov),
         momentum(splat(of.momentum)),
         gradient_factor(splat(1 - of.dampening)),
         rate(splat(-of.rate)) {}
 
-  void move(const Streams<T>& at, Wide* before, Wide* after) const {
-    Wide g[kWide], w[kWide];
-    Type::widen(at.weights, before);
-    this->load_gradient(at, before, g);
-    if (at.states[0]) {
+  // Moves the register that starts at weight i.
+  void move(int64_t i, Wide* before, Wide* after) const {
+    Wide g[kWide];
+    Type::widen(at.weights + i, before);
+    this->load_gradient(i, before, g);
+    if (has_momentum) {
       Wide b[kWide];
-      if (is_new) {
+      if (__builtin_expect(is_new, false)) {
         for (int64_t j = 0; j < kWide; ++j) b[j] = g[j];
       } else {
-        Type::widen(at.states[0], b);
+        Type::widen(at.states[0] + i, b);
         for (int64_t j = 0; j < kWide; ++j) b[j] = multiply_add(g[j], gradient_factor, b[j] * momentum);
       }
-      narrow(Type{}, b, at.states[0]);
-      for (int64_t j = 0; j < kWide; ++j) g[j] = nesterov ? multiply_add(b[j], momentum, g[j]) : b[j];
+      narrow(Type{}, b, at.states[0] + i);
+      if (nesterov) {
+        for (int64_t j = 0; j < kWide; ++j) g[j] = multiply_add(b[j], momentum, g[j]);
+      } else {
+        for (int64_t j = 0; j < kWide; ++j) g[j] = b[j];
+      }
     }
-    for (int64_t j = 0; j < kWide; ++j) w[j] = multiply_add(g[j], rate, before[j]);
-    narrow(Type{}, w, at.weights);
-    Type::widen(at.weights, after);
+    for (int64_t j = 0; j < kWide; ++j) after[j] = multiply_add(g[j], rate, before[j]);
+    narrow(Type{}, after, at.weights + i);
+    if constexpr (kWide > 1) Type::widen(at.weights + i, after);  // they were rounded
   }
 };
 
@@ -276,69 +276,85 @@ template <typename Type>
 struct Still : RuleOf<Type> {
   using typename RuleOf<Type>::T;
   using typename RuleOf<Type>::Wide;
+  static constexpr int64_t kStates = 0;
 
-  explicit Still(const Numbers& of) : RuleOf<Type>(of) {}
+  Still(const Numbers& of, const Streams<T>& at) : RuleOf<Type>(of, at) {}
 
-  void move(const Streams<T>& at, Wide* before, Wide* after) const {
-    Type::widen(at.weights, before);
+  void move(int64_t i, Wide* before, Wide* after) const {
+    Type::widen(this->at.weights + i, before);
     for (int64_t j = 0; j < Type::kWide; ++j) after[j] = before[j];
   }
 };
 
 // ---- One chunk.
 
-// Moves fewer weights than fill a register, in copies that fill one. Calls add(stored, prev) for each.
-template <typename Type, typename OneRule, typename Add>
-inline void move_rest(const OneRule& rule, const Streams<typename Type::T>& at, int64_t n, Add add) {
+// Fetches what a block of registers will read, a line of the cache at a time.
+template <int64_t kStates, typename T>
+inline void prefetch(const Streams<T>& at, int64_t i) {
+  constexpr int64_t kAhead = kPrefetchBytes / sizeof(T);
+  for (int64_t line = 0; line < kDepth * BYTES; line += 64) {
+    const int64_t later = i + kAhead + line / static_cast<int64_t>(sizeof(T));
+    __builtin_prefetch(at.weights + later, /*rw=*/1);
+    __builtin_prefetch(at.gradients + later);
+    for (int64_t state = 0; state < kStates; ++state) __builtin_prefetch(at.states[state] + later, /*rw=*/1);
+  }
+}
+
+// Moves the last n weights from i on, which fill no register, in copies that do. Calls add(stored, prev) for each.
+template <template <typename> class RuleFor, typename Type, typename Add>
+void move_rest(const Numbers& numbers, const Streams<typename Type::T>& at, int64_t i, int64_t n, Add add) {
   using T = typename Type::T;
   constexpr int64_t kLanes = BYTES / sizeof(T);
   T weights[kLanes] = {}, gradients[kLanes] = {}, states[kMaxStates][kLanes] = {};
   Streams<T> copies{weights, gradients, {}};
-  std::memcpy(weights, at.weights, n * sizeof(T));
-  if (at.gradients) std::memcpy(gradients, at.gradients, n * sizeof(T));
-  for (int64_t i = 0; i < kMaxStates; ++i)
-    if (at.states[i]) {
-      copies.states[i] = states[i];
-      std::memcpy(states[i], at.states[i], n * sizeof(T));
+  std::memcpy(weights, at.weights + i, n * sizeof(T));
+  if (at.gradients) std::memcpy(gradients, at.gradients + i, n * sizeof(T));
+  for (int64_t k = 0; k < kMaxStates; ++k)
+    if (at.states[k]) {
+      copies.states[k] = states[k];
+      std::memcpy(states[k], at.states[k] + i, n * sizeof(T));
     }
   typename Type::Wide before[Type::kWide], after[Type::kWide];
-  rule.move(copies, before, after);
-  for (int64_t i = 0; i < n; ++i) add(weights[i], at.weights[i]);
-  std::memcpy(at.weights, weights, n * sizeof(T));
-  if (rule.scaled) std::memcpy(at.gradients, gradients, n * sizeof(T));
-  for (int64_t i = 0; i < kMaxStates; ++i)
-    if (at.states[i]) std::memcpy(at.states[i], states[i], n * sizeof(T));
+  const RuleFor<Type> rule(numbers, copies);
+  rule.move(0, before, after);
+  for (int64_t lane = 0; lane < n; ++lane) add(weights[lane], at.weights[i + lane]);
+  std::memcpy(at.weights + i, weights, n * sizeof(T));
+  if (rule.scaled) std::memcpy(at.gradients + i, gradients, n * sizeof(T));
+  for (int64_t k = 0; k < kMaxStates; ++k)
+    if (at.states[k]) std::memcpy(at.states[k] + i, states[k], n * sizeof(T));
 }
 
 // Moves the n weights of a chunk. If kSums, it also writes their sums to sums [K].
 template <template <typename> class RuleFor, typename Type, bool kSums, bool kRatio>
 void step_chunk(const Numbers& numbers, const Addresses& from, int64_t n, double* sums) {
   using T = typename Type::T;
-  using Wide = typename Type::Wide;
+  using Rule = RuleFor<Type>;
   constexpr int64_t kLanes = BYTES / sizeof(T), kWide = Type::kWide;
-  const RuleFor<Type> rule(numbers);
   Streams<T> at{reinterpret_cast<T*>(from.weights), reinterpret_cast<T*>(from.gradients), {}};
-  for (int64_t i = 0; i < kMaxStates; ++i) at.states[i] = reinterpret_cast<T*>(from.states[i]);
-
+  for (int64_t k = 0; k < kMaxStates; ++k) at.states[k] = reinterpret_cast<T*>(from.states[k]);
+  const Rule rule(numbers, at);
   PairSums<Type, kRatio, /*kL2=*/true> total;
-  Wide before[kWide], after[kWide];
-  int64_t left = n / kLanes;
-  while (left > 0) {
-    const int64_t registers = std::min(left, kDepth);
-    for (int64_t i = 0; i < registers; ++i, at.advance(kLanes)) {
-      at.prefetch();
-      rule.move(at, before, after);
+
+  int64_t i = 0;
+  const auto move = [&](int64_t registers) {
+    for (const int64_t end = i + registers * kLanes; i < end; i += kLanes) {
+      typename Type::Wide before[kWide], after[kWide];
+      rule.move(i, before, after);
       if constexpr (kSums)
         for (int64_t j = 0; j < kWide; ++j) total.add(j, after[j], before[j]);
     }
     if constexpr (kSums) total.flush();
-    left -= registers;
+  };
+  while (n - i >= kDepth * kLanes) {
+    prefetch<Rule::kStates>(at, i);
+    move(kDepth);
   }
-
-  const int64_t rest = n % kLanes;
-  if (rest)
-    move_rest<Type>(rule, at, rest, [&](T stored, T prev) {
+  move((n - i) / kLanes);
+  if (i < n) {
+    const auto add = [&](T stored, T prev) {
       if constexpr (kSums) total.add_scalar(Type::widen(stored), Type::widen(prev));
-    });
+    };
+    move_rest<RuleFor, Type>(numbers, at, i, n - i, add);
+  }
   if constexpr (kSums) total.write(sums);
 }

@@ -48,6 +48,8 @@ def finite_part(history: RWCHistory) -> tuple[RWCHistory, list[str]]:
     finite = np.isfinite(history.delta_l1) & np.isfinite(history.prev_l1)  # [S, L]
     if history.ratio_sum is not None:
         finite &= ~np.isnan(history.ratio_sum)
+    if history.delta_l2 is not None and history.prev_l2 is not None:
+        finite &= np.isfinite(history.delta_l2) & np.isfinite(history.prev_l2)
     if finite.all():
         return history, notes
     rows: NDArray[np.bool_] = finite.all(axis=1)  # type: ignore[assignment]

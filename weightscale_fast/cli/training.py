@@ -29,7 +29,7 @@ HELPS = {
     "limit": "take only this many training images, and the same share of the test images",
     "stop_at": "end training at this test accuracy, 0 to 1",
     "precision": f"{', '.join(PRECISIONS)}; auto is bfloat16 autocast and channels_last on a GPU",
-    "definition": "norm_ratio or mean_ratio",
+    "definition": "norm_ratio, mean_ratio or l2_ratio",
     "every": "optimizer steps between two rows of the record",
     "seed": "seed of the first weights, of the order of the images, and of which images are held out",
     "device": "cpu, cuda, ...; auto is the GPU if there is one",

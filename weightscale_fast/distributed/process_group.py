@@ -67,8 +67,8 @@ class Ranks:
                 raise WeightScaleError(f"rank {rank} could not {what}: {message}")
         return [theirs for theirs, _ in everyone]
 
-    def all_reduce(self, numbers: NDArray[np.float64]) -> NDArray[np.float64]:
-        """The sum over all ranks, bit for bit the same on each rank.
+    def all_reduce(self, numbers: NDArray[np.float64], *, largest: bool = False) -> NDArray[np.float64]:
+        """The sum over all ranks, or the largest number of them, bit for bit the same on each rank.
 
         Raises:
             RuntimeError: a rank did not make this call, or its process has ended.
@@ -77,7 +77,7 @@ class Ranks:
             raise RuntimeError("the process group was destroyed before the monitor was closed")
         on_host = "cpu:" in dist.get_backend_config(self._group)
         tensor = torch.from_numpy(numbers).to("cpu" if on_host else torch.accelerator.current_accelerator())
-        dist.all_reduce(tensor, group=self._group)
+        dist.all_reduce(tensor, dist.ReduceOp.MAX if largest else dist.ReduceOp.SUM, group=self._group)
         return tensor.cpu().numpy()
 
 

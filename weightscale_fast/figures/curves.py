@@ -133,7 +133,7 @@ def drawable(rwc: FloatArray) -> FloatArray:
 def _rule_of_thumb(ax: Axes, history: RWCHistory) -> bool:
     """Draw a line at 1e-3 if the axis reaches it. The rule is for one step, and for the ratio of two norms."""
     low, high = ax.get_ylim() if ax.get_yscale() == "log" else (0, 0)  # linear: no value was drawn
-    if not is_per_step(history) or history.definition != "norm_ratio" or not low < RULE < high:
+    if not is_per_step(history) or history.definition == "mean_ratio" or not low < RULE < high:
         return False
     ax.axhline(RULE, color=INK, linewidth=0.8, linestyle=(0, (5, 4)), zorder=3, label="1e-3: rule of thumb")
     return True

@@ -181,7 +181,8 @@ def is_per_step(history: RWCHistory) -> bool:
 
 def rwc_formula(history: RWCHistory) -> str:
     """The definition of the history's RWC as a short formula."""
-    return "RWC, " + {"norm_ratio": "Σ|Δw| / Σ|w|", "mean_ratio": "mean of |Δw| / |w|"}[history.definition]
+    formulas = {"norm_ratio": "Σ|Δw| / Σ|w|", "mean_ratio": "mean of |Δw| / |w|", "l2_ratio": "‖Δw‖₂ / ‖w‖₂"}
+    return "RWC, " + formulas[history.definition]
 
 
 def check_clusters(clusters: object) -> None:

@@ -1,4 +1,4 @@
-"""summarize: some steps of a record in eight numbers, for a network with any number of layers.
+"""summarize: some steps of a record in a few numbers, for a network with any number of layers.
 
 Letters: S recorded steps, L layers.
 """
@@ -14,11 +14,11 @@ QUANTILES = {"min": 0.0, "q25": 0.25, "median": 0.5, "q75": 0.75, "max": 1.0}
 
 
 def summarize(history: RWCHistory, prefix: str = "rwc") -> dict[str, float]:
-    """Eight numbers for a tracker. Their names are the same for every network.
+    """Eight numbers for a tracker, or ten. Their names are the same for every network.
 
     One curve for each layer would be hundreds of scalars per step. Trackers are slow with so many, and their charts
-    become unreadable. These eight numbers show whether a run is healthy. The figures and the report show which layers
-    do what.
+    become unreadable. These numbers show whether a run is healthy. The figures and the report show which layers
+    do what. If L2 was recorded, two more follow.
 
     Args:
         history: the steps to sum up, such as `RWCMonitor.recent` returns.
@@ -31,6 +31,8 @@ def summarize(history: RWCHistory, prefix: str = "rwc") -> dict[str, float]:
         | `moved_fraction` | the fraction of all weights that changed in a step, 0 to 1 |
         | `layers_still` | the number of layers that never moved; the quantiles leave them out, unless none moved |
         | `layers_not_finite` | the number of layers with NaN or infinite weights; the quantiles leave them out |
+        | `rms_step` | if L2 was recorded: the RMS of a weight's change, of all weights and steps |
+        | `delta_max` | if L2 was recorded: the largest change of a weight |
 
     Raises:
         ValueError: the history has no rows.
@@ -55,4 +57,8 @@ def summarize(history: RWCHistory, prefix: str = "rwc") -> dict[str, float]:
     numbers["moved_fraction"] = float(history.moved.sum() / max(len(history) * history.numel.sum(), 1))
     numbers["layers_still"] = int(still.sum())
     numbers["layers_not_finite"] = int((~finite).sum())
+    if history.delta_l2 is not None and history.delta_max is not None:
+        weights = len(history) * history.numel.sum()
+        numbers["rms_step"] = float(np.sqrt(np.square(history.delta_l2).sum() / max(weights, 1)))
+        numbers["delta_max"] = float(history.delta_max.max(initial=0.0))
     return {f"{prefix}/{name}": number for name, number in numbers.items()}

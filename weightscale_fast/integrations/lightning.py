@@ -31,7 +31,7 @@ class RWCCallback(Callback):
 
     Accumulated batches make one row. Steps that a gradient scaler skips make no row. Checkpoints contain the state of
     the record, so after `trainer.fit(ckpt_path=...)` the record has no hole, no double row and no false first value.
-    The trainer's loggers get the eight numbers of `summarize` every `log_every_n_steps` steps.
+    The trainer's loggers get the numbers of `summarize` every `log_every_n_steps` steps.
 
     Several processes record together, as described in `RWCMonitor`. `history()` is then a collective call until
     training ends. Afterwards only the first process has the record of a `run_dir`.

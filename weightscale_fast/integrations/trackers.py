@@ -18,7 +18,7 @@ FIGURES = ("clustered_curves", "heat_map")  # the two figures of the report that
 
 
 def log_summary(history: RWCHistory, tracker: Any, step: int | None = None, *, prefix: str = "rwc") -> None:
-    """Log the eight numbers of `summarize`.
+    """Log the numbers of `summarize`.
 
     Args:
         history: the steps to sum up, such as `RWCMonitor.recent` returns. With several processes all must call

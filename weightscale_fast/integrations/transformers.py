@@ -47,7 +47,7 @@ class RWCTrainerCallback(TrainerCallback):
             `"overwrite"`, or `"next"` to record to `run_dir-2` and so on, as for a second `train()` or for trials.
             `monitor.run_dir` tells the folder.
         every, layers, definition, baseline, on_finding: as for `RWCMonitor`.
-        tracker: gets the eight numbers of `summarize` whenever the Trainer logs; see `log_summary`. A callback cannot
+        tracker: gets the numbers of `summarize` whenever the Trainer logs; see `log_summary`. A callback cannot
             reach the Trainer's own trackers, so pass the one that you use: `wandb`, `mlflow`, a `SummaryWriter`, ...
             With several processes pass it on all of them: they add up the numbers together, and the first logs them.
 

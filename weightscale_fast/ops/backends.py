@@ -1,6 +1,6 @@
 """The choice of backend, and the run of a plan on it.
 
-Letters: L layers of the model, G layers of a group, K sums per layer (3, or 4 with ratio_sum), R rows of `out`.
+Letters: L layers of the model, G layers of a group, K sums per layer (see sums.py), R rows of `out`.
 """
 
 from __future__ import annotations
@@ -118,8 +118,8 @@ def run_plan(
 ) -> None:
     """Fill row `cursor` [1] modulo R of out [R, K, L] with the sums of every layer; with `update`, prev <- cur.
 
-    If `rwc` [L] float32 is given, the relative weight change is written to it: norm_ratio if K is 3, mean_ratio if K
-    is 4. The host does not wait for a device. No autograd graph is made.
+    If `rwc` [L] float32 is given, the relative weight change is written to it: norm_ratio if K is 3, l2_ratio if K is
+    6, else mean_ratio. The host does not wait for a device. No autograd graph is made.
     """
     plan.await_tables()
     fused = rwc is not None and not plan.strided and all(group.device == out.device for group in plan.groups)

@@ -1,6 +1,6 @@
 """The `triton` backend: the fused pass on a GPU, with two kernel launches per group for any number of layers.
 
-Letters: L layers of the model, G layers of a group, C chunks, K sums per layer, R rows of `out`.
+Letters: L layers of the model, G layers of a group, C chunks, K sums per layer (see sums.py), R rows of `out`.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from .plan import Group, Plan
 from .register import library
+from .sums import has_l2, has_ratio
 from .trial import trial_error
 from .tuning import stage_1_options, stage_2_options
 
@@ -70,7 +71,8 @@ def _layer_sums(
     stage_1, stage_2 = stage_1_options(name, prev.element_size()), stage_2_options(name, most_chunks)
     with torch.accelerator.device_index(prev.device.index):
         if C:
-            constants = {"SIZE": prev.element_size(), "UPDATE": update, "WITH_RATIO": K == 4}
+            constants = {"SIZE": prev.element_size(), "UPDATE": update}
+            constants |= {"WITH_RATIO": has_ratio(K), "WITH_L2": has_l2(K)}
             chunk_sums_kernel[(C,)](chunks, prev, partial, C, **constants, **stage_1)
         layer_sums_kernel[(G, K + 1 if len(rwc) else K)](
             partial, chunks, layer_start, layer_row, out, rwc, cursor, C, L, R, K=K, **stage_2

@@ -2,12 +2,12 @@
 
 Stage 1 has one program per chunk. Stage 2 has one program per sum of a layer, and one more for the layer's RWC.
 
-Letters: L layers of the model, G layers of a group, C chunks, K sums per layer (3, or 4 with ratio_sum), R rows of
-`out`.
+Letters: L layers of the model, G layers of a group, C chunks, K sums per layer (see sums.py), R rows of `out`.
 
-Each lane adds the weights of one 16-byte vector per BLOCK of the chunk, in float32 (in float64 for float64 weights). A
-tree adds the lanes, and the rest is float64. The plan fixes the order and there are no atomics, so the same weights
-give the same bits.
+Each lane adds the weights of one 16-byte vector per BLOCK of the chunk, in float32 (in float64 for float64 weights, and
+for squares). A tree adds the lanes, and the rest is float64. The plan fixes the order and there are no atomics, so the
+same weights give the same bits. The largest change is found among the bits of absolute values, as integers: they have
+the order of the values, and NaN is above all.
 For n weights of s bytes each, the kernels read 2 n s bytes and write n s bytes.
 """
 
@@ -18,8 +18,17 @@ import triton.language as tl
 
 
 @triton.jit
-def _pair_sums(stored, before, keep, WITH_RATIO: tl.constexpr):
-    """What each weight adds to the four sums, in float32 or float64. It is 0 where `keep` is false."""
+def _bits(values):
+    """The bits of floats as integers of the same size."""
+    return values.to(tl.int64 if values.dtype == tl.float64 else tl.int32, bitcast=True)
+
+
+@triton.jit
+def _pair_sums(stored, before, keep, WITH_RATIO: tl.constexpr, WITH_L2: tl.constexpr):
+    """What each weight adds to the sums, 0 where `keep` is false: in float32 or float64, and squares in float64.
+
+    What is not wanted is returned as `delta`, and nobody reads it.
+    """
     if stored.dtype == tl.float64:
         w, p = stored, before
     else:
@@ -27,25 +36,39 @@ def _pair_sums(stored, before, keep, WITH_RATIO: tl.constexpr):
     delta = tl.abs(w - p)
     prev = tl.abs(p)
     moved = (w != p).to(tl.int32)
-    ratio = delta
+    ratio, delta_sq, prev_sq, largest = delta, delta, delta, delta
     if WITH_RATIO:
         ratio = tl.where(keep, delta / prev, 0.0)
-    return delta, prev, moved, ratio
+    if WITH_L2:
+        largest = _bits(delta)
+        if stored.dtype == tl.float16:  # the float32 square of a float16 is never 0 nor infinite, and takes less room
+            delta_sq, prev_sq = delta * delta, prev * prev
+        else:
+            delta_sq = delta.to(tl.float64) * delta.to(tl.float64)
+            prev_sq = prev.to(tl.float64) * prev.to(tl.float64)
+    return delta, prev, moved, ratio, delta_sq, prev_sq, largest
 
 
 @triton.jit
-def _add_vectors(values, VECTOR: tl.constexpr):
-    """Add every VECTOR values in a row. A thread has loaded these together, so it adds them alone."""
-    return tl.sum(tl.reshape(values, [values.shape[0] // VECTOR, VECTOR]), axis=1)
+def _rows(values, VECTOR: tl.constexpr):
+    """[., VECTOR] values in rows. A thread has loaded a row together, so it adds it alone."""
+    return tl.reshape(values, [values.shape[0] // VECTOR, VECTOR])
 
 
 @triton.jit
-def _lane_sums(stored, before, keep, VECTOR: tl.constexpr, WITH_RATIO: tl.constexpr):
-    """The four sums over each VECTOR weights of a block."""
-    delta, prev, moved, ratio = _pair_sums(stored, before, keep, WITH_RATIO)
-    delta = _add_vectors(delta, VECTOR)
-    ratio = _add_vectors(ratio, VECTOR) if WITH_RATIO else delta
-    return delta, _add_vectors(prev, VECTOR), _add_vectors(moved, VECTOR), ratio
+def _lane_sums(stored, before, keep, VECTOR: tl.constexpr, WITH_RATIO: tl.constexpr, WITH_L2: tl.constexpr):
+    """The sums over each VECTOR weights of a block."""
+    delta, prev, moved, ratio, delta_sq, prev_sq, largest = _pair_sums(stored, before, keep, WITH_RATIO, WITH_L2)
+    delta = tl.sum(_rows(delta, VECTOR), axis=1)
+    prev = tl.sum(_rows(prev, VECTOR), axis=1)
+    moved = tl.sum(_rows(moved, VECTOR), axis=1)
+    if WITH_RATIO:
+        ratio = tl.sum(_rows(ratio, VECTOR), axis=1)
+    if WITH_L2:
+        delta_sq = tl.sum(_rows(delta_sq, VECTOR), axis=1)
+        prev_sq = tl.sum(_rows(prev_sq, VECTOR), axis=1)
+        largest = tl.max(_rows(largest, VECTOR), axis=1)
+    return delta, prev, moved, ratio, delta_sq, prev_sq, largest
 
 
 @triton.jit(do_not_specialize=["C"])
@@ -59,6 +82,7 @@ def chunk_sums_kernel(
     STAGES: tl.constexpr,  # of the pipeline: STAGES - 1 blocks are in flight
     UPDATE: tl.constexpr,
     WITH_RATIO: tl.constexpr,
+    WITH_L2: tl.constexpr,
 ):
     c = tl.program_id(0).to(tl.int64)
     cur_address = tl.load(chunks_ptr + c)
@@ -71,21 +95,26 @@ def chunk_sums_kernel(
     prev = prev_address.to(element)
 
     # If both streams can be 16-byte aligned, the body is read in vectors. The edges are the weights before the first
-    # vector and after the last one: fewer than VECTOR each. They are loaded now and added at the end, so that nothing
-    # waits for them.
+    # vector and after the last one: fewer than VECTOR each. They are added at the end. They are loaded now, so that
+    # nothing waits for them; with all seven sums they are loaded at the end, because the body needs their registers.
     in_phase = (cur_address - prev_address) % 16 == 0
     head = tl.minimum(((16 - cur_address % 16) % 16 // SIZE).to(tl.int32), n)
     body = tl.multiple_of((n - head) // VECTOR * VECTOR, VECTOR)
     lane = tl.arange(0, 2 * VECTOR)
     edge = tl.where(lane < VECTOR, lane, head + body + lane - VECTOR)
     keep_edge = in_phase & (edge < tl.where(lane < VECTOR, head, n))
-    stored_edge = tl.load(cur + edge, mask=keep_edge, other=0.0)
-    before_edge = tl.load(prev + edge, mask=keep_edge, other=0.0)
+    EARLY: tl.constexpr = not (WITH_RATIO and WITH_L2)
+    if EARLY:
+        stored_edge = tl.load(cur + edge, mask=keep_edge, other=0.0)
+        before_edge = tl.load(prev + edge, mask=keep_edge, other=0.0)
 
     delta_lanes = tl.zeros([BLOCK // VECTOR], sum_dtype)
     prev_lanes = tl.zeros([BLOCK // VECTOR], sum_dtype)
     moved_lanes = tl.zeros([BLOCK // VECTOR], tl.int32)
     ratio_lanes = tl.zeros([BLOCK // VECTOR], sum_dtype)
+    delta_sq_lanes = tl.zeros([BLOCK // VECTOR], tl.float64)
+    prev_sq_lanes = tl.zeros([BLOCK // VECTOR], tl.float64)
+    largest_lanes = tl.zeros([BLOCK // VECTOR], tl.int64 if SIZE == 8 else tl.int32)
     if in_phase:
         cur_body = tl.multiple_of((cur_address + head * SIZE).to(element), 16)
         prev_body = tl.multiple_of((prev_address + head * SIZE).to(element), 16)
@@ -97,12 +126,18 @@ def chunk_sums_kernel(
             before = tl.load(prev_body + offset, mask=keep, other=0.0, eviction_policy="evict_first")
             if UPDATE:
                 tl.store(prev_body + offset, stored, mask=keep, eviction_policy="evict_first")
-            delta, prev_abs, changed, ratio = _lane_sums(stored, before, keep, VECTOR, WITH_RATIO)
+            delta, prev_abs, changed, ratio, delta_sq, prev_sq, largest = _lane_sums(
+                stored, before, keep, VECTOR, WITH_RATIO, WITH_L2
+            )
             delta_lanes += delta
             prev_lanes += prev_abs
             moved_lanes += changed
             if WITH_RATIO:
                 ratio_lanes += ratio
+            if WITH_L2:
+                delta_sq_lanes += delta_sq
+                prev_sq_lanes += prev_sq
+                largest_lanes = tl.maximum(largest_lanes, largest)
     else:  # the weights are read one by one
         for start in range(0, n, BLOCK):
             offset = start + tl.arange(0, BLOCK)
@@ -111,23 +146,40 @@ def chunk_sums_kernel(
             before = tl.load(prev + offset, mask=keep, other=0.0)
             if UPDATE:
                 tl.store(prev + offset, stored, mask=keep)
-            delta, prev_abs, changed, ratio = _lane_sums(stored, before, keep, VECTOR, WITH_RATIO)
+            delta, prev_abs, changed, ratio, delta_sq, prev_sq, largest = _lane_sums(
+                stored, before, keep, VECTOR, WITH_RATIO, WITH_L2
+            )
             delta_lanes += delta
             prev_lanes += prev_abs
             moved_lanes += changed
             if WITH_RATIO:
                 ratio_lanes += ratio
+            if WITH_L2:
+                delta_sq_lanes += delta_sq
+                prev_sq_lanes += prev_sq
+                largest_lanes = tl.maximum(largest_lanes, largest)
 
+    if not EARLY:
+        stored_edge = tl.load(cur + edge, mask=keep_edge, other=0.0)
+        before_edge = tl.load(prev + edge, mask=keep_edge, other=0.0)
     if UPDATE:
         tl.store(prev + edge, stored_edge, mask=keep_edge)
-    delta, prev_abs, changed, ratio = _pair_sums(stored_edge, before_edge, keep_edge, WITH_RATIO)
+    delta, prev_abs, changed, ratio, delta_sq, prev_sq, largest = _pair_sums(
+        stored_edge, before_edge, keep_edge, WITH_RATIO, WITH_L2
+    )
     partial = partial_ptr + c
     stride = C.to(tl.int64)
     tl.store(partial, tl.sum(delta_lanes.to(tl.float64)) + tl.sum(delta.to(tl.float64)))
     tl.store(partial + stride, tl.sum(prev_lanes.to(tl.float64)) + tl.sum(prev_abs.to(tl.float64)))
     tl.store(partial + 2 * stride, (tl.sum(moved_lanes) + tl.sum(changed)).to(tl.float64))
+    if WITH_L2:
+        tl.store(partial + 3 * stride, tl.sum(delta_sq_lanes) + tl.sum(delta_sq))
+        tl.store(partial + 4 * stride, tl.sum(prev_sq_lanes) + tl.sum(prev_sq))
+        bits = tl.maximum(tl.max(largest_lanes), tl.max(largest))
+        tl.store(partial + 5 * stride, bits.to(sum_dtype, bitcast=True).to(tl.float64))
     if WITH_RATIO:
-        tl.store(partial + 3 * stride, tl.sum(ratio_lanes.to(tl.float64)) + tl.sum(ratio.to(tl.float64)))
+        last = (6 if WITH_L2 else 3) * stride
+        tl.store(partial + last, tl.sum(ratio_lanes.to(tl.float64)) + tl.sum(ratio.to(tl.float64)))
 
 
 @triton.jit(do_not_specialize=["C", "L", "R"])
@@ -157,24 +209,40 @@ def layer_sums_kernel(
         tl.extra.cuda.gdc_wait()  # until stage 1 has ended, and what it wrote can be read
     if k < K:
         back = tl.where(tl.load(cursor_ptr) % R < 0, R * K, 0)  # as in Python: no row before the first
-        for start in range(begin, end, BLOCK):
-            chunk = start + tl.arange(0, BLOCK)
-            lanes += tl.load(partial_ptr + k * stride + chunk, mask=chunk < end, other=0.0)
-        tl.store(out_ptr + (back + tl.load(cursor_ptr) % R * K + k) * L + column, tl.sum(lanes))
+        if K >= 6 and k == 5:  # delta_max
+            largest = tl.zeros([BLOCK], tl.int64)
+            for start in range(begin, end, BLOCK):
+                chunk = start + tl.arange(0, BLOCK)
+                part = tl.load(partial_ptr + k * stride + chunk, mask=chunk < end, other=0.0)
+                largest = tl.maximum(largest, _bits(part))
+            total = tl.max(largest).to(tl.float64, bitcast=True)
+        else:
+            for start in range(begin, end, BLOCK):
+                chunk = start + tl.arange(0, BLOCK)
+                lanes += tl.load(partial_ptr + k * stride + chunk, mask=chunk < end, other=0.0)
+            total = tl.sum(lanes)
+        tl.store(out_ptr + (back + tl.load(cursor_ptr) % R * K + k) * L + column, total)
     else:
         # The ratio has its own program. It adds its two sums again, in the same order, and so waits for no other.
+        first = 0  # norm_ratio: delta_l1 over prev_l1
+        if K == 6:  # l2_ratio: delta_sq over prev_sq, and their roots
+            first = 3
+        if K == 4 or K == 7:  # mean_ratio: ratio_sum over the number of weights
+            first = K - 1
         other = tl.zeros([BLOCK], tl.float64)
         for start in range(begin, end, BLOCK):
             chunk = start + tl.arange(0, BLOCK)
             keep = chunk < end
-            if K == 4:  # mean_ratio: the sum of the ratios over the number of weights
-                lanes += tl.load(partial_ptr + 3 * stride + chunk, mask=keep, other=0.0)
+            lanes += tl.load(partial_ptr + first * stride + chunk, mask=keep, other=0.0)
+            if K == 4 or K == 7:
                 other += tl.load(chunks_ptr + 2 * stride + chunk, mask=keep, other=0).to(tl.float64)
-            else:  # norm_ratio: delta_l1 over prev_l1
-                lanes += tl.load(partial_ptr + chunk, mask=keep, other=0.0)
-                other += tl.load(partial_ptr + stride + chunk, mask=keep, other=0.0)
+            else:
+                other += tl.load(partial_ptr + (first + 1) * stride + chunk, mask=keep, other=0.0)
         above, below = tl.sum(lanes), tl.sum(other)
-        ratio = (
-            above / tl.maximum(below, 1.0) if K == 4 else tl.where(above == 0, 0.0, above / below + (below - below))
-        )  # NaN if infinite
+        if K == 6:
+            above, below = tl.sqrt(above), tl.sqrt(below)
+        if K == 4 or K == 7:
+            ratio = above / tl.maximum(below, 1.0)
+        else:
+            ratio = tl.where(above == 0, 0.0, above / below + (below - below))  # NaN if infinite
         tl.store(rwc_ptr + column, ratio.to(tl.float32))

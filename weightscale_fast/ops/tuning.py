@@ -33,7 +33,8 @@ FEW_CHUNKS, MANY_CHUNKS = 64, 1_000
 FEW, SOME = Launch(64, 1), Launch(256, 4)
 MANY = {"sm": Launch(2048, 32), "gfx": Launch(2048, 16)}  # 1,024 threads
 
-# The kernels have no a * b + c to fuse. Triton 3.9 warns if the option is not set.
+# A square is rounded before it is added, so that the bits do not depend on what a compiler fuses. Triton 3.9 warns if
+# the option is not set.
 OPTIONS: Options = {"enable_fp_fusion": False}
 
 

@@ -4,6 +4,7 @@
 """
 
 from .adam import Adam, AdamW
+from .records_sums import StepSums
 from .sgd import SGD
 
-__all__ = ["SGD", "Adam", "AdamW"]
+__all__ = ["SGD", "Adam", "AdamW", "StepSums"]

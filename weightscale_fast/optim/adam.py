@@ -15,7 +15,7 @@ class Adam(RecordsSums, torch.optim.Adam):
     """`torch.optim.Adam`, which adds up the sums of what a step changes in the pass that writes the weights.
 
     It has the same arguments, and its `state_dict` can be loaded by torch's optimizer and the other way round. See
-    [optimizers](optimizers.md) for what `foreach`, `fused`, `capturable` and `differentiable` mean here.
+    docs/optimizers.md for what `foreach`, `fused`, `capturable` and `differentiable` mean here.
 
     Example:
         >>> model = torch.nn.Linear(4, 2)

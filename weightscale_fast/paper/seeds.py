@@ -14,7 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import WeightScaleError
+from ..ratios import l2_ratio
 from ..record.history import RWCHistory
+from ..record.rows import L2
 from ..train.config import recorded_config
 from ..train.data import NAMES
 from ..train.loop import PER_EPOCH
@@ -133,7 +135,8 @@ def mean_history(histories: Sequence[RWCHistory]) -> RWCHistory:
     """A history whose `rwc` is the mean of the histories' `rwc`: the papers' mean over seeds (arXiv 2011.06735).
 
     Its `prev_l1`, `moved` and `ratio_sum` are means too. Its `delta_l1` is chosen so that Eq. 1 gives the mean of the
-    ratios, which is not the ratio of the means.
+    ratios, which is not the ratio of the means. If L2 was recorded, the same holds for `delta_l2`, and `delta_max` is a
+    mean.
 
     Raises:
         ValueError: there is no history, or their layers, steps or definitions differ.
@@ -158,11 +161,17 @@ def mean_history(histories: Sequence[RWCHistory]) -> RWCHistory:
     prev_l1 = np.mean([history.prev_l1 for history in histories], axis=0)
     ratios = [history.ratio_sum for history in histories if history.ratio_sum is not None]
     norm_ratios = [replace(history, definition="norm_ratio").rwc for history in histories]
+    l2: dict[str, Any] = dict.fromkeys(L2)
+    if all(history.prev_l2 is not None for history in histories):
+        columns = {name: np.array([getattr(history, name) for history in histories]) for name in L2}
+        l2 |= {name: columns[name].mean(axis=0) for name in ("prev_l2", "delta_max")}
+        l2["delta_l2"] = l2_ratio(columns["delta_l2"], columns["prev_l2"]).mean(axis=0) * l2["prev_l2"]
     return replace(
         first,
         delta_l1=np.mean(norm_ratios, axis=0) * prev_l1,
         prev_l1=prev_l1,
         moved=np.mean([history.moved for history in histories], axis=0).round().astype(np.int64),
         ratio_sum=np.mean(ratios, axis=0) if ratios else None,
+        **l2,
         settings={**first.settings, "seed": [history.settings.get("seed") for history in histories]},
     )

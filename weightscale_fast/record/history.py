@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from ..errors import WeightScaleError
 from ..extras import import_extra
 from ..files import write_csv
-from ..ratios import check_definition, mean_ratio, norm_ratio
+from ..ratios import check_definition, l2_ratio, mean_ratio, norm_ratio
 from ..text import count, listing
 from .observed import Observed
 from .rates import Rates
-from .rows import SKIPPED, Rows
+from .rows import L2, SKIPPED, Rows
 from .run_folder import RunFolder
 from .settings import plain_settings
 from .writer_lock import FolderTakenError
@@ -47,7 +47,7 @@ class RWCHistory:
         prev_l1: [S, L] sum of |w_prev| (denominator of Eq. 1).
         moved: [S, L] number of weights that changed at all.
         ratio_sum: [S, L] sum of |w_t - w_prev| / |w_prev|, if the definition is `"mean_ratio"`.
-        definition: what `rwc` is, `"norm_ratio"` or `"mean_ratio"`.
+        definition: what `rwc` is, `"norm_ratio"`, `"mean_ratio"` or `"l2_ratio"`.
         every: optimizer steps from one row to the next.
         baseline: what w_prev is: with `"last_row"` the weights at the row before, `every` steps ago; with
             `"before_step"` those before the row's own step.
@@ -57,6 +57,10 @@ class RWCHistory:
             first row after a resume. All 0 by default.
         rates: the learning rate and the weight decay of each layer at each row, if an optimizer was watched; see `lr`.
         observed: what the monitor saw beside the weights: the optimizer, and why layers stood still.
+        delta_l2: [S, L] L2 norm of w_t - w_prev, the root of the sum of its squares; None, like the next two, if L2 was
+            not recorded (`RWCMonitor(l2=True)`).
+        prev_l2: [S, L] L2 norm of w_prev.
+        delta_max: [S, L] the largest |w_t - w_prev| of a weight.
 
     Example:
         >>> import numpy as np
@@ -89,6 +93,9 @@ class RWCHistory:
     flags: NDArray[np.uint8] = field(default_factory=lambda: np.zeros(0, np.uint8))
     rates: Rates | None = None
     observed: Observed = field(default_factory=Observed)
+    delta_l2: FloatArray | None = None
+    prev_l2: FloatArray | None = None
+    delta_max: FloatArray | None = None
 
     def __post_init__(self) -> None:
         check_definition(self.definition)
@@ -101,12 +108,16 @@ class RWCHistory:
             )
         if len(self.dtypes) not in (0, L):
             raise ValueError(f"dtypes must be one of each of the {L} layers, or none, got {len(self.dtypes)}")
-        for name in ("delta_l1", "prev_l1", "moved", "ratio_sum"):
+        for name in ("delta_l1", "prev_l1", "moved", "ratio_sum", *L2):
             array = getattr(self, name)
             if array is not None and array.shape != (S, L):
                 raise ValueError(f"{name} must be [steps, layers] = [{S}, {L}], got {list(array.shape)}")
         if self.definition == "mean_ratio" and self.ratio_sum is None:
             raise ValueError('definition="mean_ratio" needs ratio_sum, got None')
+        missing = [name for name in L2 if getattr(self, name) is None]
+        if missing and (len(missing) < len(L2) or self.definition == "l2_ratio"):
+            needs = f"definition={self.definition!r} needs" if len(missing) == len(L2) else "they go together:"
+            raise ValueError(f"{needs} delta_l2, prev_l2 and delta_max, got no {' and no '.join(missing)}")
         if not len(self.flags):
             object.__setattr__(self, "flags", np.zeros(S, np.uint8))
         if self.flags.shape != (S,):
@@ -145,12 +156,25 @@ class RWCHistory:
         """[S, L] the relative weight change by the run's definition."""
         if self.ratio_sum is not None and self.definition == "mean_ratio":
             return mean_ratio(self.ratio_sum, self.numel)
+        if self.delta_l2 is not None and self.prev_l2 is not None and self.definition == "l2_ratio":
+            return l2_ratio(self.delta_l2, self.prev_l2)
         return norm_ratio(self.delta_l1, self.prev_l1)
 
     @property
     def moved_fraction(self) -> FloatArray:
         """[S, L] the share of each layer's weights that changed at all, 0 to 1."""
         return self.moved / np.maximum(self.numel, 1)
+
+    @property
+    def rms_step(self) -> FloatArray:
+        """[S, L] the root of the mean square of a weight's change: `delta_l2` / sqrt(`numel`).
+
+        Raises:
+            WeightScaleError: L2 was not recorded.
+        """
+        if self.delta_l2 is None:
+            raise WeightScaleError("this record has no delta_l2: record with RWCMonitor(l2=True) to have rms_step")
+        return self.delta_l2 / np.sqrt(np.maximum(self.numel, 1))
 
     @property
     def lr(self) -> FloatArray:
@@ -246,7 +270,7 @@ class RWCHistory:
         if not columns:
             raise ValueError(f"no layer matches layers={layers!r}; the record has {listing(self.names)}")
 
-        def cut(array: NDArray[Any]) -> NDArray[Any]:
+        def cut(array: NDArray[Any]) -> Any:
             return array[rows][:, columns]
 
         return replace(
@@ -259,11 +283,16 @@ class RWCHistory:
             delta_l1=cut(self.delta_l1),
             prev_l1=cut(self.prev_l1),
             moved=cut(self.moved),
-            ratio_sum=None if self.ratio_sum is None else cut(self.ratio_sum),
+            **{name: cut(array) for name, array in self._extra().items()},
             flags=self.flags[rows],
             rates=None if self.rates is None else self.rates[rows].columns(columns),
             observed=self.observed.columns(columns),
         )
+
+    def _extra(self) -> dict[str, Any]:
+        """The sums that not every record has, by name."""
+        arrays = {name: getattr(self, name) for name in ("ratio_sum", *L2)}
+        return {name: array for name, array in arrays.items() if array is not None}
 
     def save(self, folder: str | Path) -> None:
         """Write a run folder that `load` reads.
@@ -276,6 +305,7 @@ class RWCHistory:
             "numel": [int(n) for n in self.numel],
             "kinds": list(self.kinds),
             "definition": self.definition,
+            "l2": self.delta_l2 is not None,
             "every": self.every,
             "baseline": self.baseline,
             "settings": plain_settings(self.settings),
@@ -288,7 +318,8 @@ class RWCHistory:
         try:
             if len(self):
                 sums = self.delta_l1, self.prev_l1, self.moved, self.ratio_sum
-                run.append(Rows(self.steps, *sums, self.flags, self.rates))
+                l2 = self.delta_l2, self.prev_l2, self.delta_max
+                run.append(Rows(self.steps, *sums, self.flags, self.rates, *l2))
             if self.observed != Observed():
                 self.observed.write(run.path)
         except OSError as error:
@@ -335,8 +366,7 @@ class RWCHistory:
             "rwc": self.rwc,
             "flags": self.flags,
         }
-        if self.ratio_sum is not None:
-            arrays["ratio_sum"] = self.ratio_sum
+        arrays |= self._extra()
         if self.rates is not None:
             arrays |= {"lr": self.lr, "weight_decay": self.weight_decay}
         np.savez_compressed(path, **arrays)

@@ -35,6 +35,7 @@ from .row_store import RowStore
 from .row_sum import LocalSum, RankSum
 from .rows import Rows
 from .run_folder import RunFolder
+from .run_meta import sums_of
 from .settings import plain_settings
 
 
@@ -60,7 +61,7 @@ class Record:
 
     Args:
         model: the network. The record does not keep it: each call gets it as an argument.
-        every, layers, definition, baseline, settings, pipeline: as for `RWCMonitor`.
+        every, layers, definition, l2, baseline, settings, pipeline: as for `RWCMonitor`.
         summing: an optimizer that adds up the sums in its steps, so that no copy of the weights is needed; or None.
         ranks: the ranks that record together; None for one process alone.
         arguments: the monitor's arguments that must be the same on all ranks, by name.
@@ -84,6 +85,7 @@ class Record:
         every: int,
         layers: LayerSelector,
         definition: str,
+        l2: bool,
         baseline: str,
         settings: object,
         summing: RecordsSums | None,
@@ -121,13 +123,14 @@ class Record:
             "numel": list(numel),
             "kinds": list(kinds),
             "definition": definition,
+            "l2": l2,
             "every": every,
             "baseline": baseline,
             "settings": settings,
             # A pipeline stage knows only the dtypes of its own layers.
             "dtypes": [] if pipeline else [str(w.dtype).removeprefix("torch.") for w in plan.prev],
         }
-        sums = 4 if definition == "mean_ratio" else 3
+        sums = sums_of(self.meta)
         late = arrives_late(plan.device)
         if ranks is not None:
             late = any(ranks.all_gather(lambda: late))

@@ -14,7 +14,7 @@ from ..errors import WeightScaleError
 from ..functional import layer_sums
 from .record import Record
 from .rows import Rows
-from .run_meta import MOST, run_id
+from .run_meta import MOST, run_id, sums_of
 
 T = TypeVar("T")
 PARTS = ("step", "every", "definition", "names", "weights", "written", "rows")
@@ -33,6 +33,7 @@ def _state(record: Record) -> dict[str, Any]:
         "every": every,
         "definition": record.meta["definition"],
         "baseline": record.baseline.name,
+        "l2": record.meta.get("l2", False),
         "names": list(record.snapshot.names),
         # No row after the state compares with weights of today if each compares with those before its own step.
         "weights": record.snapshot.state_dict() if record.baseline.name == "last_row" else None,
@@ -151,16 +152,11 @@ def _on_all_ranks(record: Record, call: Callable[[], T]) -> T:
 def _checked(record: Record, state: Mapping[str, Any]) -> tuple[int, Rows | None]:
     """The state's step, and its rows if they replace the record's. Raises ValueError unless the whole state fits."""
     _check_parts(state)
-    for key in ("every", "definition"):
-        if state[key] != record.meta[key]:
-            raise ValueError(
-                f"the state is of a monitor with {key}={state[key]!r}, this monitor has {record.meta[key]!r}"
-            )
-    theirs = state.get("baseline", "last_row")  # older states have none
-    if theirs != record.baseline.name:
-        raise ValueError(
-            f"the state is of a monitor with baseline={theirs!r}, this monitor has {record.baseline.name!r}"
-        )
+    older = {"l2": False, "baseline": "last_row"}  # older states have neither
+    for key in ("every", "definition", "l2", "baseline"):
+        theirs, mine = {**older, **state}[key], record.meta.get(key, older.get(key))
+        if theirs != mine:
+            raise ValueError(f"the state is of a monitor with {key}={theirs!r}, this monitor has {mine!r}")
     if tuple(state["names"]) != tuple(record.snapshot.names):
         raise ValueError(_other_layers(state["names"], record.snapshot.names))
     step, store = int(state["step"]), record.store
@@ -210,7 +206,7 @@ def _rows(record: Record, data: bytes, step: int) -> Rows:
     """The rows of a state of this step."""
     every = record.meta["every"]
     try:
-        rows = Rows.from_bytes(data, len(record.snapshot.names), record.meta["definition"] == "mean_ratio")
+        rows = Rows.from_bytes(data, len(record.snapshot.names), sums_of(record.meta))
         if len(rows.steps) and (rows.steps[-1] > step or np.any(rows.steps % every)):
             raise ValueError(f"its rows end at step {rows.steps[-1]}, and it is of step {step} with every={every}")
     except ValueError as error:

@@ -1,6 +1,6 @@
 """Ring: rows of sums on the device, and their copy to the host. Training does not wait for the copy.
 
-Letters: R rows of the ring, n rows that are copied, K sums (3, or 4 with the ratios), L layers.
+Letters: R rows of the ring, n rows that are copied, K sums (see ops/sums.py), L layers.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """RowStore: takes rows out of the ring and keeps them in a run folder or in memory.
 
-Letters: n rows, K sums (3, or 4 with the ratios), L layers.
+Letters: n rows, K sums (see ops/sums.py), L layers.
 """
 
 from __future__ import annotations
@@ -320,10 +320,8 @@ class RowStore:
         first, sums, skipped = part  # sums [n, K, L], skipped [n]
         numbers = first + np.arange(len(sums))
         flags = SKIPPED * (skipped > 0) + RESUMED * ((numbers == self._resumed) & (numbers > 0))
-        ratio_sum = sums[:, 3] if sums.shape[1] == 4 else None
-        steps, moved = (numbers + 1) * self._every, sums[:, 2].astype(np.int64)
-        rates = None if self.rates is None else self.rates.rates(first, len(sums))
-        return Rows(steps, sums[:, 0], sums[:, 1], moved, ratio_sum, flags.astype(np.uint8), rates)
+        rows = Rows.of_sums((numbers + 1) * self._every, sums, flags.astype(np.uint8))
+        return rows if self.rates is None else rows._replace(rates=self.rates.rates(first, len(sums)))
 
     def _write_held(self) -> None:
         if self._run is None or self.closed or not self._held.rows:
@@ -356,4 +354,4 @@ class RowStore:
 
     def _concatenate(self, parts: list[Rows]) -> Rows:
         _, sums, layers = self._ring.rows.shape
-        return concatenate(parts, layers, sums == 4)
+        return concatenate(parts, layers, sums)

@@ -5,7 +5,7 @@ share of the weights, and `RankSum` adds up many rows in one all-reduce. All ran
 its moment depends only on the number of rows, which is the same on every rank. If one rank's ring is late, as on a GPU,
 all rings are late.
 
-Letters: n rows, K sums (3, or 4 with the ratios), L layers.
+Letters: n rows, K sums (see ops/sums.py), L layers.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from ..distributed.process_group import Ranks
 from ..errors import WeightScaleError
+from ..ops.sums import DELTA_L1, DELTA_MAX, has_l2
 from .replicas import Replicas
 from .rows import Part
 
@@ -168,14 +169,7 @@ class RankSum:
         end = self._header + sums.size
         buffer[self._header : end], buffer[end : end + 3 * n] = sums.ravel(), np.concatenate([skipped, *checks])
         what = f"RWCMonitor could not add up steps {(first + 1) * self._every} to {(first + n) * self._every}"
-        try:
-            total = self._ranks.all_reduce(buffer)
-        except RuntimeError as error:
-            raise self._failed(
-                f"{what} over {self._ranks.size} ranks: a rank has ended, or did not call what the others called "
-                "(flush, history, recent, summary, state_dict and close must be called on every rank). "
-                f"Earlier steps are safe. {str(error).strip()}"
-            ) from error
+        total = self._reduced(buffer, what)
         if total[1 : self._header].tolist() != [first, n] * self._ranks.size:
             raise self._failed(
                 f"{what}: the {self._ranks.size} ranks made the call after different steps; make equally many "
@@ -184,7 +178,29 @@ class RankSum:
             )
         self._seconds = total[0]
         skipped, *checked = total[end : end + 3 * n].reshape(3, n)
-        return Part(first, total[self._header : end].reshape(n, K, L), skipped), np.stack(checked)
+        added = total[self._header : end].reshape(n, K, L)
+        if has_l2(K):
+            added[:, DELTA_MAX] = self._largest(sums[:, DELTA_MAX], added[:, DELTA_L1], what)
+        return Part(first, added, skipped), np.stack(checked)
+
+    def _largest(self, mine: NDArray[np.float64], delta_l1: NDArray[np.float64], what: str) -> NDArray[np.float64]:
+        """[n, L] the largest change over all ranks. A second all-reduce, after the first has shown that n is the same.
+
+        A maximum may lose a NaN, depending on the order of the ranks. The sum of the changes does not.
+        """
+        buffer = np.zeros((self._half, mine.shape[1]))
+        buffer[: len(mine)] = np.where(np.isnan(mine), 0.0, mine)
+        return np.where(np.isnan(delta_l1), np.nan, self._reduced(buffer, what, largest=True)[: len(mine)])
+
+    def _reduced(self, buffer: NDArray[np.float64], what: str, *, largest: bool = False) -> NDArray[np.float64]:
+        try:
+            return self._ranks.all_reduce(buffer, largest=largest)
+        except RuntimeError as error:
+            raise self._failed(
+                f"{what} over {self._ranks.size} ranks: a rank has ended, or did not call what the others called "
+                "(flush, history, recent, summary, state_dict and close must be called on every rank). "
+                f"Earlier steps are safe. {str(error).strip()}"
+            ) from error
 
     def _failed(self, reason: str) -> WeightScaleError:
         self.ended = reason

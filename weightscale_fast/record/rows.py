@@ -1,6 +1,6 @@
 """Rows: recorded steps on the host, as the ring hands them out (`Part`) and as the record keeps them (`Rows`).
 
-Letters: n rows, K sums (3, or 4 with the ratios), L layers.
+Letters: n rows, K sums (see ops/sums.py), L layers.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import safetensors
 import safetensors.numpy
 from numpy.typing import NDArray
 
+from ..ops.sums import DELTA_L1, DELTA_MAX, DELTA_SQ, MOVED, PREV_L1, PREV_SQ, has_l2, has_ratio
 from .rates import NAMES, Rates, join
 
 # The bits of a row's flags.
@@ -27,8 +28,12 @@ DTYPES = {
     "prev_l1": np.float64,
     "moved": np.int64,
     "ratio_sum": np.float64,
+    "delta_l2": np.float64,
+    "prev_l2": np.float64,
+    "delta_max": np.float64,
 }
 SUMS = ("delta_l1", "prev_l1", "moved")
+L2 = ("delta_l2", "prev_l2", "delta_max")  # norms, so roots of the sums of squares, and the largest change
 
 
 class Part(NamedTuple):
@@ -54,6 +59,21 @@ class Rows(NamedTuple):
     ratio_sum: NDArray[np.float64] | None  # [n, L], if the definition is "mean_ratio"
     flags: NDArray[np.uint8] | None = None  # [n] SKIPPED, RESUMED; None means 0 for every row
     rates: Rates | None = None  # of n rows and L layers, if they are known
+    delta_l2: NDArray[np.float64] | None = None  # [n, L], if L2 is recorded; the next two also
+    prev_l2: NDArray[np.float64] | None = None
+    delta_max: NDArray[np.float64] | None = None
+
+    @classmethod
+    def of_sums(cls, steps: NDArray[np.int64], sums: NDArray[np.float64], flags: NDArray[np.uint8]) -> Rows:
+        """The rows of complete sums [n, K, L]: those of all ranks."""
+        K = sums.shape[1]
+        rows = cls(steps, sums[:, DELTA_L1], sums[:, PREV_L1], sums[:, MOVED].astype(np.int64), None, flags)
+        if has_ratio(K):
+            rows = rows._replace(ratio_sum=sums[:, -1])
+        if has_l2(K):
+            norms = np.sqrt(sums[:, [DELTA_SQ, PREV_SQ]])
+            rows = rows._replace(delta_l2=norms[:, 0], prev_l2=norms[:, 1], delta_max=sums[:, DELTA_MAX])
+        return rows
 
     def where(self, keep: NDArray[np.bool_]) -> Rows:
         """The rows where keep [n] is true."""
@@ -73,20 +93,21 @@ class Rows(NamedTuple):
         """The rows as the content of a safetensors file."""
         arrays = {"step": self.steps, "flags": self.bits}
         arrays |= {"delta_l1": self.delta_l1, "prev_l1": self.prev_l1, "moved": self.moved}
-        if self.ratio_sum is not None:
-            arrays["ratio_sum"] = self.ratio_sum
+        extra = {name: getattr(self, name) for name in ("ratio_sum", *L2)}
+        arrays |= {name: array for name, array in extra.items() if array is not None}
         given = {name: np.ascontiguousarray(array, dtype=DTYPES[name]) for name, array in arrays.items()}
         return safetensors.numpy.save(given | (self.rates.arrays() if self.rates is not None else {}))
 
     @classmethod
-    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]], layers: int, with_ratio: bool) -> Rows:
-        """The rows from the arrays of a safetensors file, checked as a whole.
+    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]], layers: int, K: int) -> Rows:
+        """The rows of K sums from the arrays of a safetensors file, checked as a whole.
 
         Raises:
             ValueError: arrays are missing, or do not fit together, or have impossible values.
         """
         known, arrays = arrays, {name: array for name, array in arrays.items() if name not in NAMES}
-        expected = set(DTYPES) - {"flags"} - ({"ratio_sum"} if not with_ratio else set())
+        extra = (("ratio_sum",) if has_ratio(K) else ()) + (L2 if has_l2(K) else ())
+        expected = {"step", *SUMS, *extra}
         flags = arrays.get("flags")  # files of version 0.1 have none
         given = {name: array for name, array in arrays.items() if name != "flags"}
         n = len(given["step"]) if "step" in given and given["step"].ndim else 0
@@ -102,8 +123,8 @@ class Rows(NamedTuple):
                 f"got {', '.join(wrong) if given.keys() == expected else ', '.join(sorted(given)) or 'nothing'}"
             )
         rates = Rates.from_arrays(known, n, layers)  # files of version 0.1 have none
-        sums = {name: given[name] for name in SUMS}
-        rows = cls(given["step"], **sums, ratio_sum=given.get("ratio_sum"), flags=flags, rates=rates)
+        sums: dict[str, Any] = {"ratio_sum": None, **{name: given[name] for name in (*SUMS, *extra)}}
+        rows = cls(given["step"], **sums, flags=flags, rates=rates)
         if n and (rows.steps[0] < 1 or np.any(np.diff(rows.steps) <= 0)):
             raise ValueError("its steps do not rise from 1 on")
         if any(np.any(array < 0) for name, array in given.items()):
@@ -111,7 +132,7 @@ class Rows(NamedTuple):
         return rows
 
     @classmethod
-    def from_bytes(cls, data: bytes, layers: int, with_ratio: bool) -> Rows:
+    def from_bytes(cls, data: bytes, layers: int, K: int) -> Rows:
         """The rows from the bytes that `to_bytes` returned, checked as a whole.
 
         Raises:
@@ -121,16 +142,12 @@ class Rows(NamedTuple):
             arrays = safetensors.numpy.load(data)
         except (safetensors.SafetensorError, TypeError, AttributeError, KeyError) as error:
             raise ValueError(f"its rows are damaged ({error})") from error
-        return cls.from_arrays(arrays, layers, with_ratio)
+        return cls.from_arrays(arrays, layers, K)
 
 
-def concatenate(parts: list[Rows], layers: int, with_ratio: bool) -> Rows:
-    """All the rows of `parts`, in their order; without parts, zero rows of `layers` layers."""
-    empty = np.empty((0, layers))
-    nothing = Rows(
-        np.empty(0, np.int64), empty, empty, np.empty((0, layers), np.int64), empty.copy() if with_ratio else None
-    )
-    parts = parts or [nothing]
+def concatenate(parts: list[Rows], layers: int, K: int) -> Rows:
+    """All the rows of `parts`, in their order; without parts, zero rows of K sums of `layers` layers."""
+    parts = parts or [Rows.of_sums(np.empty(0, np.int64), np.empty((0, K, layers)), np.empty(0, np.uint8))]
     columns = zip(*(part._replace(flags=part.bits, rates=None) for part in parts), strict=True)
     rows = Rows._make(None if column[0] is None else np.concatenate(column) for column in columns)
     if all(part.rates is None for part in parts):

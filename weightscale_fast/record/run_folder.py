@@ -1,7 +1,7 @@
 """RunFolder: the record of a run on disk. If the process is killed, at most the shard being written is lost.
 
     RUN/meta.json                                    describes the rows; written once, before the first row
-    RUN/rwc/part-<first>-<last>.safetensors          step, flags [n], delta_l1, prev_l1, moved (, ratio_sum) [n, L]
+    RUN/rwc/part-<first>-<last>.safetensors          step, flags [n], delta_l1, prev_l1, moved, ... [n, L]
     RUN/observed.json                                what is known beside the rows; replaced when it changes
     RUN/.lock                                        locked by the monitor that writes, so that there is only one
 
@@ -24,7 +24,7 @@ from ..errors import WeightScaleError
 from ..files import atomic_write, check_own_folder
 from .new_run import begin_folder, has_rows, local_path
 from .rows import Rows, concatenate
-from .run_meta import FORMAT, META, different_run, new_meta, parse_meta, read_meta, run_id
+from .run_meta import FORMAT, META, different_run, new_meta, parse_meta, read_meta, run_id, sums_of
 from .shards import list_shards, read_shard, shard_path, step_range
 from .writer_lock import WriterLock
 
@@ -161,7 +161,7 @@ class RunFolder:
             file.write(rows.to_bytes())
 
     def _concatenate(self, parts: list[Rows]) -> Rows:
-        return concatenate(parts, len(self.meta["names"]), self.meta["definition"] == "mean_ratio")
+        return concatenate(parts, len(self.meta["names"]), sums_of(self.meta))
 
     def rows(self) -> Rows:
         """All rows of all shards, in the order of steps.

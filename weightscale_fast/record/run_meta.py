@@ -16,6 +16,7 @@ import torch
 
 from ..errors import WeightScaleError
 from ..files import read_file
+from ..ops.sums import number_of_sums
 from ..ratios import DEFINITIONS
 from ..text import listing
 
@@ -36,6 +37,11 @@ def run_id(meta: Mapping[str, Any]) -> object:
     return meta.get("id", meta.get("begun"))
 
 
+def sums_of(meta: Mapping[str, Any]) -> int:
+    """K, the number of sums in each row of the record. Older run folders have no `l2`, and no L2 sums."""
+    return number_of_sums(ratio=meta["definition"] == "mean_ratio", l2=meta.get("l2", False))
+
+
 def different_run(theirs: Mapping[str, Any], mine: Mapping[str, Any]) -> str | None:
     """In what the record of a folder differs from a monitor, so that its rows cannot go on; None if in nothing."""
     names, my_names = theirs["names"], mine["names"]
@@ -48,12 +54,10 @@ def different_run(theirs: Mapping[str, Any], mine: Mapping[str, Any]) -> str | N
     for name, weights, my_weights in zip(names, theirs["numel"], mine["numel"], strict=True):
         if weights != my_weights:
             return f"its layer {name!r} has {weights:,} weights, and this monitor's has {my_weights:,}"
-    for key in ("definition", "every"):
-        if theirs[key] != mine[key]:
-            return f"it has {key}={theirs[key]!r}, and this monitor has {mine[key]!r}"
-    their_baseline, my_baseline = (meta.get("baseline", "last_row") for meta in (theirs, mine))  # older runs have none
-    if their_baseline != my_baseline:
-        return f"it has baseline={their_baseline!r}, and this monitor has {my_baseline!r}"
+    for key, older in (("definition", None), ("every", None), ("l2", False), ("baseline", "last_row")):
+        it, this = theirs.get(key, older), mine.get(key, older)
+        if it != this:
+            return f"it has {key}={it!r}, and this monitor has {this!r}"
     return None
 
 
@@ -115,6 +119,10 @@ def _other_problems(meta: dict[str, Any]) -> Iterator[str]:
     definition, every, begun = meta.get("definition"), meta.get("every"), meta.get("begun", "2020-01-01")
     if not isinstance(definition, str) or definition not in DEFINITIONS:
         yield f"definition must be one of {', '.join(map(repr, DEFINITIONS))}, got {_show(definition)}"
+    if not isinstance(meta.get("l2", False), bool):
+        yield f"l2 must be true or false, got {_show(meta['l2'])}"
+    elif definition == "l2_ratio" and not meta.get("l2", False):
+        yield "definition 'l2_ratio' needs l2, which is false"
     if type(every) is not int or not 1 <= every < MOST:
         yield f"every must be a whole number of steps, 1 or more, got {_show(every)}"
     baseline = meta.get("baseline", "last_row")

@@ -14,6 +14,7 @@ import safetensors.numpy
 
 from ..errors import WeightScaleError
 from .rows import Rows
+from .run_meta import sums_of
 
 _NAME = re.compile(r"part-([0-9]{1,18})-([0-9]{1,18})\.safetensors")
 LISTINGS = 100  # how often a folder is listed until two listings are equal
@@ -69,7 +70,7 @@ def read_shard(shard: Path, meta: Mapping[str, Any]) -> Rows:
         raise WeightScaleError(f"shard {shard} is damaged or not a safetensors file ({error}); {advice}") from error
     first, last = step_range(shard)
     try:
-        rows = Rows.from_arrays(arrays, len(meta["names"]), meta["definition"] == "mean_ratio")
+        rows = Rows.from_arrays(arrays, len(meta["names"]), sums_of(meta))
         if not len(rows.steps) or (rows.steps[0], rows.steps[-1]) != (first, last):
             raise ValueError(f"expected steps {first} to {last}, got {len(rows.steps)} others")
     except ValueError as error:

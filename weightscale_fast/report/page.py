@@ -247,7 +247,11 @@ def _layer_row(i: int, history: RWCHistory, summary: Summary) -> str:
 
 def _method(history: RWCHistory, clusters: LayerClusters) -> dict[str, str]:
     R, T = clusters.curves.shape
-    formula = {"norm_ratio": "sum of |w - w_prev| / sum of |w_prev|", "mean_ratio": "mean of |w - w_prev| / |w_prev|"}
+    formula = {
+        "norm_ratio": "sum of |w - w_prev| / sum of |w_prev|",
+        "mean_ratio": "mean of |w - w_prev| / |w_prev|",
+        "l2_ratio": "L2 norm of w - w_prev / L2 norm of w_prev",
+    }
     shares = " and ".join(f"{share:.1%}" for share in clusters.explained_variance_ratio[:2])
     space = {"raw": "the whole curves", "pca": "the 2-D scores"}[clusters.space]
     how = {
