@@ -51,9 +51,15 @@ def disturb(model):
             parameter.mul_(0.5)
 
 
+def check_l2(history, sums):
+    np.testing.assert_allclose(history.delta_l2, np.sqrt(sums[:, 3]), rtol=TOLERANCE)
+    np.testing.assert_allclose(history.prev_l2, np.sqrt(sums[:, 4]), rtol=TOLERANCE)
+    np.testing.assert_allclose(history.delta_max, sums[:, 5], rtol=TOLERANCE)
+
+
 @pytest.mark.parametrize("every", [1, 3])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
-@pytest.mark.parametrize("definition", ["norm_ratio", "mean_ratio"])
+@pytest.mark.parametrize("definition", ["norm_ratio", "mean_ratio", "l2_ratio"])
 def test_a_row_is_the_change_of_its_step(every, dtype, definition):
     model = network(dtype)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
@@ -77,6 +83,8 @@ def test_a_row_is_the_change_of_its_step(every, dtype, definition):
     assert np.array_equal(history.moved, sums[:, 2])
     if definition == "mean_ratio":
         np.testing.assert_allclose(history.ratio_sum, sums[:, -1], rtol=TOLERANCE)
+    if definition == "l2_ratio":
+        check_l2(history, sums)
     assert history.horizon == 1
     assert history.every == every
     assert steps_spanned(history) == "per step"
@@ -410,7 +418,7 @@ class TestSumsOfTheOptimizer:
 
     @pytest.mark.parametrize("every", [1, 3])
     @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
-    @pytest.mark.parametrize("definition", ["norm_ratio", "mean_ratio"])
+    @pytest.mark.parametrize("definition", ["norm_ratio", "mean_ratio", "l2_ratio"])
     @pytest.mark.parametrize("optimizer", OPTIMIZERS)
     def test_a_row_is_the_change_of_its_step(self, every, dtype, definition, optimizer):
         model = network(dtype)
@@ -438,6 +446,8 @@ class TestSumsOfTheOptimizer:
         assert np.array_equal(history.moved, sums[:, 2])
         if definition == "mean_ratio":
             np.testing.assert_allclose(history.ratio_sum, sums[:, -1], rtol=TOLERANCE)
+        if definition == "l2_ratio":
+            check_l2(history, sums)
         assert len(other.history()) == 6
         assert (history["frozen.weight"] == 0).all()
 
@@ -516,7 +526,7 @@ class TestSumsOfTheOptimizer:
     @pytest.mark.parametrize("every", [1, 2])
     def test_a_gradient_scaler(self, every):
         model = nn.Linear(8, 8)
-        optimizer = wsf.optim.AdamW(model.parameters(), lr=1e-3, fused=True)  # a scaler calls step() of fused ones always
+        optimizer = wsf.optim.AdamW(model.parameters(), lr=1e-3, fused=True)  # a scaler always calls these
         scaler = torch.amp.GradScaler("cpu")
         monitor = wsf.RWCMonitor(model, optimizer, every=every)
         for step in range(6):
