@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -181,6 +182,17 @@ class Comparison:
             indent=1,
             allow_nan=False,
         )
+
+    def write_page(self, path: str | Path) -> Path:
+        """Write one HTML page that needs no other file: the answer, a map of layers and steps, curves and tables.
+
+        Raises:
+            WeightScaleError: matplotlib is not installed.
+            OSError: the file cannot be written.
+        """
+        from .page import write_page  # needs matplotlib
+
+        return write_page(self, Path(path))
 
 
 def _number(value: float) -> float | None:

@@ -63,7 +63,7 @@ def compare(
     """
     if not 0 <= tolerance < 1:
         raise ValueError(f"tolerance must be a relative difference, 0 or more and below 1, got {tolerance!r}")
-    one, other = _side(a), _side(b)
+    one, other = _side(a, "A"), _side(b, "B")
     repeats = [history_of(each) for each in _several(noise)]
     pairs = align_runs(one.history, other.history, layer_map, align)
     return _compare(one, other, pairs, repeats, float(tolerance))
@@ -75,13 +75,12 @@ class _Side(NamedTuple):
     versions: Mapping[str, str]
 
 
-def _side(source: HistorySource) -> _Side:
+def _side(source: HistorySource, letter: str) -> _Side:
     if isinstance(source, (str, os.PathLike)):
         path = Path(source)
-        return _Side(
-            path.resolve().name or str(path), RWCHistory.load(path), RunFolder.open(path).meta.get("versions", {})
-        )
-    return _Side("a run", history_of(source), {})
+        title = f"{path.resolve().name or path} ({letter})"
+        return _Side(title, RWCHistory.load(path), RunFolder.open(path).meta.get("versions", {}))
+    return _Side(f"run {letter}", history_of(source), {})
 
 
 def _several(noise: HistorySource | Iterable[HistorySource] | None) -> list[HistorySource]:
