@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from .result import Comparison
 
 MOST_GIVEN = 8  # lines of what was given differently
+MOST_LETTERS = 60  # of a value in such a line; the page and the JSON have all
 
 
 def answer(comparison: Comparison) -> list[str]:
@@ -37,7 +38,7 @@ def given_lines(comparison: Comparison) -> Iterator[str]:
     """What the runs were given differently, the first of it."""
     given = comparison.given
     for what, a, b, _ in given[:MOST_GIVEN]:
-        yield f"given differently: {what}: {plain(a)} in A, {plain(b)} in B"
+        yield f"given differently: {what}: {_short(a)} in A, {_short(b)} in B"
     if len(given) > MOST_GIVEN:
         yield f"and {len(given) - MOST_GIVEN} more given differently, which the page and the JSON list"
 
@@ -152,6 +153,11 @@ def _left_out(comparison: Comparison) -> Iterator[str]:
     ):
         if layers:
             yield f"{title}: {_some(layers, 0)}"
+
+
+def _short(value: object) -> str:
+    text = plain(value)
+    return text if len(text) <= MOST_LETTERS else f"{text[:MOST_LETTERS]}..."
 
 
 def _unit(comparison: Comparison) -> str:
