@@ -139,6 +139,19 @@ def test_another_number_of_threads_records_the_same_bits(network, plain_run):
         torch.set_num_threads(before)
 
 
+def test_sums_that_another_backend_added_are_no_other_weights(network, plain_run, monkeypatch):
+    monkeypatch.setenv("WEIGHTSCALE_FAST_BACKEND", "torch")
+    comparison = wsf.compare(plain_run(network), train(network))
+    assert not comparison.same
+    first, advice, *_ = str(comparison).splitlines()
+    assert "as equal weights do if another kind of processor or backend adds them" in first
+    assert advice == "  to look past the order of additions, give a tolerance of 1e-06"
+    changed = train(network, inside=nudge(LAYERS[network], 7, 0.001))
+    assert wsf.compare(plain_run(network), train(network), tolerance=1e-6).same
+    comparison = wsf.compare(plain_run(network), changed, tolerance=1e-6)
+    assert (comparison.beyond_step, comparison.leaders) == (7, (LAYERS[network],))
+
+
 # Growth, leaders, noise
 
 

@@ -36,6 +36,8 @@ class Alignment:
         layers_b: [L] their partners in B.
         only_a: the layers of A that B has not.
         only_b: the layers of B that A has not.
+        left_a: the rows of A that have no partner.
+        left_b: the rows of B that have none.
         resized: the layers of A whose partner has another number of weights. They are not compared.
     """
 
@@ -44,9 +46,16 @@ class Alignment:
     rows_b: IntArray
     layers_a: IntArray
     layers_b: IntArray
-    only_a: tuple[str, ...] = ()
-    only_b: tuple[str, ...] = ()
-    resized: tuple[str, ...] = ()
+    only_a: tuple[str, ...]
+    only_b: tuple[str, ...]
+    left_a: int
+    left_b: int
+    resized: tuple[str, ...]
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether every row and every layer of both runs has a partner."""
+        return not (self.only_a or self.only_b or self.left_a or self.left_b or self.resized)
 
     def of_a(self, array: NDArray[Any]) -> NDArray[Any]:
         """[S, L] the common part of an array of A."""
@@ -91,6 +100,8 @@ def align_runs(a: RWCHistory, b: RWCHistory, layer_map: Mapping[str, str] | None
         layers_b,
         only_a=tuple(name for i, name in enumerate(a.names) if i not in paired_a),
         only_b=tuple(name for i, name in enumerate(b.names) if i not in paired_b),
+        left_a=len(a) - len(rows_a),
+        left_b=len(b) - len(rows_b),
         resized=tuple(a.names[i] for i in resized),
     )
 

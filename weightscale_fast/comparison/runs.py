@@ -132,12 +132,11 @@ def _compare(one: _Side, other: _Side, pairs: Alignment, repeats: list[RWCHistor
 
 def _notes(a: RWCHistory, b: RWCHistory, pairs: Alignment) -> Iterator[str]:
     """What to know about the comparison."""
-    S = len(pairs.rows_a)
     if pairs.by != "step":
         yield f"the rows are aligned by {pairs.by}; each is one row of its own run"
-    left = len(a) - S, len(b) - S
-    if any(left):
-        yield f"compared: {count(S, 'row')} that both have; {left[0]:,} of A and {left[1]:,} of B have no partner"
+    if pairs.left_a or pairs.left_b:
+        rows = count(len(pairs.rows_a), "row")
+        yield f"compared: {rows} that both have; {pairs.left_a:,} of A and {pairs.left_b:,} of B have no partner"
     if a.definition != b.definition:
         yield f"A has definition={a.definition!r} and B {b.definition!r}, so the RWC is compared by norm_ratio"
     if a.baseline != b.baseline:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from .growth import Growth
     from .result import Comparison
 
+ACCURACY = 1e-6  # of a sum, relative
 MOST_GIVEN = 8  # lines of what was given differently
 MOST_LETTERS = 60  # of a value in such a line; the page and the JSON have all
 
@@ -45,8 +46,8 @@ def given_lines(comparison: Comparison) -> Iterator[str]:
 
 def _same_bits(comparison: Comparison) -> str:
     rows, layers = count(len(comparison.steps), "row"), count(len(comparison.names), "layer")
-    left_out = any((comparison.pairs.only_a, comparison.pairs.only_b, comparison.pairs.resized))
-    return f"the same bits: every sum is equal, in all {rows} of all {layers}{' that both have' if left_out else ''}"
+    common = "" if comparison.pairs.is_whole else " that both have"
+    return f"the same bits: every sum is equal, in all {rows} of all {layers}{common}"
 
 
 def _first(comparison: Comparison, first: First) -> str:
@@ -60,6 +61,9 @@ def _first(comparison: Comparison, first: First) -> str:
     if not first.before:
         what = f"another number of {its} weights moved" if sums == "moved" else f"{it} moved by another amount"
         what += f" ({sums}), from weights with equal sums"
+    elif _may_be_adding(comparison, first):
+        largest = comparison.relative[0].max()
+        what = f"by up to about {largest:.1g}, as equal weights do if another kind of processor or backend adds them"
     elif first.last_equal is None and first.step == horizon:
         what = f"{it} began with other weights ({sums})"
     else:
@@ -68,6 +72,15 @@ def _first(comparison: Comparison, first: First) -> str:
     already = "already " if first.last_equal is None and first.step != horizon else ""
     most = "" if one else f", most in {first.most}"
     return f"the runs differ first {already}at {at}, in {_some(first.layers, len(comparison.names))}{most}: {what}"
+
+
+def _may_be_adding(comparison: Comparison, first: First) -> bool:
+    """Whether the first row differs as it does if the weights are equal and their sums are added in another order.
+
+    Then the sums of the weights of most layers differ from the first row on, by less than their accuracy.
+    """
+    most = 2 * len(first.layers) > len(comparison.names) > 1
+    return first.before and first.last_equal is None and most and bool(comparison.relative[0].max() <= ACCURACY)
 
 
 def _some(layers: Sequence[str], L: int) -> str:
@@ -82,6 +95,8 @@ def _cause(comparison: Comparison, first: First) -> Iterator[str]:
     """What was different at that row, as far as the record tells."""
     if first.last_equal is None and first.step != comparison.horizon:
         yield "no row before it is in both records, so the difference may be older"
+    if _may_be_adding(comparison, first) and comparison.tolerance < ACCURACY:
+        yield f"to look past the order of additions, give a tolerance of {ACCURACY:g}"
     rates = [each for each in comparison.given if each.step is not None and each.step <= first.step]
     for what, a, b, _ in rates:
         yield f"the {what.partition(' from')[0]} differs there: {plain(a)} in A, {plain(b)} in B"
