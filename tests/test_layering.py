@@ -24,7 +24,7 @@ analysis
 health
 figures monitor
 report integrations train
-paper
+comparison paper
 cli
 __init__ __main__
 """

@@ -25,6 +25,9 @@ Explain it:
     figures: the figures of the papers, and more.
     write_report: one HTML page of a run.
 
+Compare two runs:
+    compare: where they differ first, in which layers, and how it goes on, as a `Comparison`.
+
 What is named here is public, and so are `figures`, `integrations` and `optim`. All other modules may change at any
 time.
 Errors of this package are `WeightScaleError`, `ValueError` or `TypeError`.
@@ -33,6 +36,7 @@ Errors of this package are `WeightScaleError`, `ValueError` or `TypeError`.
 from . import figures, optim
 from .analysis import LayerClusters, cluster_layers, load_curves
 from .analysis.groups import cluster_groups, group_layers
+from .comparison import Comparison, compare
 from .errors import WeightScaleError
 from .functional import LayerSums, fast_rwc, layer_sums
 from .health.check import check_health
@@ -48,6 +52,7 @@ from .weights.snapshot import Snapshot, snapshot
 __version__ = "0.1.0"
 
 __all__ = [
+    "Comparison",
     "Finding",
     "LayerClusters",
     "LayerSums",
@@ -60,6 +65,7 @@ __all__ = [
     "check_health",
     "cluster_groups",
     "cluster_layers",
+    "compare",
     "fast_rwc",
     "figures",
     "group_layers",

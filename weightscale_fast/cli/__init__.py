@@ -1,4 +1,4 @@
-"""The command line: `weightscale demo | train | analyze | plot | check | paper | info`.
+"""The command line: `weightscale demo | train | analyze | plot | check | compare | paper | info`.
 
 Each module adds its commands to the parser. A command is a function that takes the parsed arguments. It may return the
 exit code; None is 0.
@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from importlib import metadata
 
 from ..errors import WeightScaleError
-from . import analysis, check, info, paper, training
+from . import analysis, check, compare, info, paper, training
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -23,7 +23,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=metadata.version("weightscale_fast"))
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
-    for module in (training, analysis, check, paper, info):
+    for module in (training, analysis, check, compare, paper, info):
         module.add_commands(commands)
     return parser
 
@@ -32,8 +32,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command. Without a command, print the help.
 
     Returns:
-        0 if all went well; 2 after a message that says what was wrong; 1 if a file could not be read or written, or if
-        `check` found something; 130 after Ctrl-C; 141 if the reader of the output went away, as `head` does.
+        0 if all went well; 2 after a message that says what was wrong; 1 if a file could not be read or written, if
+        `check` found something, or if `compare` found a difference; 130 after Ctrl-C; 141 if the reader of the output
+        went away, as `head` does.
     """
     parser = build_parser()
     arguments = parser.parse_args(argv)
