@@ -113,7 +113,7 @@ def compare(name: str, optimizer: str, steps: int) -> None:
         loss = nn.functional.cross_entropy(model(batch), labels)
         gradients = list(torch.autograd.grad(loss, list(model.parameters())))
         before = [p.detach().clone() for p in runs["ours"].parameters]
-        runs["ours"].optimizer.request_sums()
+        runs["ours"].optimizer.request_sums(l2=True)
         for run in (*runs.values(), exact):
             run.step(gradients)
         worst = max(worst, error_of_sums(runs["ours"], before))

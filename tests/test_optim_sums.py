@@ -23,15 +23,15 @@ def oracle(w, p):
     return torch.stack([*sums, (delta / p.abs()).sum()])
 
 
-def step_and_check(optimizer, *, ratio=True, step=None):
+def step_and_check(optimizer, *, l2=True, ratio=True, step=None):
     """Make a step, and hold its sums of every parameter against float64."""
     before = {parameter: parameter.detach().clone() for parameter in parameters_of(optimizer)}
-    optimizer.request_sums(ratio=ratio)
+    optimizer.request_sums(l2=l2, ratio=ratio)
     (step or optimizer.step)()
     seen = []
     for part in optimizer.step_sums:
         assert part.sums.dtype == torch.float64
-        assert part.sums.shape == (7 if ratio else 6, len(part.parameters))
+        assert part.sums.shape == (7 if ratio else 6 if l2 else 3, len(part.parameters))
         for i, parameter in enumerate(part.parameters):
             expected = oracle(parameter.flatten(), before[parameter].flatten())[: len(part.sums)]
             torch.testing.assert_close(part.sums[:, i], expected, rtol=TOLERANCE, atol=0, equal_nan=True)
@@ -40,14 +40,14 @@ def step_and_check(optimizer, *, ratio=True, step=None):
     return optimizer.step_sums
 
 
-@pytest.mark.parametrize("ratio", [True, False])
+@pytest.mark.parametrize(("l2", "ratio"), [(True, True), (True, False), (False, False)])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("option", OPTIONS)
-def test_every_step(option, dtype, ratio):
+def test_every_step(option, dtype, l2, ratio):
     optimizer, _ = twins(option, SIZES, dtype)
     for _ in range(4):
         give_gradients(optimizer)
-        step_and_check(optimizer, ratio=ratio)
+        step_and_check(optimizer, l2=l2, ratio=ratio)
 
 
 @pytest.mark.parametrize("register_bytes", [16, 32, 64])
@@ -78,10 +78,11 @@ def test_asking_for_sums_changes_no_bit(option):
 
 def test_several_may_ask():
     optimizer, _ = twins("SGD", [10])
-    for asked, rows in (((True, False), 7), ((False, True), 7), ((False, False), 6)):
+    plain, l2, ratio = {}, {"l2": True}, {"ratio": True}
+    for asked, rows in (([ratio, plain], 7), ([l2, ratio], 7), ([plain, l2], 6), ([plain, plain], 3)):
         give_gradients(optimizer)
-        for ratio in asked:
-            optimizer.request_sums(ratio=ratio)
+        for more in asked:
+            optimizer.request_sums(**more)
         optimizer.step()
         assert len(optimizer.step_sums[0].sums) == rows
 

@@ -88,10 +88,11 @@ namespace baseline {  // always available: SSE2 on x86-64, NEON on AArch64
 
 using StepChunk = void (*)(const Numbers&, const Addresses&, int64_t n, double* sums);
 
-#define WSF_PICK_SUMS(isa, RuleFor, Type)                            \
-  (K == 0   ? isa::step_chunk<isa::RuleFor, isa::Type, false, false> \
-   : K == 6 ? isa::step_chunk<isa::RuleFor, isa::Type, true, false>  \
-            : isa::step_chunk<isa::RuleFor, isa::Type, true, true>)
+#define WSF_PICK_SUMS(isa, RuleFor, Type)                 \
+  (K == 0   ? isa::step_chunk<isa::RuleFor, isa::Type, 0> \
+   : K == 3 ? isa::step_chunk<isa::RuleFor, isa::Type, 3> \
+   : K == 6 ? isa::step_chunk<isa::RuleFor, isa::Type, 6> \
+            : isa::step_chunk<isa::RuleFor, isa::Type, 7>)
 #define WSF_PICK_RULE(isa, Type)                    \
   (rule == kStill ? WSF_PICK_SUMS(isa, Still, Type) \
    : rule == kSgd ? WSF_PICK_SUMS(isa, Sgd, Type)   \
@@ -185,11 +186,11 @@ Numbers numbers_of(const Table& parameters, const Table& groups, int64_t p, cons
 void optimizer_step_cpu(const Tensor& parameters,  // [11, P] int64, see ParameterRow
                         const Tensor& groups,      // [7, G] float64, see GroupRow
                         const Tensor& scale,       // [1] float32, what the gradients are divided by; [0] for nothing
-                        Tensor sums,               // [K, P] float64; K is 0, 6 or 7
+                        Tensor sums,               // [K, P] float64; K is 0, 3, 6 or 7
                         int64_t register_bytes) {  // the widest registers to use: 64, 32 or 16
   const int64_t P = parameters.size(1), K = sums.size(0);
   STD_TORCH_CHECK(parameters.size(0) == kParameterRows && groups.size(0) == kGroupRows && sums.size(1) == P &&
-                      (K == 0 || has_l2(K)) && scale.numel() <= 1,
+                      (K == 0 || K == 3 || has_l2(K)) && scale.numel() <= 1,
                   "optimizer_step: the tables do not fit each other");
   STD_TORCH_CHECK(parameters.is_contiguous() && groups.is_contiguous() && sums.is_contiguous(),
                   "optimizer_step: the tables and the sums must be contiguous");

@@ -324,8 +324,8 @@ void move_rest(const Numbers& numbers, const Streams<typename Type::T>& at, int6
     if (at.states[k]) std::memcpy(at.states[k] + i, states[k], n * sizeof(T));
 }
 
-// Moves the n weights of a chunk. If kSums, it also writes their sums to sums [K].
-template <template <typename> class RuleFor, typename Type, bool kSums, bool kRatio>
+// Moves the n weights of a chunk. If kSums is not 0, it also writes their sums to sums [kSums].
+template <template <typename> class RuleFor, typename Type, int64_t kSums>
 void step_chunk(const Numbers& numbers, const Addresses& from, int64_t n, double* sums) {
   using T = typename Type::T;
   using Rule = RuleFor<Type>;
@@ -333,7 +333,7 @@ void step_chunk(const Numbers& numbers, const Addresses& from, int64_t n, double
   Streams<T> at{reinterpret_cast<T*>(from.weights), reinterpret_cast<T*>(from.gradients), {}};
   for (int64_t k = 0; k < kMaxStates; ++k) at.states[k] = reinterpret_cast<T*>(from.states[k]);
   const Rule rule(numbers, at);
-  PairSums<Type, kRatio, /*kL2=*/true> total;
+  PairSums<Type, has_ratio(kSums), has_l2(kSums)> total;
 
   int64_t i = 0;
   const auto move = [&](int64_t registers) {

@@ -1,6 +1,7 @@
 """The schema of the compiled step of an optimizer. csrc/cpu/optimizer_step.cpp implements it.
 
-Letters: P parameters, G groups of the optimizer, K sums per parameter (6, or 7 with ratio_sum; 0 for none).
+Letters: P parameters, G groups of the optimizer, K sums per parameter (3; 6 with those of L2; 7 with ratio_sum too; 0
+for none).
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ def _optimizer_step_fake(
 ) -> None:
     torch._check(parameters.size(0) == PARAMETER_ROWS, lambda: "parameters must be [11, P]")
     torch._check(groups.size(0) == GROUP_ROWS, lambda: "groups must be [7, G]")
-    torch._check(sums.size(0) in (0, 6, 7) and sums.size(1) == parameters.size(1), lambda: "sums must be [K, P]")
+    torch._check(sums.size(0) in (0, 3, 6, 7) and sums.size(1) == parameters.size(1), lambda: "sums must be [K, P]")
 
 
 torch.library.register_fake("weightscale_fast::optimizer_step", _optimizer_step_fake, lib=library)

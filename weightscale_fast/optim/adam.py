@@ -24,7 +24,7 @@ class Adam(RecordsSums, torch.optim.Adam):
         >>> model(torch.ones(3, 4)).sum().backward()
         >>> optimizer.step()
         >>> [part.sums.shape for part in optimizer.step_sums]
-        [torch.Size([6, 2])]
+        [torch.Size([3, 2])]
     """
 
     def _state_names(self, group: dict[str, Any]) -> tuple[str, ...]:

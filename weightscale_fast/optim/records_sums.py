@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from ..eager import always_eager
+from ..ops.sums import number_of_sums
 from . import torch_step
 from .plan import StepPlan, check_group
 from .table import STILL
@@ -26,8 +27,8 @@ class StepSums:
     Attributes:
         parameters: [P] those that were stepped, as the optimizer has them. Of a DTensor, the sums are of the local
             shard.
-        sums: [K, P] float64, on their device. The rows are those of ops/sums.py, those of L2 among them: K is 6, or 7
-            with ratio_sum. They are of the values as stored, before and after the step.
+        sums: [K, P] float64, on their device. The rows are those of ops/sums.py: K is 3, 6 with the sums of L2, or 7
+            with ratio_sum too. They are of the values as stored, before and after the step.
     """
 
     parameters: Sequence[Tensor]
@@ -46,12 +47,17 @@ class RecordsSums(Optimizer):
     """
 
     step_sums: list[StepSums] | None = None
-    _requested: bool | None = None  # whether with ratio_sum
+    _requested = 0  # K of the next step
     _plan: StepPlan | None = None
 
-    def request_sums(self, *, ratio: bool = False) -> None:
-        """Ask for the sums of the next step; with `ratio` also for ratio_sum. Several may ask."""
-        self._requested = bool(self._requested) or ratio
+    def request_sums(self, *, l2: bool = False, ratio: bool = False) -> None:
+        """Ask for the sums of the next step. Several may ask, so there may be more sums than one asked for.
+
+        Args:
+            l2: also for those of L2 and the largest change.
+            ratio: also for ratio_sum. The sums of L2 come with it.
+        """
+        self._requested = max(self._requested, number_of_sums(ratio=ratio, l2=l2 or ratio))
 
     @always_eager
     @torch.no_grad()
@@ -64,7 +70,7 @@ class RecordsSums(Optimizer):
         Raises:
             TypeError: a parameter is complex or has a sparse gradient. Nothing has moved then.
         """
-        ratio, self._requested, self.step_sums = self._requested, None, None
+        K, self._requested, self.step_sums = self._requested, 0, None
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -73,7 +79,7 @@ class RecordsSums(Optimizer):
         gradients = [p.grad for p in parameters]
         if self._plan is None or not self._plan.fits(self, parameters, gradients):
             self._plan = StepPlan(self, parameters, gradients)
-        self.step_sums = self._take_step(self._plan, gradients, ratio)
+        self.step_sums = self._take_step(self._plan, gradients, K)
         return loss
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -81,19 +87,19 @@ class RecordsSums(Optimizer):
         super().add_param_group(param_group)
         check_group(self, self.param_groups[-1])
 
-    def _take_step(self, plan: StepPlan, gradients: list[Tensor | None], ratio: bool | None) -> list[StepSums] | None:
+    def _take_step(self, plan: StepPlan, gradients: list[Tensor | None], K: int) -> list[StepSums] | None:
         parts = []
         if plan.rest:  # first, because torch may refuse them
-            parts += torch_step.take(self, super().step, plan.rest, ratio)
+            parts += torch_step.take(self, super().step, plan.rest, K)
         if plan.tables:
             found_inf, scale = getattr(self, "found_inf", None), getattr(self, "grad_scale", None)
             still = found_inf is not None and bool(found_inf)
             numbers = [[STILL] * 7 if still else list(map(float, self._numbers(group))) for group in self.param_groups]
             states = list(self.state.values())
             for table in plan.tables:
-                sums = table.step(gradients, states, numbers, scale, ratio)
+                sums = table.step(gradients, states, numbers, scale, K)
                 parts.append((table.parameters, sums))
-        return None if ratio is None else [StepSums(parameters, sums) for parameters, sums in parts]
+        return None if K == 0 else [StepSums(parameters, sums) for parameters, sums in parts]
 
     def _state_names(self, group: dict[str, Any]) -> tuple[str, ...]:
         """The states of a group's parameters that are as large as they."""

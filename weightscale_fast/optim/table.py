@@ -18,7 +18,6 @@ from ..ops.backends import ENVIRONMENT
 from ..ops.extension import load_error
 from ..ops.plan import is_dense, same_order
 from ..ops.register_step import PARAMETER_ROWS
-from ..ops.sums import number_of_sums
 from ..weights.dtensor import is_dtensor
 from ..weights.layers import is_plain
 
@@ -150,7 +149,7 @@ class Table:
         states: Sequence[dict[str, Any]],
         groups: Sequence[Sequence[float]],
         scale: Tensor | None,
-        ratio: bool | None,
+        K: int,
     ) -> Tensor:
         """Step the parameters.
 
@@ -159,14 +158,13 @@ class Table:
             states: the values of the optimizer's `state`.
             groups: [G, 7] the numbers of each group.
             scale: what the gradients are divided by.
-            ratio: whether ratio_sum is among the sums; None for no sums.
+            K: how many sums; 0 for none.
 
         Returns:
-            [K, P] float64, K = 0 without sums.
+            [K, P] float64.
         """
         own: list[Tensor] = self._local([gradients[i] for i in self._indices])  # type: ignore[misc]
         self._table[GRADIENT] = list(map(Tensor.data_ptr, own))
-        K = 0 if ratio is None else number_of_sums(ratio=ratio, l2=True)
         sums = torch.empty(K, len(self.parameters), dtype=torch.float64)
         numbers = torch.tensor(groups, dtype=torch.float64).T.contiguous()
         divisor = torch.empty(0) if scale is None else scale.detach().reshape(1).to("cpu", torch.float32)

@@ -14,14 +14,13 @@ from ..errors import WeightScaleError
 from ..graph_capture import is_capturing
 from ..ops.backends import run_plan
 from ..ops.plan import build_plan, sum_dtype
-from ..ops.sums import number_of_sums
 from ..weights.layers import check_weights
 from ..weights.snapshot import copy_to_arenas
 from .table import local
 
 
 def take(
-    optimizer: Optimizer, step: Callable[[], Any], stepped: Sequence[list[Tensor]], ratio: bool | None
+    optimizer: Optimizer, step: Callable[[], Any], stepped: Sequence[list[Tensor]], K: int
 ) -> list[tuple[list[Tensor], Tensor]]:
     """Step some parameters as torch does.
 
@@ -29,13 +28,13 @@ def take(
         optimizer: whose parameters they are.
         step: torch's step of the optimizer.
         stepped: of each group, the parameters.
-        ratio: whether ratio_sum is among the sums; None for no sums.
+        K: how many sums; 0 for none.
 
     Returns:
         For each device its parameters [P] and their sums [K, P].
     """
     by_device: dict[torch.device, list[Tensor]] = {}
-    if ratio is not None:
+    if K:
         for parameter in (parameter for parameters in stepped for parameter in parameters if _is_readable(parameter)):
             by_device.setdefault(local(parameter).device, []).append(parameter)
     for device in by_device:
@@ -51,7 +50,7 @@ def take(
     with _only(optimizer, stepped):
         _without_hooks(step)(optimizer)
     return [
-        (parameters, _sums([local(parameter).detach() for parameter in parameters], copies[device], bool(ratio)))
+        (parameters, _sums([local(parameter).detach() for parameter in parameters], copies[device], K))
         for device, parameters in by_device.items()
     ]
 
@@ -65,9 +64,8 @@ def _is_readable(parameter: Tensor) -> bool:
     return True
 
 
-def _sums(cur: list[Tensor], prev: list[Tensor], ratio: bool) -> Tensor:
+def _sums(cur: list[Tensor], prev: list[Tensor], K: int) -> Tensor:
     plan = build_plan(cur, prev)
-    K = number_of_sums(ratio=ratio, l2=True)
     out = torch.zeros(1, K, len(cur), dtype=sum_dtype(plan.device), device=plan.device)
     run_plan(plan, cur, out, plan.zero, update=False)
     plan.retire()

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ..distributed.share_lookup import ShareLookup
 from ..ops.backends import run_plan
 from ..ops.plan import Plan, build_plan
-from ..ops.sums import MAX_SUMS, has_l2, has_ratio
+from ..ops.sums import has_l2, has_ratio
 from ..optim.records_sums import RecordsSums, StepSums
 from ..weights.dtensor import is_dtensor
 from ..weights.lookup import Fingerprint
@@ -43,23 +43,23 @@ class InStep:
     Args:
         weights: finds the layers.
         optimizer: whose steps are recorded.
-        ratio: whether the rows have `ratio_sum`.
+        K: the sums of a row.
     """
 
     name = "before_step"
 
-    def __init__(self, weights: Uncopied, model: nn.Module, optimizer: RecordsSums, *, ratio: bool) -> None:
+    def __init__(self, weights: Uncopied, model: nn.Module, optimizer: RecordsSums, K: int) -> None:
         self.weights = weights
         self.plan, _ = weights.plan_for(model)
         self._optimizer = weakref.ref(optimizer)
-        self._ratio = ratio
+        self._l2, self._ratio = has_l2(K), has_ratio(K)
         self._places: _Places | None = None
 
     def step_begins(self, model: nn.Module) -> None:
         """A step begins that will have a row."""
         optimizer = self._optimizer()
         if optimizer is not None:
-            optimizer.request_sums(ratio=self._ratio)
+            optimizer.request_sums(l2=self._l2, ratio=self._ratio)
 
     def is_known(self) -> bool:
         """Whether the step gave its sums."""
@@ -79,7 +79,7 @@ class InStep:
             K, L = ring.rows.shape[1:]
             row = ring.rows.new_zeros(K, L)
             for part, layers, columns in zip(parts, places.layers, places.columns, strict=True):
-                sums = part.sums[_rows_of(K)].index_select(1, columns)
+                sums = part.sums[_rows_of(K, len(part.sums))].index_select(1, columns)
                 row.index_copy_(1, layers, sums.to(row.device, row.dtype))
             if places.plan is not None:
                 out = ring.rows.new_zeros(1, K, len(places.rest))
@@ -129,9 +129,9 @@ class InStep:
         """No step runs any more."""
 
 
-def _rows_of(K: int) -> list[int]:
-    """The rows of a step's sums that a record of K sums has. The step has those of L2 always, and ratio_sum last."""
-    return [*range(6 if has_l2(K) else 3), *([MAX_SUMS - 1] if has_ratio(K) else [])]
+def _rows_of(K: int, given: int) -> list[int]:
+    """The rows of a step's `given` sums that a record of K sums has. Another monitor may have asked for more."""
+    return [*range(6 if has_l2(K) else 3), *([given - 1] if has_ratio(K) else [])]
 
 
 def _key(parameter: Tensor) -> tuple[int, int]:

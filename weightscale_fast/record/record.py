@@ -110,9 +110,10 @@ class Record:
             label = f"rank {shares.rank} of {shares.size}"
             weights = kind._of(ShareLookup(model, shares), shares.names, label)
             numel, kinds = shares.numel, shares.kinds
+        sums = sums_of({"definition": definition, "l2": l2})
         self.baseline: Baseline
         if isinstance(weights, Uncopied) and summing is not None:
-            self.baseline = InStep(weights, model, summing, ratio=definition == "mean_ratio")
+            self.baseline = InStep(weights, model, summing, sums)
         elif isinstance(weights, BriefCopy):
             self.baseline = BeforeStep(weights, model)
         else:
@@ -130,7 +131,6 @@ class Record:
             # A pipeline stage knows only the dtypes of its own layers.
             "dtypes": [] if pipeline else [str(w.dtype).removeprefix("torch.") for w in plan.prev],
         }
-        sums = sums_of(self.meta)
         late = arrives_late(plan.device)
         if ranks is not None:
             late = any(ranks.all_gather(lambda: late))
