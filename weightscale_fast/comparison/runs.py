@@ -80,7 +80,7 @@ def _side(source: HistorySource, letter: str) -> _Side:
         path = Path(source)
         title = f"{path.resolve().name or path} ({letter})"
         return _Side(title, RWCHistory.load(path), RunFolder.open(path).meta.get("versions", {}))
-    return _Side(f"run {letter}", history_of(source), {})
+    return _Side(f"Run {letter}", history_of(source), {})
 
 
 def _several(noise: HistorySource | Iterable[HistorySource] | None) -> list[HistorySource]:
