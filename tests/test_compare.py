@@ -253,8 +253,11 @@ def test_aligned_by_samples_or_epochs(key, values, by):
     assert comparison.pairs.by == by
     assert comparison.steps.tolist() == list(range(1, 11))
     assert comparison.pairs.rows_b.tolist() == list(range(1, 20, 2))
-    assert "at step 1 of A (2 of B)" in str(comparison)
+    assert "already at step 1 of A (2 of B)" in str(comparison)
+    assert f"the rows are aligned by {by}, so their steps are of other batches" in str(comparison)
     assert wsf.compare(a, b, align="step").same_bits
+    b.prev_l1[:] = 2
+    assert "their weights before the step are not equal (prev_l1)" in str(wsf.compare(a, b))
 
 
 def test_rows_of_one_step_each_are_compared_whatever_every_is():

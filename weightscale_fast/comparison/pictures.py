@@ -15,7 +15,6 @@ from ..figures.style import (
     GRID_COLOUR,
     INK,
     MUTED,
-    NOT_FINITE_COLOUR,
     ZERO_COLOUR,
     axes_for,
     legend_below,
@@ -35,6 +34,7 @@ if TYPE_CHECKING:
     from .result import Comparison
 
 LABEL_INCHES, AROUND_INCHES, TALLEST = 0.105, 1.1, 11.0  # of the map
+ONE_ONLY_COLOUR = "#009E73"  # neither grey, orange nor purple
 MOST_CURVES = 4  # layers in the figure of curves
 SIZE = (9.6, 4.2)
 
@@ -43,7 +43,8 @@ SIZE = (9.6, 4.2)
 def difference_map(comparison: Comparison) -> Axes:
     """Draw log2(RWC of A / RWC of B) of every layer at every row, first layer on top.
 
-    Orange is where A moves more, and purple where B does. Grey is where all sums have the same bits. Above 1,000 rows a
+    Orange is where A moves more, and purple where B does. Grey is where all sums have the same bits. Green is
+    where the RWC of one run is 0 or not finite. Above 1,000 rows a
     column stands for several rows and shows the largest difference.
     """
     from matplotlib.colors import ListedColormap, Normalize
@@ -62,7 +63,7 @@ def difference_map(comparison: Comparison) -> Axes:
     layers = np.arange(L + 1) + 0.5
     colours = np.where(finite & ~equal, values, np.nan)
     mesh = ax.pcolormesh(edges, layers, colours.T, norm=Normalize(-limit, limit), cmap="PuOr_r", rasterized=True)
-    marks = [(equal, ZERO_COLOUR, "same bits"), (~finite, NOT_FINITE_COLOUR, "0 or not finite in one run only")]
+    marks = [(equal, ZERO_COLOUR, "same bits"), (~finite, ONE_ONLY_COLOUR, "0 or not finite in one run only")]
     marks = [mark for mark in marks if mark[0].any()]
     for where, colour, _ in marks:
         only = np.ma.masked_equal(where.T, False)
@@ -122,15 +123,16 @@ def growth_curve(comparison: Comparison) -> Axes:
     ):
         drawable = np.where(np.isfinite(values) & (values > 0), values, np.nan)
         _curve(ax, comparison, drawable, colour, "-", label)
-    _first_mark(ax, comparison)
     _finish(ax, comparison, "median of |log2(A / B)|")
+    _first_mark(ax, comparison)
     return ax
 
 
 @styled
 def leading_curves(comparison: Comparison) -> Axes:
-    """Draw the RWC of the layers that differ first, A as a line and B as dashes of the same colour, log y."""
-    chosen = comparison.order[:MOST_CURVES]
+    """Draw the RWC of up to four layers that differ first, A as a line and B as dashes of the same colour, log y."""
+    differ = [i for i in comparison.order if comparison.first_rows[i] >= 0] or comparison.order
+    chosen = differ[:MOST_CURVES]
     ax = axes_for(None, "RWC of the layers that differ first", "lines: A; dashes: B", SIZE)
     for colour, i in zip(CLUSTER_COLOURS, chosen, strict=False):
         for rwc, line, label in (
@@ -139,8 +141,8 @@ def leading_curves(comparison: Comparison) -> Axes:
         ):
             values = np.where(np.isfinite(rwc[:, i]) & (rwc[:, i] > 0), rwc[:, i], np.nan)
             _curve(ax, comparison, values, colour, line, label)
-    _first_mark(ax, comparison)
     _finish(ax, comparison, "RWC")
+    _first_mark(ax, comparison)
     return ax
 
 
@@ -166,6 +168,9 @@ def _finish(ax: Axes, comparison: Comparison, label: str) -> None:
     step_axis(ax, *_extent(comparison), comparison.unit)
     ax.grid(axis="y", color=GRID_COLOUR)
     ax.set_axisbelow(True)
+    legend_below(ax)
     if any(np.isfinite(np.asarray(line.get_ydata(), float)).any() for line in ax.lines):
         ax.set_yscale("log")
-    legend_below(ax)
+        return
+    ax.set_yticks([])
+    ax.text(0.5, 0.5, "No finite value above zero", transform=ax.transAxes, ha="center", color=INK)

@@ -80,7 +80,7 @@ def _side(source: HistorySource, letter: str) -> _Side:
         path = Path(source)
         title = f"{path.resolve().name or path} ({letter})"
         return _Side(title, RWCHistory.load(path), RunFolder.open(path).meta.get("versions", {}))
-    return _Side(f"run {letter}", history_of(source), {})
+    return _Side(f"Run {letter}", history_of(source), {})
 
 
 def _several(noise: HistorySource | Iterable[HistorySource] | None) -> list[HistorySource]:
@@ -133,7 +133,7 @@ def _compare(one: _Side, other: _Side, pairs: Alignment, repeats: list[RWCHistor
 def _notes(a: RWCHistory, b: RWCHistory, pairs: Alignment) -> Iterator[str]:
     """What to know about the comparison."""
     if pairs.by != "step":
-        yield f"the rows are aligned by {pairs.by}; each is one row of its own run"
+        yield f"the rows are aligned by {pairs.by}, so their steps are of other batches: look at sizes, not at bits"
     if pairs.left_a or pairs.left_b:
         rows = count(len(pairs.rows_a), "row")
         yield f"compared: {rows} that both have; {pairs.left_a:,} of A and {pairs.left_b:,} of B have no partner"

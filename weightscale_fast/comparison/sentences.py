@@ -64,14 +64,19 @@ def _first(comparison: Comparison, first: First) -> str:
     elif _may_be_adding(comparison, first):
         largest = comparison.relative[0].max()
         what = f"by up to about {largest:.1g}, as equal weights do if another kind of processor or backend adds them"
-    elif first.last_equal is None and first.step == horizon:
+    elif first.last_equal is None and _is_start(comparison, first):
         what = f"{it} began with other weights ({sums})"
     else:
         before = "before the step" if horizon == 1 else f"{horizon:,} steps before"
         what = f"{its} weights {before} are not equal ({sums})"
-    already = "already " if first.last_equal is None and first.step != horizon else ""
+    already = "already " if first.last_equal is None and not _is_start(comparison, first) else ""
     most = "" if one else f", most in {first.most}"
     return f"the runs differ first {already}at {at}, in {_some(first.layers, len(comparison.names))}{most}: {what}"
+
+
+def _is_start(comparison: Comparison, first: First) -> bool:
+    """Whether the row is the first of both runs, so that the weights before it are the initial ones."""
+    return first.step == first.step_b == comparison.horizon
 
 
 def _may_be_adding(comparison: Comparison, first: First) -> bool:
@@ -93,7 +98,7 @@ def _some(layers: Sequence[str], L: int) -> str:
 
 def _cause(comparison: Comparison, first: First) -> Iterator[str]:
     """What was different at that row, as far as the record tells."""
-    if first.last_equal is None and first.step != comparison.horizon:
+    if first.last_equal is None and not _is_start(comparison, first):
         yield "no row before it is in both records, so the difference may be older"
     if _may_be_adding(comparison, first) and comparison.tolerance < ACCURACY:
         yield f"to look past the order of additions, give a tolerance of {ACCURACY:g}"
@@ -149,12 +154,14 @@ def ratio(log2: float) -> str:
     """A |log2| as a relative difference, or as a factor if it is large.
 
     Example:
-        >>> ratio(1.0), ratio(1e-6), ratio(0.0)
-        ('a factor of 2', '6.9e-07', '0')
+        >>> ratio(1.0), ratio(1e-6), ratio(0.0), ratio(math.inf)
+        ('a factor of 2', '6.9e-07', '0', 'infinite')
     """
+    if log2 == math.inf:
+        return "infinite"
     if log2 < 0.3:
         return f"{math.expm1(log2 * math.log(2)):.2g}"
-    return f"a factor of {2 ** min(log2, 1000.0):.3g}"
+    return f"a factor of {2**log2:.3g}"
 
 
 def _left_out(comparison: Comparison) -> Iterator[str]:
