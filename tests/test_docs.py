@@ -57,11 +57,11 @@ def test_the_notebook_prints_what_is_stored_in_it(tmp_path):
 
 def test_the_code_about_recording_runs(tmp_path):
     blocks = re.findall(r"```python\n(.*?)```", (DOCS / "recording.md").read_text(), re.DOTALL)
-    assert len(blocks) == 4
+    assert len(blocks) == 5
     run_script("\n".join(blocks), tmp_path)
     history = wsf.RWCHistory.load(tmp_path / "runs" / "recording")
-    assert history.steps.tolist() == list(range(1, 102))  # the last one after the resume, by the last block
-    assert history.flags[-1] == 2
+    assert history.steps.tolist() == list(range(1, 103))  # the last two after the resume, by the last blocks
+    assert history.flags[-2] == 2
 
 
 def test_the_code_about_optimizers_runs(tmp_path):
