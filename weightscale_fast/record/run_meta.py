@@ -57,7 +57,7 @@ def different_run(theirs: Mapping[str, Any], mine: Mapping[str, Any]) -> str | N
     for key, older in (("definition", None), ("every", None), ("l2", False), ("baseline", "last_row")):
         it, this = theirs.get(key, older), mine.get(key, older)
         if it != this:
-            return f"it has {key}={it!r}, and this monitor has {this!r}"
+            return f"it has {key}={it!r}, and this monitor has {this!r} (to go on with it, pass {key}={it!r})"
     return None
 
 
