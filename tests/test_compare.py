@@ -53,9 +53,9 @@ def test_a_weight_nudged_in_a_step_by_one_unit_in_the_last_place(network, plain_
     assert not comparison.same
 
 
-def test_a_weight_nudged_between_steps_shows_in_the_next_row(network, plain_run):
+def test_a_weight_changed_between_steps_shows_in_the_next_row(network, plain_run):
     layer = LAYERS[network]
-    first = wsf.compare(plain_run(network), train(network, between=nudge(layer, 7))).first
+    first = wsf.compare(plain_run(network), train(network, between=nudge(layer, 7, 0.01))).first
     assert (first.step, first.most, first.before) == (8, layer, False)  # the row has all that moved since step 7
 
 

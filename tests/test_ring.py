@@ -11,6 +11,7 @@ from torch import nn
 
 import weightscale_fast as wsf
 from weightscale_fast import graph_capture
+from weightscale_fast.record import baseline
 from weightscale_fast.record import record as recording
 from weightscale_fast.record.ring import RING_ROWS, SHARD_ROWS, Ring
 from weightscale_fast.record.row_sum import SHARD_SECONDS, LocalSum
@@ -171,14 +172,16 @@ def test_rows_that_arrived_are_in_the_folder_when_the_device_fails(tmp_path, mon
 def test_memory_of_a_captured_graph_outlives_the_monitor(captured, monkeypatch):
     monkeypatch.setattr(graph_capture, "_replayed", [])
     monitor = wsf.RWCMonitor(nn.Linear(2, 2))
-    monkeypatch.setattr(recording, "is_capturing", lambda device: captured)
+    for module in (recording, baseline):
+        monkeypatch.setattr(module, "is_capturing", lambda device: captured)
     monitor.record()
     held = monitor._record
-    memory = [weakref.ref(owner) for owner in (held._ring, held._plan, *held._plan.prev)]
+    memory = [weakref.ref(owner) for owner in (held._ring, held.baseline.plan, *held.baseline.plan.prev)]
     del held
     with torch.no_grad():
         monitor.model.weight.set_(torch.ones(2, 2))  # at another address, so the monitor builds another plan
-    monkeypatch.setattr(recording, "is_capturing", lambda device: False)
+    for module in (recording, baseline):
+        monkeypatch.setattr(module, "is_capturing", lambda device: False)
     monitor.record()
     del monitor
     gc.collect()

@@ -11,6 +11,7 @@ class Uncopied(Snapshot):
     """Knows the layers and finds them in a model. Its previous weights are the model's own, so it takes no memory.
 
     Example:
+        >>> from torch import nn
         >>> Uncopied(nn.Linear(100, 10))
         Uncopied(1 layers, 1,000 weights, 0 bytes)
     """
