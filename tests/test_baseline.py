@@ -568,3 +568,102 @@ class TestSumsOfTheOptimizer:
         optimizer.step()
         expected = [float(oracle_sums(a, b)[0]) for a, b in zip(weights_of(model, monitor), before, strict=True)]
         np.testing.assert_allclose(monitor.history().delta_l1[0], expected, rtol=TOLERANCE)
+
+    def test_a_subclass_that_moves_more_is_recorded_with_a_copy(self):
+        class Clamps(wsf.optim.SGD):
+            def step(self, closure=None):
+                super().step(closure)
+                with torch.no_grad():
+                    for group in self.param_groups:
+                        for parameter in group["params"]:
+                            parameter.clamp_(-0.1, 0.1)
+
+        model = nn.Linear(4, 4)
+        optimizer = Clamps(model.parameters(), lr=1e-3)
+        monitor = wsf.RWCMonitor(model, optimizer)
+        model(torch.ones(1, 4)).sum().backward()
+        before = model.weight.detach().clone()
+        optimizer.step()
+        assert monitor.nbytes == 0
+        assert monitor.history().delta_l1[0, 0] == pytest.approx(moved_since(model.weight, before), rel=TOLERANCE)
+
+    def test_a_subclass_that_leaves_steps_out(self):
+        class EverySecond(wsf.optim.SGD):
+            calls = 0
+
+            def step(self, closure=None):
+                self.calls += 1
+                return super().step(closure) if self.calls % 2 else None
+
+        model = nn.Linear(4, 4)
+        optimizer = EverySecond(model.parameters(), lr=1e-3)
+        monitor = wsf.RWCMonitor(model, optimizer)
+        model(torch.ones(1, 4)).sum().backward()
+        for _ in range(4):
+            optimizer.step()
+        assert (monitor.history().delta_l1[:, 0] > 0).tolist() == [True, False, True, False]
+
+    def test_a_layer_that_is_a_view_of_a_parameter_is_refused(self):
+        model = nn.Module()
+        model.whole = nn.Parameter(torch.randn(12, 4))
+        model.part = nn.Parameter(model.whole.detach()[:4])
+        optimizer = wsf.optim.SGD([model.whole], lr=1e-3)
+        wsf.RWCMonitor(model, optimizer)
+        model.whole.grad = torch.ones(12, 4)
+        with pytest.raises(WeightScaleError, match="layer 'part' shares memory with a parameter of the optimizer"):
+            optimizer.step()
+
+    def test_a_layer_of_another_shape_is_refused(self):
+        model = nn.Linear(4, 10)
+        optimizer = wsf.optim.SGD(model.parameters(), lr=1e-3)
+        wsf.RWCMonitor(model, optimizer)
+        for columns in (10, 14):
+            model.weight = nn.Parameter(torch.randn(columns, 4))
+            optimizer.param_groups[0]["params"] = [model.weight]
+            model.weight.grad = torch.ones(columns, 4)
+            if columns == 14:
+                with pytest.raises(ValueError, match="layer 'weight' does not fit"):
+                    optimizer.step()
+            else:
+                optimizer.step()
+
+    def test_weights_that_were_replaced_are_not_held(self):
+        model = nn.Linear(4, 4)
+        optimizer = wsf.optim.SGD(model.parameters(), lr=1e-3)
+        monitor = wsf.RWCMonitor(model, optimizer)
+        old = torch.multiprocessing.reductions.StorageWeakRef(model.weight.untyped_storage())
+        for step in range(2):
+            if step:
+                model.weight.data = model.weight.detach().clone()
+            model(torch.ones(1, 4)).sum().backward()
+            optimizer.step()
+        assert old.expired()
+        assert len(monitor.history()) == 2
+
+    def test_a_monitor_that_is_made_in_a_hook_records_that_step(self):
+        model = nn.Linear(4, 4)
+        optimizer = wsf.optim.SGD(model.parameters(), lr=0.1)
+        made = []
+        optimizer.register_step_pre_hook(lambda *_: made or made.append(wsf.RWCMonitor(model, optimizer)))
+        model(torch.ones(1, 4)).sum().backward()
+        before = model.weight.detach().clone()
+        optimizer.step()
+        assert made[0].history().delta_l1[0, 0] == pytest.approx(moved_since(model.weight, before), rel=TOLERANCE)
+
+
+@pytest.mark.parametrize("of", [torch.optim, wsf.optim])
+def test_another_optimizer_on_recorded_layers_is_told(of):
+    """What it moves is in no row. With last_row it is, and the monitor says where."""
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    first, second = (of.SGD(layer.parameters(), lr=1e-3) for layer in model)
+    monitor = wsf.RWCMonitor(model, first, baseline="before_step")
+
+    def train():
+        for _ in range(6):
+            model(torch.ones(1, 4)).sum().backward()
+            first.step()
+            second.step()
+
+    with pytest.warns(UserWarning, match="SGD steps 1.weight, which this monitor of SGD records, too"):
+        train()
+    assert len(monitor.history()) == 6

@@ -248,3 +248,47 @@ def test_the_import_loads_no_compiler():
     source = "import sys, weightscale_fast as wsf; wsf.optim.AdamW; print('torch._dynamo' in sys.modules)"
     result = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=True)
     assert result.stdout == "False\n"
+
+
+def test_weights_that_are_transposed_in_place():
+    """Their address stays, and their memory order does not."""
+    weights = [nn.Parameter(torch.arange(36.0).view(6, 6).clone()) for _ in range(2)]
+    pair = [place.SGD([w], lr=0.1, momentum=0.9) for place, w in zip((wsf.optim, torch.optim), weights, strict=True)]
+    gradient = torch.randn(6, 6)
+    for turn in range(4):
+        if turn == 2:
+            for w in weights:
+                w.data = w.data.t()
+        for optimizer, w in zip(pair, weights, strict=True):
+            if w.grad is None:
+                w.grad = gradient.clone()
+            optimizer.step()
+    torch.testing.assert_close(*weights)
+
+
+def test_a_gradient_whose_sign_is_a_flag():
+    (weights,) = parameters_of(twins("SGD nesterov", [64])[0])
+    optimizer = wsf.optim.SGD([weights], lr=0.1)
+    weights.grad = torch.ones(64)
+    optimizer.step()
+    before = weights.detach().clone()
+    weights.grad = torch._neg_view(torch.ones(64))
+    optimizer.step()
+    torch.testing.assert_close(weights.detach(), before + 0.1)
+
+
+@pytest.mark.parametrize("name", ["SGD", "Adam"])
+def test_another_default_device(name):
+    weights = nn.Parameter(torch.ones(64))
+    optimizer = getattr(wsf.optim, name)([weights], lr=0.1)
+    weights.grad = torch.ones(64)
+    with torch.device("meta"):
+        optimizer.step()
+    assert (weights < 1).all()
+
+
+def test_a_group_that_is_refused_is_not_added():
+    optimizer = wsf.optim.SGD([nn.Parameter(torch.ones(4))], lr=0.1)
+    with pytest.raises(ValueError, match="differentiable must be False"):
+        optimizer.add_param_group({"params": [nn.Parameter(torch.ones(4))], "differentiable": True})
+    assert len(optimizer.param_groups) == 1

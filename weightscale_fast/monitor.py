@@ -181,6 +181,8 @@ class RWCMonitor:
         stepping = None if optimizer is None else unwrap_optimizer(optimizer)
         summing = stepping if isinstance(stepping, RecordsSums) and baseline != "last_row" else None
         baseline = baseline or ("last_row" if summing is None else "before_step")
+        if summing is not None and not summing.makes_the_whole_step:
+            summing = None  # so the weights are copied before its step
         self.model = model
         self._thread = threading.get_ident()
         reshard_fsdp2(model)
@@ -211,7 +213,9 @@ class RWCMonitor:
         self._hook = None if optimizer is None else OptimizerHook(optimizer, model, recorded)
         if self._hook is not None:
             self._record.store.rates = self._hook.rate_reader(model, snapshot.names)
-        self._steps = StepCheck(model, snapshot, self._record.last_moved, self._hook.name if self._hook else None)
+        self._steps = StepCheck(
+            model, snapshot, self._record.last_moved, self._hook.name if self._hook else None, baseline
+        )
         self._watch = Watch(model, snapshot.lookup_in(model), layers, snapshot.names)
         names, numel = snapshot.names, self._record.meta["numel"]
         self._still = (
@@ -231,8 +235,8 @@ class RWCMonitor:
         self._unclosed = weakref.finalize(self, self._record.abandon)
         if self._hook is not None:
             try:
-                if not self._hook.start(self._before_step, self._after_step, self._steps.other_steps):
-                    self._record.baseline.forget()  # no step runs
+                in_step = self._hook.start(self._before_step, self._after_step, self._steps.other_steps)
+                self._record.baseline.monitor_starts(in_step=in_step)
             except BaseException:
                 self.abandon()  # so that the folder is free for the next try
                 raise

@@ -5,6 +5,7 @@ Letters: K sums per parameter, P parameters.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -50,6 +51,11 @@ class RecordsSums(Optimizer):
     _requested = 0  # K of the next step
     _plan: StepPlan | None = None
 
+    @property
+    def makes_the_whole_step(self) -> bool:
+        """Whether `step` is that of this package. A subclass with its own may move the weights before or after it."""
+        return inspect.unwrap(type(self).step) is inspect.unwrap(RecordsSums.step)
+
     def request_sums(self, *, l2: bool = False, ratio: bool = False) -> None:
         """Ask for the sums of the next step. Several may ask, so there may be more sums than one asked for.
 
@@ -57,6 +63,7 @@ class RecordsSums(Optimizer):
             l2: also for those of L2 and the largest change.
             ratio: also for ratio_sum. The sums of L2 come with it.
         """
+        self.step_sums = None  # those of an earlier step
         self._requested = max(self._requested, number_of_sums(ratio=ratio, l2=l2 or ratio))
 
     @always_eager
@@ -84,8 +91,8 @@ class RecordsSums(Optimizer):
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """See `torch.optim.Optimizer.add_param_group`."""
+        check_group(self, {**self.defaults, **param_group})
         super().add_param_group(param_group)
-        check_group(self, self.param_groups[-1])
 
     def _take_step(self, plan: StepPlan, gradients: list[Tensor | None], K: int) -> list[StepSums] | None:
         parts = []

@@ -135,6 +135,8 @@ class Table:
                 addresses.append(list(map(Tensor.data_ptr, tensors)))
             return (
                 addresses == self._addresses
+                and list(map(Tensor.stride, self._local(self.parameters))) == self._strides
+                and not any(map(Tensor.is_neg, own))
                 and {*map(type, own)} <= {Tensor, torch.nn.Parameter}
                 and list(map(Tensor.stride, own)) == self._strides
                 and list(map(Tensor.numel, own)) == self._numel
@@ -165,9 +167,9 @@ class Table:
         """
         own: list[Tensor] = self._local([gradients[i] for i in self._indices])  # type: ignore[misc]
         self._table[GRADIENT] = list(map(Tensor.data_ptr, own))
-        sums = torch.empty(K, len(self.parameters), dtype=torch.float64)
-        numbers = torch.tensor(groups, dtype=torch.float64).T.contiguous()
-        divisor = torch.empty(0) if scale is None else scale.detach().reshape(1).to("cpu", torch.float32)
+        sums = torch.empty(K, len(self.parameters), dtype=torch.float64, device="cpu")
+        numbers = torch.tensor(groups, dtype=torch.float64, device="cpu").T.contiguous()
+        divisor = torch.empty(0, device="cpu") if scale is None else scale.detach().reshape(1).to("cpu", torch.float32)
         self._kernel(torch.from_numpy(self._table), numbers, divisor, sums)
         torch.autograd.graph.increment_version(self._versioned)
         if self._new and any(numbers[0] != STILL):

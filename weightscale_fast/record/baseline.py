@@ -50,6 +50,9 @@ class LastRow:
             run_plan(plan, cur, ring.rows, ring.cursor, update=True)
         return changed
 
+    def monitor_starts(self, *, in_step: bool) -> None:
+        """The monitor is made, in a step that will have a row or not in one."""
+
     def forget(self) -> None:
         """No step runs any more."""
 
@@ -58,7 +61,7 @@ class BeforeStep:
     """Compares with a copy that is made before the step and deleted after it.
 
     Args:
-        weights: a copy of the weights now, for a step that runs already. Otherwise call `forget`.
+        weights: a copy of the weights now, for a step that runs already.
     """
 
     name = "before_step"
@@ -95,6 +98,11 @@ class BeforeStep:
             finally:
                 self.weights.release()
         return changed
+
+    def monitor_starts(self, *, in_step: bool) -> None:
+        """The monitor is made. In a step that will have a row, the copy is that of the weights before it."""
+        if not in_step:
+            self.forget()
 
     def forget(self) -> None:
         """No step runs any more: delete the copy that a step left which raised."""

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Sequence
+from operator import is_
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from ..distributed.share_lookup import ShareLookup
+from ..errors import WeightScaleError
 from ..ops.backends import run_plan
 from ..ops.plan import Plan, build_plan
 from ..ops.sums import has_l2, has_ratio
@@ -20,6 +22,8 @@ from ..optim.records_sums import RecordsSums, StepSums
 from ..weights.dtensor import is_dtensor
 from ..weights.lookup import Fingerprint
 from ..weights.masters import MasterWeights
+from ..weights.overlap import share_memory
+from ..weights.snapshot import check_same
 from ..weights.uncopied import Uncopied
 from .ring import Ring
 
@@ -50,7 +54,8 @@ class InStep:
 
     def __init__(self, weights: Uncopied, model: nn.Module, optimizer: RecordsSums, K: int) -> None:
         self.weights = weights
-        self.plan, _ = weights.plan_for(model)
+        self.plan: Plan | None = weights.plan_for(model)[0]
+        self._expected = [w.detach().to("meta") for w in weights.lookup_in(model)()[0]]
         self._optimizer = weakref.ref(optimizer)
         self._l2, self._ratio = has_l2(K), has_ratio(K)
         self._places: _Places | None = None
@@ -103,6 +108,10 @@ class InStep:
             for part, parameters in enumerate(stepped)
             for column, parameter in enumerate(parameters)
         }
+        for name, weights, expected in zip(self.weights.names, cur, self._expected, strict=True):
+            check_same(name, weights, expected, device=False)
+        self.plan = None  # it and the snapshot hold the weights that the model had when the monitor was made
+        self.weights.forget()
         counted = lookup.begins_here() if isinstance(lookup, ShareLookup) else [True] * len(lookup.names)
         found: list[list[tuple[int, int]]] = [[] for _ in parts]
         rest = set(range(len(cur)))
@@ -113,6 +122,7 @@ class InStep:
                 if counts:
                     found[part].append((place, column))
         left = [cur[i] for i in sorted(rest)]
+        self._check_apart(sorted(rest), cur, stepped)
         self._places = _Places(
             (addresses, stepped),
             [torch.tensor([place for place, _ in each], dtype=torch.int64, device=device) for each in found],
@@ -125,6 +135,22 @@ class InStep:
         )
         return self._places, last is not None and last.seen[0] != addresses
 
+    def _check_apart(self, rest: list[int], cur: list[Tensor], stepped: list[Sequence[Tensor]]) -> None:
+        """Raise if the step moves part of the memory of a layer of which it has no sums."""
+        moved = [local_of(p).detach() for parameters in stepped for p in parameters]
+        for i in rest:
+            if cur[i].numel() and any(share_memory(cur[i].detach(), p) for p in moved):
+                raise WeightScaleError(
+                    f"layer {self.weights.names[i]!r} shares memory with a parameter of the optimizer and is not that "
+                    'parameter, so the optimizer has no sums of it: make the monitor with baseline="last_row"'
+                )
+
+    def monitor_starts(self, *, in_step: bool) -> None:
+        """The monitor is made. In a step that will have a row, its sums are asked for, if it is not too late."""
+        optimizer = self._optimizer()
+        if in_step and optimizer is not None:
+            optimizer.request_sums(l2=self._l2, ratio=self._ratio)
+
     def forget(self) -> None:
         """No step runs any more."""
 
@@ -134,12 +160,19 @@ def _rows_of(K: int, given: int) -> list[int]:
     return [*range(6 if has_l2(K) else 3), *([given - 1] if has_ratio(K) else [])]
 
 
+def local_of(parameter: Tensor) -> Tensor:
+    """The part of the parameter that this process has: of a DTensor, the shard."""
+    return parameter._local_tensor if is_dtensor(parameter) else parameter  # type: ignore[attr-defined]
+
+
 def _key(parameter: Tensor) -> tuple[int, int]:
     """What tells the weights of this process: their address and number. A master weight may be in another object."""
-    local = parameter._local_tensor if is_dtensor(parameter) else parameter  # type: ignore[attr-defined]
+    local = local_of(parameter)
     return local.data_ptr(), local.numel()
 
 
 def _same(last: list[Sequence[Tensor]], now: list[Sequence[Tensor]]) -> bool:
-    """Whether they are the same objects. Then they have the same parameters."""
-    return len(last) == len(now) and all(a is b for a, b in zip(last, now, strict=True))
+    """Whether they are the same parameters."""
+    return len(last) == len(now) and all(
+        len(a) == len(b) and all(map(is_, a, b)) for a, b in zip(last, now, strict=True)
+    )

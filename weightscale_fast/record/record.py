@@ -119,6 +119,7 @@ class Record:
         else:
             self.baseline = LastRow(weights, model)
         plan = self.baseline.plan
+        assert plan is not None
         self.meta: dict[str, Any] = {
             "names": list(self.snapshot.names),
             "numel": list(numel),

@@ -156,7 +156,10 @@ def _checked(record: Record, state: Mapping[str, Any]) -> tuple[int, Rows | None
     for key in ("every", "definition", "l2", "baseline"):
         theirs, mine = {**older, **state}[key], record.meta.get(key, older.get(key))
         if theirs != mine:
-            raise ValueError(f"the state is of a monitor with {key}={theirs!r}, this monitor has {mine!r}")
+            raise ValueError(
+                f"the state is of a monitor with {key}={theirs!r}, this monitor has {mine!r}: make the monitor with "
+                f"{key}={theirs!r} to go on with it"
+            )
     if tuple(state["names"]) != tuple(record.snapshot.names):
         raise ValueError(_other_layers(state["names"], record.snapshot.names))
     step, store = int(state["step"]), record.store

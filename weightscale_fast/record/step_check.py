@@ -43,6 +43,7 @@ PART_OF_ROWS = 32
 TWICE = 2  # what is seen so often is a habit of the loop: an evaluation with other weights, or a load, is seen once
 PART = 1e-3  # of a layer's last step; less is rounding, as when averaged weights are swapped in and out
 MADE = "this monitor was made"
+ALTERNATING = 3
 SILENT = 10  # steps of another optimizer on the same layers, while the watched one makes none
 
 
@@ -70,9 +71,19 @@ class StepCheck:
         last_row: the weights at the last row.
         moved: returns what each layer moved in the last row, [L] on the device.
         watched: the name of the optimizer whose steps are recorded; None if the loop calls `record()`.
+        baseline: with `"before_step"` nothing is compared, and what other optimizers move is in no row.
     """
 
-    def __init__(self, model: nn.Module, last_row: Snapshot, moved: Callable[[], Tensor], watched: str | None) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        last_row: Snapshot,
+        moved: Callable[[], Tensor],
+        watched: str | None,
+        baseline: str = "last_row",
+    ) -> None:
+        self._own_steps_only = baseline == "before_step"
+        self._alternated = 0  # steps of the watched optimizer after which another one moved recorded layers
         self._model, self._last_row, self._moved, self._watched = model, last_row, moved, watched
         self._rows = 0
         self._called = False  # whether a step ended; without a watched optimizer, whether record() was called
@@ -200,6 +211,16 @@ class StepCheck:
             return
         other = self._other(optimizer)
         if other is None:
+            return
+        if self._own_steps_only and self._rows > 0 and not self._silent[other.layers]:
+            self._alternated += 1
+        if self._alternated >= ALTERNATING:
+            self._warn(
+                f"{other.name} steps {listing([self._last_row.names[i] for i in sorted(other.layers)])}, which this "
+                f'monitor of {self._watched} records, too. With baseline="before_step" a row has only what the '
+                "watched optimizer moves in its step: make a monitor for each optimizer, with layers= of what it "
+                'trains; or pass baseline="last_row"'
+            )
             return
         if self._rows == 0:
             self._first.add(optimizer)

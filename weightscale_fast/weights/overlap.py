@@ -77,6 +77,14 @@ def _span(weights: Tensor) -> tuple[int, int]:
     return start, start + (steps + 1) * weights.element_size()
 
 
+def share_memory(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors share an element."""
+    if not (a.numel() and b.numel() and a.device == b.device and _has_memory(b)):
+        return False
+    (first, end), (b_first, b_end) = _span(a), _span(b)
+    return first < b_end and b_first < end and _overlap(a, b)
+
+
 def _overlap(a: Tensor, b: Tensor) -> bool:
     """Whether two tensors of one device, whose spans meet, share an element."""
     (first, end), (b_first, b_end) = _span(a), _span(b)

@@ -16,5 +16,9 @@ class Uncopied(Snapshot):
         Uncopied(1 layers, 1,000 weights, 0 bytes)
     """
 
+    def forget(self) -> None:
+        """Do not hold the weights that the model had at first."""
+        self._weights, self._plan = [], None
+
     def _copy(self, weights: list[Tensor]) -> None:
         self._arenas, self._weights = [], weights
