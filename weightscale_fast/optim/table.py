@@ -32,7 +32,7 @@ Kernel = Callable[[Tensor, Tensor, Tensor, Tensor], None]  # parameters [11, P],
 
 def kernel_for(device: torch.device) -> Kernel | None:
     """The kernel that steps parameters on this device, or None if torch must."""
-    if device.type != "cpu" or os.environ.get(ENVIRONMENT, "cpu") != "cpu" or load_error() is not None:
+    if device.type != "cpu" or (os.environ.get(ENVIRONMENT) or "cpu") != "cpu" or load_error() is not None:
         return None
     return _step_on_cpu
 
