@@ -46,6 +46,7 @@ def test_json_of_the_command(folders, capsys):
         (["--map", "conv"], "--map must be OLD=NEW"),
         (["--map", "conv=x", "--map", "fc=x"], "several layers of A become x.weight"),
         (["--out", "page.txt"], "--out must be a .html"),
+        (["--out", "nowhere/page.html"], "--out must be in a folder that exists"),
     ],
 )
 def test_wrong_flags(folders, capsys, more, message):

@@ -51,6 +51,8 @@ def run_compare(arguments: argparse.Namespace) -> int:
     """Compare two recorded runs."""
     if arguments.out is not None and arguments.out.suffix != ".html":
         raise ValueError(f"--out must be a .html, got {str(arguments.out)!r}")
+    if arguments.out is not None and not arguments.out.absolute().parent.is_dir():
+        raise ValueError(f"--out must be in a folder that exists, got {str(arguments.out)!r}: make the folder first")
     comparison = compare(
         arguments.a,
         arguments.b,

@@ -19,10 +19,10 @@ from ..ops.backends import run_plan
 from ..ops.plan import Plan, build_plan
 from ..ops.sums import has_l2, has_ratio
 from ..optim.records_sums import RecordsSums, StepSums
-from ..weights.dtensor import is_dtensor
+from ..optim.table import local
 from ..weights.lookup import Fingerprint
 from ..weights.masters import MasterWeights
-from ..weights.overlap import share_memory
+from ..weights.overlap import sharing_memory
 from ..weights.snapshot import check_same
 from ..weights.uncopied import Uncopied
 from .ring import Ring
@@ -137,13 +137,12 @@ class InStep:
 
     def _check_apart(self, rest: list[int], cur: list[Tensor], stepped: list[Sequence[Tensor]]) -> None:
         """Raise if the step moves part of the memory of a layer of which it has no sums."""
-        moved = [local_of(p).detach() for parameters in stepped for p in parameters]
-        for i in rest:
-            if cur[i].numel() and any(share_memory(cur[i].detach(), p) for p in moved):
-                raise WeightScaleError(
-                    f"layer {self.weights.names[i]!r} shares memory with a parameter of the optimizer and is not that "
-                    'parameter, so the optimizer has no sums of it: make the monitor with baseline="last_row"'
-                )
+        moved = [local(p).detach() for parameters in stepped for p in parameters]
+        for i in sharing_memory([cur[i].detach() for i in rest], moved)[:1]:
+            raise WeightScaleError(
+                f"layer {self.weights.names[rest[i]]!r} shares memory with a parameter of the optimizer and is not "
+                'that parameter, so the optimizer has no sums of it: make the monitor with baseline="last_row"'
+            )
 
     def monitor_starts(self, *, in_step: bool) -> None:
         """The monitor is made. In a step that will have a row, its sums are asked for, if it is not too late."""
@@ -160,15 +159,10 @@ def _rows_of(K: int, given: int) -> list[int]:
     return [*range(6 if has_l2(K) else 3), *([given - 1] if has_ratio(K) else [])]
 
 
-def local_of(parameter: Tensor) -> Tensor:
-    """The part of the parameter that this process has: of a DTensor, the shard."""
-    return parameter._local_tensor if is_dtensor(parameter) else parameter  # type: ignore[attr-defined]
-
-
 def _key(parameter: Tensor) -> tuple[int, int]:
     """What tells the weights of this process: their address and number. A master weight may be in another object."""
-    local = local_of(parameter)
-    return local.data_ptr(), local.numel()
+    weights = local(parameter)
+    return weights.data_ptr(), weights.numel()
 
 
 def _same(last: list[Sequence[Tensor]], now: list[Sequence[Tensor]]) -> bool:

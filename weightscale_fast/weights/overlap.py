@@ -5,8 +5,9 @@ Only tensors whose spans of addresses meet are looked at closely. So ordinary te
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -77,12 +78,18 @@ def _span(weights: Tensor) -> tuple[int, int]:
     return start, start + (steps + 1) * weights.element_size()
 
 
-def share_memory(a: Tensor, b: Tensor) -> bool:
-    """Whether two tensors share an element."""
-    if not (a.numel() and b.numel() and a.device == b.device and _has_memory(b)):
-        return False
-    (first, end), (b_first, b_end) = _span(a), _span(b)
-    return first < b_end and b_first < end and _overlap(a, b)
+def sharing_memory(tensors: Sequence[Tensor], others: Sequence[Tensor]) -> list[int]:
+    """The indices of the tensors that share an element with one of the others."""
+    others = [other for other in others if _has_memory(other)]
+    starts, ends = np.array([_span(other) for other in others], dtype=np.int64).reshape(-1, 2).T
+    found = []
+    for i, tensor in enumerate(tensors):
+        if tensor.numel():
+            start, end = _span(tensor)
+            near = [others[j] for j in np.flatnonzero((starts < end) & (ends > start))]
+            if any(other.device == tensor.device and _overlap(tensor, other) for other in near):
+                found.append(i)
+    return found
 
 
 def _overlap(a: Tensor, b: Tensor) -> bool:
